@@ -1,0 +1,68 @@
+"""The small pieces that families of backbones share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ae_toolkit.contracts import Shape
+
+ActivationName = Literal["relu", "silu", "gelu", "elu", "tanh"]
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+    "elu": nn.ELU,
+    "tanh": nn.Tanh,
+}
+
+
+def activation(name: ActivationName) -> nn.Module:
+    return _ACTIVATIONS[name]()
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """GroupNorm with eight channels a group where that divides, so that ranks and evaluation agree."""
+    return nn.GroupNorm(math.gcd(channels, max(channels // 8, 1)), channels)
+
+
+def one_hot(x: Tensor, num_classes: int) -> Tensor:
+    """`(B, *shape)` class indices to `(B, num_classes, *shape)`; real numbers pass unchanged."""
+    if not num_classes:
+        return x
+    return F.one_hot(x.long(), num_classes).movedim(-1, 1).float()
+
+
+def input_shape(shape: Shape, num_classes: int) -> Shape:
+    """The shape that `one_hot` gives."""
+    return (num_classes, *shape) if num_classes else shape
+
+
+def planes(c: Tensor, size: Sequence[int]) -> Tensor:
+    """A condition `(B, cond_dim)` as constant planes `(B, cond_dim, *size)`."""
+    return c.reshape(*c.shape, *(1 for _ in size)).expand(-1, -1, *size)
+
+
+def need_planes(shape: Shape, family: str) -> tuple[int, int, int]:
+    """Returns `(C, H, W)`, or says that the family does not fit the data."""
+    if len(shape) != 3:
+        raise ValueError(f"{family} works on (channels, height, width), not on shape {shape}")
+    return shape[0], shape[1], shape[2]
+
+
+def need_one_level(shapes: Sequence[Shape], family: str) -> Shape:
+    """Returns the only level of a code, or says that the family takes no more."""
+    if len(shapes) != 1:
+        raise ValueError(f"{family} takes codes of one level, not of {len(shapes)}")
+    return shapes[0]
+
+
+def pad_to_multiple(x: Tensor, factor: int) -> Tensor:
+    """Pads `(B, C, H, W)` with zeros, below and to the right, to multiples of `factor`."""
+    height, width = x.shape[-2:]
+    return F.pad(x, (0, -width % factor, 0, -height % factor))

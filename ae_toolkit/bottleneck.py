@@ -1,0 +1,191 @@
+"""Codes, what they cost, and where new ones come from.
+
+Axes: B examples, K posterior samples, N = K·B (sample-major), D code dimensions over all levels.
+A level is flat `(z_dim,)`, or spatial `(z_dim, *positions)`, where the head is a 1x1 convolution.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ae_toolkit.contracts import Code, Posterior, Prior, Shape, Step, repeat
+
+PriorFactory = Callable[..., Prior]
+
+
+class Deterministic(nn.Module):
+    """One code per example and no rate: a plain autoencoder, or a sparse one with `l1`.
+
+    Args:
+        z_dim: numbers per code (per position, if spatial), for every level or for each.
+        spatial: keep the positions of the features instead of flattening them.
+        l1: the weight of Σ|z|, which makes codes sparse.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_shapes: Sequence[Shape],
+        cond_dim: int,
+        prior: PriorFactory,
+        z_dim: int | tuple[int, ...] = 32,
+        spatial: bool = False,
+        l1: float = 0.0,
+    ):
+        super().__init__()
+        if l1 < 0:
+            raise ValueError(f"l1 is {l1}, but a weight cannot be negative")
+        self.heads = _heads(in_shapes, cond_dim, z_dim, spatial=spatial, numbers=1)
+        self.z_shapes = tuple(head.shape for head in self.heads)
+        self.prior = prior(z_shapes=self.z_shapes)
+        self.l1 = l1
+
+    def forward(
+        self, h: tuple[Tensor, ...], c: Tensor, *, num_samples: int, step: Step
+    ) -> Code:
+        z = self.mean(h, c)
+        rate = z[0].new_zeros(num_samples, z[0].shape[0], 0)
+        penalty = self.l1 * _flatten(z).abs().sum(1)
+        return Code(tuple(repeat(level, num_samples) for level in z), rate, penalty)
+
+    def mean(self, h: tuple[Tensor, ...], c: Tensor) -> tuple[Tensor, ...]:
+        return tuple(head(level, c)[0] for head, level in zip(self.heads, h, strict=True))
+
+
+class Gaussian(nn.Module):
+    """A diagonal Gaussian posterior, as in a VAE (Kingma and Welling 2014).
+
+    The rate is charged for the Gaussian that is sampled from, σ = exp(logvar / 2).
+
+    Args:
+        z_dim: numbers per code (per position, if spatial), for every level or for each.
+        spatial: keep the positions of the features instead of flattening them.
+        logvar_bound: log variances are squashed smoothly into ± this.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_shapes: Sequence[Shape],
+        cond_dim: int,
+        prior: PriorFactory,
+        z_dim: int | tuple[int, ...] = 32,
+        spatial: bool = False,
+        logvar_bound: float = 10.0,
+    ):
+        super().__init__()
+        if logvar_bound <= 0:
+            raise ValueError(f"logvar_bound is {logvar_bound}, but it must be positive")
+        self.heads = _heads(in_shapes, cond_dim, z_dim, spatial=spatial, numbers=2)
+        self.z_shapes = tuple(head.shape for head in self.heads)
+        self.prior = prior(z_shapes=self.z_shapes)
+        self.logvar_bound = logvar_bound
+
+    def forward(
+        self, h: tuple[Tensor, ...], c: Tensor, *, num_samples: int, step: Step
+    ) -> Code:
+        posterior = self.posterior(h, c)
+        mean, logvar = posterior
+        # Drawn with the batch axis first, as all noise is; then (K, B, D).
+        noise = step.randn((mean.shape[0], num_samples, mean.shape[1])).transpose(0, 1)
+        flat = mean + torch.exp(0.5 * logvar) * noise
+        z = _unflatten(flat.flatten(0, 1), self.z_shapes)
+
+        rate = self.prior.kl(posterior, c) if num_samples == 1 else None
+        if rate is not None:
+            rate = rate[None]
+        else:
+            log_q = -0.5 * (noise.square() + logvar + math.log(2 * math.pi))
+            log_p = self.prior.log_prob(z, repeat(c, num_samples)).unflatten(0, (num_samples, -1))
+            if log_p.shape[-1] != log_q.shape[-1]:
+                log_q = log_q.sum(-1, keepdim=True)
+            rate = log_q - log_p
+        return Code(z, rate, mean.new_zeros(mean.shape[0]))
+
+    def mean(self, h: tuple[Tensor, ...], c: Tensor) -> tuple[Tensor, ...]:
+        return _unflatten(self.posterior(h, c).mean, self.z_shapes)
+
+    def posterior(self, h: tuple[Tensor, ...], c: Tensor) -> Posterior:
+        """Mean and log variance, `(B, D)` each, in fp32."""
+        pairs = [head(level, c) for head, level in zip(self.heads, h, strict=True)]
+        mean = _flatten([pair[0] for pair in pairs]).float()
+        logvar = _flatten([pair[1] for pair in pairs]).float()
+        return Posterior(mean, self.logvar_bound * torch.tanh(logvar / self.logvar_bound))
+
+
+class StandardNormal(nn.Module):
+    """N(0, I) on every dimension of every level."""
+
+    def __init__(self, *, z_shapes: Sequence[Shape], cond_dim: int):
+        super().__init__()
+        self.z_shapes = tuple(z_shapes)
+
+    def log_prob(self, z: tuple[Tensor, ...], c: Tensor) -> Tensor:
+        return -0.5 * (_flatten(z).square() + math.log(2 * math.pi))
+
+    def kl(self, posterior: Posterior, c: Tensor) -> Tensor:
+        mean, logvar = posterior
+        return 0.5 * (mean.square() + logvar.exp() - logvar - 1)
+
+    def sample(
+        self, num: int, c: Tensor, *, temperature: float, step: Step
+    ) -> tuple[Tensor, ...]:
+        return tuple(temperature * step.randn((num, *shape)) for shape in self.z_shapes)
+
+
+class Head(nn.Module):
+    """Features and condition to `numbers` numbers per code dimension: linear, or 1x1 if spatial."""
+
+    def __init__(
+        self, in_shape: Shape, *, cond_dim: int, z_dim: int, spatial: bool, numbers: int
+    ):
+        super().__init__()
+        if z_dim < 1:
+            raise ValueError(f"z_dim is {z_dim}, but a code needs at least one number")
+        if spatial and len(in_shape) < 2:
+            raise ValueError(f"spatial codes need features with positions, not of shape {in_shape}")
+        self.shape: Shape = (z_dim, *in_shape[1:]) if spatial else (z_dim,)
+        self.numbers = numbers
+        self.spatial = spatial
+        width = in_shape[0] if spatial else math.prod(in_shape)
+        self.linear = nn.Linear(width + cond_dim, numbers * z_dim)
+
+    def forward(self, h: Tensor, c: Tensor) -> tuple[Tensor, ...]:
+        """`(B, *in_shape)` and `(B, cond_dim)` to `numbers` tensors `(B, *shape)`."""
+        if not self.spatial:
+            return self.linear(torch.cat([h.flatten(1), c], 1)).chunk(self.numbers, 1)
+        c = c.reshape(*c.shape, *(1 for _ in h.shape[2:])).expand(-1, -1, *h.shape[2:])
+        out = self.linear(torch.cat([h, c], 1).movedim(1, -1)).movedim(-1, 1)
+        return tuple(out.chunk(self.numbers, 1))
+
+
+def _heads(
+    in_shapes: Sequence[Shape],
+    cond_dim: int,
+    z_dim: int | tuple[int, ...],
+    *,
+    spatial: bool,
+    numbers: int,
+) -> nn.ModuleList:
+    dims = (z_dim,) * len(in_shapes) if isinstance(z_dim, int) else z_dim
+    if len(dims) != len(in_shapes):
+        raise ValueError(f"z_dim has {len(dims)} levels, but the encoder gives {len(in_shapes)}")
+    return nn.ModuleList(
+        Head(shape, cond_dim=cond_dim, z_dim=dim, spatial=spatial, numbers=numbers)
+        for shape, dim in zip(in_shapes, dims, strict=True)
+    )
+
+
+def _flatten(levels: Sequence[Tensor]) -> Tensor:
+    """Levels `(B, *shape)` to `(B, D)`."""
+    return torch.cat([level.flatten(1) for level in levels], 1)
+
+
+def _unflatten(flat: Tensor, shapes: Sequence[Shape]) -> tuple[Tensor, ...]:
+    """`(B, D)` to levels `(B, *shape)`."""
+    parts = flat.split([math.prod(shape) for shape in shapes], 1)
+    return tuple(part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True))

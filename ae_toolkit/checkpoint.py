@@ -1,0 +1,292 @@
+"""What lies on disk, and how it gets there: whole or not at all, and never any code.
+
+    runs/NAME/config.json metrics.jsonl timings.jsonl figures/*.png
+    runs/NAME/checkpoints/step_0001000/{model.safetensors, config.json, train_state.pt}
+
+`config.json` and `model.safetensors` suffice to load a model; a folder with those two is a model
+wherever it lies. Everything is written to a temporary sibling and renamed into place.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ae_toolkit import CONTRACT, __version__, registry
+from ae_toolkit.errors import Failure, Misuse
+from ae_toolkit.recipe import Recipe
+
+FORMAT = 1
+
+CONFIG, WEIGHTS, STATE = "config.json", "model.safetensors", "train_state.pt"
+
+
+class Config(NamedTuple):
+    """The contents of a `config.json`.
+
+    Attributes:
+        recipe: what was built.
+        metrics: of the validation split at this checkpoint, if any.
+        card: where bundled weights come from: command, seed, data, minutes, metrics.
+    """
+
+    recipe: Recipe
+    metrics: Mapping[str, float]
+    card: Mapping[str, Any]
+
+
+@contextmanager
+def writing(path: Path, *, folder: bool = False) -> Iterator[Path]:
+    """Yields a temporary sibling that becomes `path` if, and only if, the block succeeds.
+
+    Raises:
+        Failure: the place cannot be written.
+    """
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        # Written inside a fresh folder, under its own name: writers go by the ending.
+        inner = temporary / path.name
+        if folder:
+            inner.mkdir()
+        yield inner
+        if folder and path.exists():
+            os.replace(path, temporary / "former")
+        os.replace(inner, path)
+    except OSError as error:
+        raise Failure(f"{path}: cannot be written, {error.strerror or error}") from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with writing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def config_json(
+    recipe: Recipe, *, metrics: Mapping[str, float] | None = None, card: Any = None
+) -> str:
+    """The text of a `config.json`."""
+    config = {
+        "format": FORMAT,
+        "written_by": f"ae-toolkit {__version__}, contract {CONTRACT}",
+        "recipe": recipe.model_dump(mode="json"),
+        "requires": recipe.requires(),
+    }
+    if metrics:
+        config["metrics"] = dict(metrics)
+    if card:
+        config["card"] = card
+    return json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+
+
+def save(
+    folder: Path,
+    weights: Mapping[str, Tensor],
+    config: str,
+    *,
+    state: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes a model folder, and the training state beside the weights if there is one."""
+    with writing(folder, folder=True) as temporary:
+        save_file({name: t.contiguous() for name, t in weights.items()}, temporary / WEIGHTS)
+        (temporary / CONFIG).write_text(config, encoding="utf-8")
+        if state is not None:
+            torch.save(dict(state), temporary / STATE)
+
+
+def load_config(folder: Path) -> Config:
+    """Reads and checks the `config.json` of a folder, without building anything.
+
+    Raises:
+        Failure: it is broken, of a newer format, or needs a plugin that is not installed.
+    """
+    path = folder / CONFIG
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        version, settings, requires = raw["format"], raw["recipe"], raw["requires"]
+    except OSError as error:
+        raise Failure(f"{path}: cannot be read, {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise Failure(f"{path}: is not a model's configuration ({error})") from error
+    if version != FORMAT:
+        raise Failure(
+            f"{path}: was written in format {version} by {raw.get('written_by', 'another version')}"
+            f"; this is ae-toolkit {__version__}, which reads format {FORMAT}"
+        )
+    _need_plugins(path, requires, settings)
+    try:
+        recipe = Recipe.of(settings).check()
+    except Misuse as error:
+        raise Failure(f"{path}: {error}") from error
+    return Config(recipe, raw.get("metrics", {}), raw.get("card", {}))
+
+
+def _need_plugins(path: Path, requires: Mapping[str, str], settings: Mapping[str, Any]) -> None:
+    """Says which package is missing, before anything fails for want of it."""
+    for kind, origin in requires.items():
+        part = settings.get("data" if kind == "dataset" else kind, {})
+        name = part.get("name", "") if isinstance(part, dict) else ""
+        known = registry.ALL[kind].names() if kind in registry.ALL else []
+        if name.rpartition(":")[2] in known or kind == "dataset":
+            continue
+        distribution = origin.partition(" ")[0]
+        cure = (
+            "register it again before loading"
+            if origin == registry.HERE
+            else f"pip install {distribution}"
+        )
+        raise Failure(f"{path}: needs {kind} {name!r} of {origin}, which is not installed: {cure}")
+
+
+def load_weights(folder: Path) -> dict[str, Tensor]:
+    """Reads `model.safetensors`, which holds tensors and cannot hold code.
+
+    Raises:
+        Failure: it is missing, cut short, or no safetensors file.
+    """
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise Failure(f"{folder}: holds no {WEIGHTS}")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        if _is_pickle(path):
+            raise Failure(f"{path}: is pickled code, not safetensors; it is not opened") from error
+        raise Failure(f"{path}: is cut short or broken ({error})") from error
+
+
+def load_state(folder: Path) -> dict[str, Any]:
+    """Reads the training state, refusing anything but plain tensors and numbers.
+
+    Raises:
+        Failure: it is missing, cut short, or holds code.
+    """
+    path = folder / STATE
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise Failure(f"{folder}: holds no {STATE}, so there is nothing to resume from") from None
+    except pickle.UnpicklingError as error:
+        raise Failure(f"{path}: holds code beside tensors; it is not opened") from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise Failure(f"{path}: is cut short or broken") from error
+    return state
+
+
+def _is_pickle(path: Path) -> bool:
+    with path.open("rb") as file:
+        start = file.read(4)
+    return start[:1] == b"\x80" or start == b"PK\x03\x04"
+
+
+class Checkpoint(NamedTuple):
+    """One folder under `checkpoints/`."""
+
+    folder: Path
+    step: int
+    loss: float
+
+
+def checkpoints(run: Path) -> list[Checkpoint]:
+    """The checkpoints of a run, oldest first. Folders in the making do not count."""
+    found = []
+    for folder in sorted(run.glob("checkpoints/step_*")):
+        try:
+            raw = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+            loss = float(raw.get("metrics", {}).get("loss", float("inf")))
+        except (OSError, ValueError):
+            continue
+        found.append(Checkpoint(folder, int(folder.name.removeprefix("step_")), loss))
+    return found
+
+
+def best(run: Path) -> Checkpoint | None:
+    """The checkpoint with the least validation loss; the latest of equals."""
+    return min(reversed(checkpoints(run)), key=lambda point: point.loss, default=None)
+
+
+def find(model: str) -> Path:
+    """Finds the folder of a bundled name, a run directory, a model folder or a hub id.
+
+    Raises:
+        Misuse: there is nothing of that name.
+        Failure: the hub cannot be reached, or a run has no checkpoint yet.
+    """
+    path = Path(model)
+    if path.is_dir():
+        if (path / WEIGHTS).is_file():
+            return path
+        if (path / "checkpoints").is_dir():
+            if point := best(path):
+                return point.folder
+            raise Failure(f"{path}: this run has no whole checkpoint yet")
+        raise Misuse(f"{path}: is neither a run directory nor a model folder (no {WEIGHTS} in it)")
+    if path.is_file():
+        hint = "pickled models are never opened; " if path.suffix in (".pt", ".pth", ".pkl") else ""
+        raise Misuse(f"{path}: is a file, but {hint}a model is a folder with {CONFIG} and {WEIGHTS}")
+    known = bundled()
+    if model in known:
+        return known[model]
+    if model.count("/") == 1 and not path.is_absolute() and path.parts[0] not in (".", ".."):
+        return _from_hub(model)
+    raise Misuse(f"there is no model {model!r}: {_or_train(model, known)}")
+
+
+def bundled() -> dict[str, Path]:
+    """The models that lie in `weights/NAME/` of any package that declares a recipe."""
+    from importlib.util import find_spec
+
+    found: dict[str, Path] = {}
+    packages = {value.partition(":")[0].partition(".")[0] for *_, value in registry.recipes.origins()}
+    for package in sorted(packages):
+        try:
+            spec = find_spec(package)
+        except (ImportError, ValueError):
+            continue
+        for place in (spec.submodule_search_locations or []) if spec else []:
+            for config in sorted(Path(place).glob(f"weights/*/{CONFIG}")):
+                found.setdefault(config.parent.name, config.parent)
+    return found
+
+
+def _or_train(model: str, known: Mapping[str, Path]) -> str:
+    from ae_toolkit.errors import choose
+
+    if model in registry.recipes.names():
+        return f"the recipe has no bundled weights, so make them with 'ae train {model}'"
+    return choose(model, known)
+
+
+def _from_hub(model: str) -> Path:
+    """Fetches the two files of a model from the Hugging Face hub."""
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise Failure(
+            f"{model!r} is no folder here, so it must be a hub id, and that needs "
+            f"'pip install ae-toolkit[hub]'"
+        ) from None
+    fetch: Callable[..., str] = snapshot_download
+    try:
+        return Path(fetch(model, allow_patterns=[CONFIG, WEIGHTS]))
+    except Exception as error:
+        first = str(error).strip().partition("\n")[0]
+        raise Failure(
+            f"{model!r} is no folder here and could not be fetched from the hub: {first}"
+        ) from error

@@ -1,0 +1,204 @@
+"""The contracts of every part, on one page: what a plugin author implements, what travels between.
+
+Data flows `y -> corruption -> x -> encoder -> h -> bottleneck -> z -> decoder -> params ->
+likelihood`; the objective turns the terms into a loss. A part is any class that fits its protocol
+here; nothing needs to be inherited. Constructors are keyword-only: a part's own arguments, plus
+those that `SUPPLIED` lists for its kind, which `Autoencoder` fills in.
+
+Axes: B examples, K posterior samples, N = K·B (sample-major), P parameters per element,
+T positions, D code dimensions over all levels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor
+
+Shape = tuple[int, ...]
+
+#: Constructor arguments that `Autoencoder` supplies, by kind of part.
+SUPPLIED: Mapping[str, tuple[str, ...]] = {
+    "modality": (),
+    "dataset": ("modality", "split"),
+    "corruption": (),
+    "encoder": ("in_shape", "num_classes", "cond_dim"),
+    "bottleneck": ("in_shapes", "cond_dim", "prior"),
+    "prior": ("z_shapes", "cond_dim"),
+    "decoder": ("z_shapes", "out_shape", "cond_dim"),
+    "likelihood": ("num_classes",),
+    "objective": (),
+}
+
+
+class Example(NamedTuple):
+    """One item as a tensor.
+
+    Attributes:
+        y: `(*shape)` in the storage dtype, such as uint8.
+        labels: a class index or a real value for each of the modality's labels.
+        group: the key that the data is split by (a file, a tune, a speaker): examples of one group
+            never stand on both sides of a split.
+    """
+
+    y: Tensor
+    labels: Mapping[str, float]
+    group: str
+
+
+class Batch(NamedTuple):
+    """Some examples, stacked.
+
+    Attributes:
+        y: `(B, *shape)`.
+        mask: `(B, T)` bool, true where an example is real; None where every one fills its shape.
+        labels: `(B,)` each.
+    """
+
+    y: Tensor
+    mask: Tensor | None
+    labels: Mapping[str, Tensor]
+
+
+class Step(NamedTuple):
+    """What a part may know of the moment it runs in. All randomness comes from here.
+
+    Attributes:
+        progress: `()` in [0, 1], how much of the training is done.
+        randn: `shape -> ` standard normal noise; `shape[0]` is the batch axis.
+        rand: `shape -> ` uniform noise in [0, 1); `shape[0]` is the batch axis.
+    """
+
+    progress: Tensor
+    randn: Callable[[Shape], Tensor]
+    rand: Callable[[Shape], Tensor]
+
+
+class Code(NamedTuple):
+    """What a bottleneck makes of its features.
+
+    Attributes:
+        z: levels `(N, *z_shapes[i])`, coarsest first.
+        rate: `(K, B, D)` nats: the analytic KL where K = 1 and there is one, else log q/p of the
+            samples; D = 0 where a rate is undefined.
+        penalty: `(B,)`, what is paid outside β: L1, commitment, a critic.
+    """
+
+    z: tuple[Tensor, ...]
+    rate: Tensor
+    penalty: Tensor
+
+
+class Terms(NamedTuple):
+    """What an objective makes a loss of: `(K, B)`, `(K, B, D)` and `(B,)`, per example."""
+
+    distortion: Tensor
+    rate: Tensor
+    penalty: Tensor
+
+
+class Corruption(Protocol):
+    """What the encoder sees instead of the target."""
+
+    def out_shape(self, shape: Shape) -> Shape:
+        """The shape of `x` for targets of `shape`."""
+
+    def __call__(
+        self, x: Tensor, y: Tensor, mask: Tensor | None, step: Step
+    ) -> tuple[Tensor, Tensor]:
+        """Returns the input and the target, `(B, *out_shape)` and `(B, *shape)`."""
+
+
+class Encoder(Protocol):
+    """`x -> features`, on one level or several."""
+
+    out_shapes: tuple[Shape, ...]
+
+    def __call__(self, x: Tensor, c: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
+        """`(B, *in_shape)` and the condition `(B, cond_dim)` to `(B, *out_shapes[i])`."""
+
+
+class Posterior(NamedTuple):
+    """A diagonal Gaussian, `(B, D)` each, all levels flattened into D."""
+
+    mean: Tensor
+    logvar: Tensor
+
+
+class Prior(Protocol):
+    """Where new codes come from."""
+
+    def log_prob(self, z: tuple[Tensor, ...], c: Tensor) -> Tensor:
+        """Log density `(N, D)` in nats, or `(N, 1)` where it does not fall into dimensions."""
+
+    def kl(self, posterior: Posterior, c: Tensor) -> Tensor | None:
+        """KL of a Gaussian from this prior, `(B, D)` nats; None where there is no closed form."""
+
+    def sample(
+        self, num: int, c: Tensor, *, temperature: float, step: Step
+    ) -> tuple[Tensor, ...]:
+        """Draws levels `(num, *z_shapes[i])`; temperature scales the spread."""
+
+
+class Bottleneck(Protocol):
+    """What the code is, and what it costs. `prior` is a factory that awaits `z_shapes`."""
+
+    z_shapes: tuple[Shape, ...]
+    prior: Prior
+
+    def __call__(
+        self, h: tuple[Tensor, ...], c: Tensor, *, num_samples: int, step: Step
+    ) -> Code: ...
+
+    def mean(self, h: tuple[Tensor, ...], c: Tensor) -> tuple[Tensor, ...]:
+        """The code that stands for an example, `(B, *z_shapes[i])`."""
+
+
+class Decoder(Protocol):
+    """`z -> params`. An autoregressive one shifts the target itself."""
+
+    def __call__(
+        self, z: tuple[Tensor, ...], c: Tensor, mask: Tensor | None, *, target: Tensor, step: Step
+    ) -> Tensor:
+        """Returns the likelihood's parameters `(N, P, *shape)`; `target` is `(N, *shape)`."""
+
+    def generate(
+        self,
+        z: tuple[Tensor, ...],
+        c: Tensor,
+        mask: Tensor | None,
+        *,
+        draw: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        """Returns `(N, *shape)`; `draw` turns parameters into values, step by step if needed."""
+
+
+class Likelihood(Protocol):
+    """What the decoder's numbers mean: `nll` and `sample` live together."""
+
+    is_density: bool  #: false: a distortion, from which no NLL is ever reported
+    num_params: int
+
+    def nll(self, params: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
+        """`(N, P, *shape)` and `(N, *shape)` to `(N,)`, summed over elements."""
+
+    def supports(self, y: Tensor) -> bool:
+        """Whether the values of `y` are ones that the density is a density of."""
+
+    def sample(self, params: Tensor, *, temperature: float, step: Step) -> Tensor:
+        """`(N, P, *shape)` to `(N, *shape)`; at 0 the best single guess, which figures show."""
+
+
+class Objective(Protocol):
+    """How the terms make one loss."""
+
+    num_samples: int  #: K, how many posterior samples an example gets in training
+
+    def __call__(self, terms: Terms, step: Step) -> Tensor:
+        """The loss per example, `(B,)`."""
+
+
+def repeat(x: Any, num: int) -> Any:
+    """`(B, …)` to sample-major `(num·B, …)`; None stays None."""
+    return x if x is None or num == 1 else x.repeat(num, *(1 for _ in x.shape[1:]))

@@ -1,0 +1,220 @@
+"""Files -> tensors -> batches on the device, split by group.
+
+A dataset is a function `(*, modality, split, …own arguments) -> Examples`; `files` is the one that
+works on every data type. Small data lives on the device in its storage dtype, where a batch is an
+index operation.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ae_toolkit.contracts import Batch, Example
+from ae_toolkit.errors import Failure, Misuse
+from ae_toolkit.modality import Modality
+from ae_toolkit.noise import seed_of
+from ae_toolkit.recipe import Part, Recipe
+
+Split = Literal["train", "test"]
+
+ON_DEVICE = 2 << 30  #: bytes up to which a data set is kept on the device
+
+TEST_SHARE = 0.1  #: of the groups of a folder
+
+
+@dataclass(frozen=True)
+class Examples:
+    """A data set in columns.
+
+    Attributes:
+        y: `(N, *shape)` in the storage dtype.
+        mask: `(N, T)` bool, or None where every example fills its shape.
+        labels: `(N,)` each.
+        groups: the split key of each example.
+    """
+
+    y: Tensor
+    mask: Tensor | None
+    labels: Mapping[str, Tensor]
+    groups: list[str]
+
+    def __len__(self) -> int:
+        return self.y.shape[0]
+
+    def at(self, index: Tensor) -> Batch:
+        """The examples at `index`, `(B,)`, wherever the columns live."""
+        return Batch(
+            self.y[index],
+            None if self.mask is None else self.mask[index],
+            {name: column[index] for name, column in self.labels.items()},
+        )
+
+    def select(self, chosen: Iterable[int]) -> Examples:
+        """A smaller data set."""
+        rows = list(chosen)
+        batch = self.at(torch.tensor(rows, dtype=torch.long, device=self.y.device))
+        return Examples(*batch, [self.groups[i] for i in rows])
+
+    def to(self, device: torch.device) -> Examples:
+        """Moves the columns to a device, as far as they fit."""
+        if self.y.numel() * self.y.element_size() > ON_DEVICE:
+            return self
+        return replace(
+            self,
+            y=self.y.to(device),
+            mask=None if self.mask is None else self.mask.to(device),
+            labels={name: column.to(device) for name, column in self.labels.items()},
+        )
+
+    @classmethod
+    def stack(cls, examples: Iterable[Example]) -> Examples:
+        """Gathers single examples. Shorter ones are padded at their end and masked.
+
+        Raises:
+            Failure: there is none.
+        """
+        rows = list(examples)
+        if not rows:
+            raise Failure("there is not one example in the data")
+        lengths = [row.y.shape[0] if row.y.dim() else 1 for row in rows]
+        longest = max(lengths)
+        mask = None
+        if min(lengths) < longest:
+            mask = torch.arange(longest) < torch.tensor(lengths)[:, None]
+            rows = [row._replace(y=_pad(row.y, longest)) for row in rows]
+        labels = {
+            name: torch.tensor(np.array([row.labels[name] for row in rows]))
+            for name in rows[0].labels
+        }
+        return cls(torch.stack([row.y for row in rows]), mask, labels, [row.group for row in rows])
+
+
+def _pad(y: Tensor, length: int) -> Tensor:
+    return torch.cat([y, y.new_zeros(length - y.shape[0], *y.shape[1:])])
+
+
+def load_data(recipe: Recipe, modality: Modality, split: Split) -> Examples:
+    """Loads the recipe's data set.
+
+    Raises:
+        Misuse: there is no such data set, or it does not fit the data type.
+        Failure: it cannot be read.
+    """
+    examples = recipe.make("dataset", modality=modality, split=split)
+    assert isinstance(examples, Examples), f"dataset {recipe.data.name!r} gave no Examples"
+    if tuple(examples.y.shape[1:]) != tuple(modality.shape):
+        raise Misuse(
+            f"dataset {recipe.data.name!r} has examples of shape {tuple(examples.y.shape[1:])}, "
+            f"but modality {recipe.modality.name!r} is set to {tuple(modality.shape)}"
+        )
+    return examples
+
+
+def from_option(data: str) -> Part:
+    """Reads `--data`: the name of a data set, or the path of a file or folder."""
+    from ae_toolkit.registry import datasets
+
+    if data in datasets.names() and data != "files":
+        return Part(name=data)
+    if Path(data).exists():
+        return Part.model_validate({"name": "files", "path": os.path.abspath(data)})
+    raise Misuse(f"--data {data!r} is neither a file or folder nor one of: {', '.join(datasets.names())}")
+
+
+def hold_out(examples: Examples, share: float, *, seed: int) -> tuple[Examples, Examples]:
+    """Splits off a share by a seeded hash of the group: adding data moves nobody across."""
+    if not share:
+        return examples, examples.select([])
+    chosen = _chosen(examples.groups, share, seed=seed)
+    inside = [i for i, group in enumerate(examples.groups) if group in chosen]
+    outside = [i for i, group in enumerate(examples.groups) if group not in chosen]
+    return examples.select(outside), examples.select(inside)
+
+
+def _chosen(groups: Iterable[str], share: float, *, seed: int) -> set[str]:
+    """The groups that are held out: at least one, wherever there are two."""
+    hashes = {group: seed_of(seed, "split", group) / 2**63 for group in groups}
+    chosen = {group for group, value in hashes.items() if value < share}
+    if not chosen and len(hashes) > 1:
+        chosen = {min(hashes, key=lambda group: hashes[group])}
+    return chosen if len(chosen) < len(hashes) else set()
+
+
+class Skipped(NamedTuple):
+    """A file that could not be read, and why."""
+
+    path: Path
+    reason: str
+
+
+def files(*, modality: Modality, split: Split, path: str) -> Examples:
+    """Any file or folder of the data type's own files; a tenth of them is the test split.
+
+    Files that cannot be read are skipped, counted and listed.
+    """
+    root = Path(path)
+    found = find_files(root, modality)
+    tested = _chosen((_group(file, root) for file in found), TEST_SHARE, seed=0)
+    wanted = [file for file in found if (_group(file, root) in tested) == (split == "test")]
+    skipped: list[Skipped] = []
+    examples = [
+        modality.to_tensor(item)._replace(group=_group(file, root))
+        for file, item in read_items(wanted or found, modality, skipped)
+    ]
+    _tell(skipped, len(wanted or found), root)
+    if not examples:
+        raise Failure(f"{root}: none of {len(found)} files could be read, {skipped[0].reason}")
+    return Examples.stack(examples)
+
+
+def find_files(root: Path, modality: Modality) -> list[Path]:
+    """Every file below `root` whose ending the data type knows, sorted.
+
+    Raises:
+        Misuse: there is nothing at `root`, or nothing of the kind in it.
+    """
+    if not root.exists():
+        raise Misuse(f"{root}: there is no such file or folder")
+    inside = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
+    found = [file for file in inside if file.suffix.lower() in modality.suffixes]
+    if not found:
+        kinds = ", ".join(modality.suffixes)
+        raise Misuse(f"{root}: there are no files that end in {kinds} ({len(inside)} others)")
+    return found
+
+
+def read_items(
+    paths: Iterable[Path], modality: Modality, skipped: list[Skipped]
+) -> Iterator[tuple[Path, Any]]:
+    """Yields every readable item with its file; files that fail are added to `skipped`."""
+    paths = list(paths)
+    for path in tqdm(paths, desc="reading", unit=" files", delay=1, disable=None, leave=False):
+        try:
+            for item in modality.read(path):
+                yield path, item
+        except (Failure, OSError) as error:
+            skipped.append(Skipped(path, str(error).removeprefix(f"{path}: ")))
+
+
+def _group(file: Path, root: Path) -> str:
+    return file.name if file == root else file.relative_to(root).as_posix()
+
+
+def _tell(skipped: list[Skipped], total: int, root: Path, *, most: int = 10) -> None:
+    if not skipped:
+        return
+    print(f"{root}: skipped {len(skipped)} of {total} files:", file=sys.stderr)
+    for path, reason in skipped[:most]:
+        print(f"  {path}: {reason}", file=sys.stderr)
+    if len(skipped) > most:
+        print(f"  … and {len(skipped) - most} more", file=sys.stderr)

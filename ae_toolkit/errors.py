@@ -1,0 +1,36 @@
+"""The errors that a user may meet, each one clear sentence: what is wrong, where, what to do.
+
+The command line turns `Misuse` into exit code 2 and `Failure` into exit code 1, without a
+traceback. Anything else that escapes is a defect of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class Misuse(ValueError):
+    """The request cannot be meant: an unknown name, a wrong setting, a file that is not there."""
+
+    exit_code = 2
+
+
+class Failure(RuntimeError):
+    """The request was sound and could not be carried out: a broken file, a full disk, a NaN."""
+
+    exit_code = 1
+
+
+class Interrupted(Failure):
+    """Somebody stopped a training; it has been saved."""
+
+    exit_code = 130
+
+
+def choose(word: str, known: Iterable[str]) -> str:
+    """Returns the half-sentence that helps after an unknown `word`: the nearest name, or all."""
+    names = sorted(known)
+    if near := difflib.get_close_matches(word, names, n=1):
+        return f"did you mean {near[0]!r}?"
+    return f"choose from: {', '.join(names)}" if names else "none is installed"

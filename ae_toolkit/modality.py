@@ -1,0 +1,80 @@
+"""The contract of a data type: what an item is, how it is read, tensorised, written and judged.
+
+This is the one class that a plugin author inherits from. Five methods must be written (`read`,
+`to_tensor`, `from_tensor`, `write` and a constructor that fixes `shape`); the others have defaults.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ae_toolkit.contracts import Example, Shape, Step
+
+
+class Modality(ABC):
+    """One data type. The constructor fixes every attribute below; data never does.
+
+    Attributes:
+        shape: of the longest `y`, without the batch axis.
+        num_classes: how many values an element takes; 0 where elements are real numbers.
+        labels: name -> number of classes (0: a real value), what may serve as a condition.
+        suffixes: the file name endings that `read` understands, the first is what `write` writes.
+    """
+
+    shape: Shape
+    num_classes: int = 0
+    labels: Mapping[str, int]
+    suffixes: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def read(self, path: Path) -> Iterator[Any]:
+        """Yields the items of one file.
+
+        Raises:
+            Failure: the file cannot be understood; the sentence says why.
+        """
+
+    @abstractmethod
+    def to_tensor(self, item: Any) -> Example:
+        """Turns an item into an example, in the storage dtype; the caller sets the group."""
+
+    @abstractmethod
+    def from_tensor(self, y: Tensor, *, like: Any = None) -> Any:
+        """Turns `(*shape)`, prepared, back into an item; `like` is an original to resemble."""
+
+    @abstractmethod
+    def write(self, items: Sequence[Any], path: Path) -> None:
+        """Writes items into one file, side by side or one after the other."""
+
+    def prepare(self, y: Tensor) -> Tensor:
+        """`(B, *shape)` in the storage dtype to what the model sees, on the device."""
+        return y
+
+    def augment(self, y: Tensor, step: Step) -> Tensor:
+        """Varies prepared targets, in training only."""
+        return y
+
+    def metrics(self, y: Tensor, y_hat: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+        """Judges reconstructions, `(B,)` per name, by the field's own measures."""
+        return {"mse": (y.float() - y_hat.float()).square().flatten(1).mean(1)}
+
+    def figure(self, rows: Mapping[str, Sequence[Any]], path: Path) -> None:
+        """Draws named rows of items into one PNG, for people to look at."""
+        from ae_toolkit.figures import draw_rows
+
+        tensors = {
+            name: [self.prepare(self.to_tensor(item).y[None])[0] for item in items]
+            for name, items in rows.items()
+        }
+        draw_rows(tensors, path)
+
+    def blank(self) -> Tensor:
+        """A prepared batch of one, for tracing shapes; zeros unless a plugin knows better."""
+        dtype = torch.long if self.num_classes else torch.float32
+        return torch.zeros(1, *self.shape, dtype=dtype)

@@ -1,0 +1,247 @@
+"""A trained model: items in, items out.
+
+    model = ae_toolkit.load("mnist-2d")
+    model.reconstruct(pictures); model.sample(16); model.interpolate(a, b, steps=9)
+
+`model.autoencoder` is the same model for tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ae_toolkit import checkpoint, latent
+from ae_toolkit.autoencoder import Autoencoder
+from ae_toolkit.checkpoint import Config
+from ae_toolkit.contracts import Batch, Shape
+from ae_toolkit.data import Examples
+from ae_toolkit.device import pick_device
+from ae_toolkit.errors import Failure, Misuse, choose
+from ae_toolkit.modality import Modality
+from ae_toolkit.noise import Source
+
+CHUNK = 500  #: items that are decoded at once
+
+PATHS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
+    "lerp": latent.lerp,
+    "slerp": latent.slerp,
+}
+
+
+def load(model: str | Path, *, device: str = "cpu") -> Model:
+    """Loads a bundled name, a run directory (its best checkpoint), a model folder or a hub id.
+
+    Raises:
+        Misuse: there is no such model or device.
+        Failure: the model is broken, or needs a plugin that is not installed.
+    """
+    folder = checkpoint.find(str(model))
+    config = checkpoint.load_config(folder)
+    weights = checkpoint.load_weights(folder)
+    modality = config.recipe.make("modality")
+    with torch.device("meta"):  # no time for random weights that are replaced at once
+        autoencoder = Autoencoder(config.recipe, modality=modality)
+    expected = autoencoder.state_dict()
+    for name in sorted({*expected, *weights}):
+        if name not in weights or name not in expected or expected[name].shape != weights[name].shape:
+            raise Failure(f"{folder}: the weights do not fit the recipe, see {name!r}")
+    weights = {name: w.to(expected[name].dtype) for name, w in weights.items()}
+    autoencoder.load_state_dict(weights, assign=True)
+    autoencoder.to(pick_device(device), memory_format=torch.channels_last).eval()
+    return Model(autoencoder.requires_grad_(False), modality=modality, config=config, folder=folder)
+
+
+class Model:
+    """A model in use: never trained, never corrupting what it is given.
+
+    Args:
+        autoencoder: the tensors' side.
+        modality: the items' side.
+        config: what it was built from.
+        folder: where its files lie.
+    """
+
+    def __init__(
+        self, autoencoder: Autoencoder, *, modality: Modality, config: Config, folder: Path
+    ):
+        self.autoencoder = autoencoder
+        self.modality = modality
+        self.config = config
+        self.recipe = config.recipe
+        self.folder = folder
+        self.device = next(autoencoder.parameters()).device
+        self.z_shapes: tuple[Shape, ...] = tuple(autoencoder.bottleneck.z_shapes)
+        self._sizes = [torch.Size(shape).numel() for shape in self.z_shapes]
+
+    @property
+    def z_dim(self) -> int:
+        """How many numbers a code has, over all levels."""
+        return sum(self._sizes)
+
+    def encode(self, items: Sequence[Any], labels: Mapping[str, Any] | None = None) -> Tensor:
+        """Items to codes `(N, D)`, posterior means with all levels flattened."""
+        return self.encode_examples(self.examples(items, labels))
+
+    def decode(
+        self, z: Tensor, labels: Mapping[str, Any] | None = None, *, temperature: float = 0.0
+    ) -> list[Any]:
+        """Codes `(N, D)` to items; above temperature 0 elements are drawn, not guessed.
+
+        Raises:
+            Misuse: the codes have another dimension.
+        """
+        return [self.modality.from_tensor(y) for y in self.decode_tensor(z, labels, temperature)]
+
+    def reconstruct(
+        self, items: Sequence[Any], labels: Mapping[str, Any] | None = None
+    ) -> list[Any]:
+        """Items through the code and back, each resembling its original in size, tempo and so on."""
+        examples = self.examples(items, labels)
+        decoded = self.decode_tensor(self.encode_examples(examples), examples.labels)
+        return [
+            self.modality.from_tensor(y, like=item) for y, item in zip(decoded, items, strict=True)
+        ]
+
+    def sample(
+        self,
+        num: int,
+        labels: Mapping[str, Any] | None = None,
+        *,
+        seed: int = 0,
+        temperature: float = 1.0,
+    ) -> list[Any]:
+        """New items from the prior; temperature scales its spread."""
+        return self.decode(self.sample_codes(num, labels, seed=seed, temperature=temperature), labels)
+
+    def interpolate(
+        self,
+        a: Any,
+        b: Any,
+        *,
+        steps: int = 9,
+        path: str = "slerp",
+        labels: Mapping[str, Any] | None = None,
+    ) -> list[Any]:
+        """`steps` items from a to b, the reconstructions of both included.
+
+        Raises:
+            Misuse: there are fewer than two steps, or the path is neither lerp nor slerp.
+        """
+        if steps < 2:
+            raise Misuse(f"an interpolation needs at least 2 steps, not {steps}")
+        if path not in PATHS:
+            raise Misuse(f"path {path!r}: choose from {', '.join(PATHS)}")
+        ends = self.encode([a, b], labels).cpu()
+        return self.decode(PATHS[path](ends[0], ends[1], steps), labels)
+
+    # Below: the same, nearer to tensors, for commands and figures.
+
+    def examples(
+        self, items: Sequence[Any], labels: Mapping[str, Any] | None = None
+    ) -> Examples:
+        """Items as a data set. Labels given here win over those that the items carry."""
+        rows = Examples.stack(self.modality.to_tensor(item) for item in items)
+        return replace(rows, labels={**rows.labels, **self._columns(labels, len(rows))})
+
+    @torch.inference_mode()
+    def encode_examples(self, examples: Examples) -> Tensor:
+        """A data set to codes `(N, D)`."""
+        codes = [
+            _flatten(self.autoencoder.encode(x, c, batch.mask))
+            for x, c, batch in self._inputs(examples)
+        ]
+        return torch.cat(codes)
+
+    @torch.inference_mode()
+    def decode_tensor(
+        self, z: Tensor, labels: Mapping[str, Any] | None = None, temperature: float = 0.0
+    ) -> Tensor:
+        """Codes `(N, D)` to prepared values `(N, *shape)`, on the CPU."""
+        if z.dim() != 2 or z.shape[1] != self.z_dim:
+            raise Misuse(
+                f"codes of shape {tuple(z.shape)} do not fit this model, which takes (N, {self.z_dim})"
+            )
+        columns = self._columns(labels, len(z))
+        out = []
+        for start in range(0, len(z), CHUNK):
+            rows = z[start : start + CHUNK].to(self.device)
+            c = self._condition({k: v[start : start + CHUNK] for k, v in columns.items()}, rows)
+            step = self.noise(0, "decode").step(start)
+            out.append(
+                self.autoencoder.decode(self.levels(rows), c, step, temperature=temperature).cpu()
+            )
+        return torch.cat(out)
+
+    @torch.inference_mode()
+    def sample_codes(
+        self,
+        num: int,
+        labels: Mapping[str, Any] | None = None,
+        *,
+        seed: int = 0,
+        temperature: float = 1.0,
+    ) -> Tensor:
+        """New codes `(num, D)` from the prior."""
+        like = torch.empty(num, 0, device=self.device)
+        c = self._condition(self._columns(labels, num), like)
+        step = self.noise(seed, "sample").step(0)
+        prior = self.autoencoder.bottleneck.prior
+        return _flatten(prior.sample(num, c, temperature=temperature, step=step))
+
+    def levels(self, z: Tensor) -> tuple[Tensor, ...]:
+        """Flat codes `(N, D)` to levels `(N, *z_shapes[i])`."""
+        parts = z.split(self._sizes, 1)
+        return tuple(p.unflatten(1, shape) for p, shape in zip(parts, self.z_shapes, strict=True))
+
+    def noise(self, seed: int, stream: str) -> Source:
+        return Source(seed, stream, self.device)
+
+    def to_device(self, examples: Examples, start: int, stop: int) -> Batch:
+        """Some prepared examples on the model's device."""
+        batch = examples.at(torch.arange(start, min(stop, len(examples))))
+        return Batch(
+            self.modality.prepare(batch.y.to(self.device)),
+            None if batch.mask is None else batch.mask.to(self.device),
+            {name: column.to(self.device) for name, column in batch.labels.items()},
+        )
+
+    def _inputs(self, examples: Examples) -> Iterator[tuple[Tensor, Tensor, Batch]]:
+        for start in range(0, len(examples), CHUNK):
+            batch = self.to_device(examples, start, start + CHUNK)
+            yield batch.y, self._condition(batch.labels, batch.y), batch
+
+    def _condition(self, labels: Mapping[str, Tensor], like: Tensor) -> Tensor:
+        needed = self.autoencoder.condition
+        if missing := [name for name in needed if name not in labels]:
+            raise Misuse(
+                f"this model is conditioned on {missing[0]!r}, which is neither given nor known "
+                f"from the file"
+            )
+        return self.autoencoder.embed({name: labels[name] for name in needed}, like=like)
+
+    def _columns(self, labels: Mapping[str, Any] | None, num: int) -> dict[str, Tensor]:
+        """Labels as columns `(num,)`; one value stands for all.
+
+        Raises:
+            Misuse: a label is unknown, or is no class that the model knows.
+        """
+        columns = {}
+        for name, value in (labels or {}).items():
+            if name not in self.modality.labels:
+                raise Misuse(f"there is no label {name!r}: {choose(name, self.modality.labels)}")
+            column = torch.as_tensor(value, device=self.device).expand(num)
+            classes = self.modality.labels[name]
+            if classes and not bool(((column >= 0) & (column < classes)).all()):
+                raise Misuse(f"label {name!r} is a class from 0 to {classes - 1}, not {value}")
+            columns[name] = column
+        return columns
+
+
+def _flatten(levels: Sequence[Tensor]) -> Tensor:
+    return torch.cat([level.flatten(1) for level in levels], 1)

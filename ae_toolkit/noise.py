@@ -1,0 +1,102 @@
+"""All randomness of training and evaluation, seeded by (seed, stream, step).
+
+A step's noise depends on nothing that came before it, so a run that was killed anywhere resumes
+with the very same numbers. `Tape` draws a step's noise ahead of it, which keeps random generators
+out of compiled code: eager and compiled steps see the same numbers too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from hashlib import blake2b
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ae_toolkit.contracts import Shape, Step
+
+
+def seed_of(*what: object) -> int:
+    """A 63-bit seed for anything that can be written down."""
+    digest = blake2b("/".join(map(str, what)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+class Source:
+    """Noise on one device.
+
+    Args:
+        seed: of the run.
+        stream: keeps uses apart, such as `train` and `evaluate`.
+        device: where the noise is needed.
+    """
+
+    def __init__(self, seed: int, stream: str, device: torch.device | str = "cpu"):
+        self.seed, self.stream, self.device = seed, stream, torch.device(device)
+        self.generator = torch.Generator(self.device)
+
+    def step(self, index: int, *, progress: float = 1.0) -> Step:
+        """The noise of one step, drawn as it is asked for."""
+        self.generator.manual_seed(seed_of(self.seed, self.stream, index))
+        return Step(torch.tensor(progress, device=self.device), self.randn, self.rand)
+
+    def randn(self, shape: Shape) -> Tensor:
+        return torch.randn(shape, generator=self.generator, device=self.device)
+
+    def rand(self, shape: Shape) -> Tensor:
+        return torch.rand(shape, generator=self.generator, device=self.device)
+
+    def permutation(self, num: int, index: int) -> Tensor:
+        """A shuffle of `range(num)`, `(num,)` on the device."""
+        self.generator.manual_seed(seed_of(self.seed, self.stream, "order", index))
+        return torch.randperm(num, generator=self.generator, device=self.device)
+
+
+class Request(NamedTuple):
+    kind: str
+    shape: Shape
+
+
+class Tape:
+    """The noise that a step asks for: listened to once, then drawn ahead each time.
+
+    Args:
+        source: where the noise comes from.
+        rehearse: runs the step once, eagerly, with a listening `Step`.
+    """
+
+    def __init__(self, source: Source, rehearse: Callable[[Step], object]):
+        self.source = source
+        self.requests: list[Request] = []
+        with torch.no_grad():
+            _, randn, rand = source.step(0)
+            rehearse(
+                Step(
+                    torch.zeros((), device=source.device),
+                    self._listen("randn", randn),
+                    self._listen("rand", rand),
+                )
+            )
+
+    def draw(self, index: int) -> list[Tensor]:
+        """The noise of step `index`, in the order in which it will be asked for."""
+        step = self.source.step(index)
+        return [getattr(step, request.kind)(request.shape) for request in self.requests]
+
+    def _listen(self, kind: str, draw: Callable[[Shape], Tensor]) -> Callable[[Shape], Tensor]:
+        def listened(shape: Shape) -> Tensor:
+            self.requests.append(Request(kind, tuple(shape)))
+            return draw(shape)
+
+        return listened
+
+
+def replay(progress: Tensor, drawn: list[Tensor]) -> Step:
+    """A `Step` that hands out noise that `Tape.draw` has drawn."""
+    waiting = iter(drawn)
+
+    def hand_out(shape: Shape) -> Tensor:
+        return next(waiting)
+
+    return Step(progress, hand_out, hand_out)

@@ -1,0 +1,86 @@
+"""How distortion, rate and penalty make one loss per example.
+
+Axes: K posterior samples, B examples, D code dimensions.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ae_toolkit.contracts import Step, Terms
+
+
+class ELBO:
+    """The negative evidence lower bound, mean over K of distortion + β·Σ max(rate, free bits).
+
+    β-VAE: Higgins et al. 2017. Free bits: Kingma et al. 2016, eq. 15, here per example.
+    Cyclical warm-up: Fu et al. 2019.
+
+    Args:
+        beta: the weight of the rate, once warm.
+        warmup: the share of the training (or of each cycle) in which β rises linearly from 0.
+        cycles: how often the rise begins anew.
+        free_bits: nats that cost nothing (the name is the paper's).
+        free_bits_per: whether each `dimension` has them, or the `total`.
+        num_samples: K.
+    """
+
+    def __init__(
+        self,
+        *,
+        beta: float = 1.0,
+        warmup: float = 0.0,
+        cycles: int = 1,
+        free_bits: float = 0.0,
+        free_bits_per: Literal["dimension", "total"] = "dimension",
+        num_samples: int = 1,
+    ):
+        if beta < 0 or free_bits < 0 or not 0 <= warmup <= 1:
+            raise ValueError("beta and free_bits must not be negative, warmup must lie in [0, 1]")
+        if cycles < 1 or num_samples < 1:
+            raise ValueError("cycles and num_samples must be at least 1")
+        self.beta, self.warmup, self.cycles = beta, warmup, cycles
+        self.free_bits, self.free_bits_per = free_bits, free_bits_per
+        self.num_samples = num_samples
+
+    def __call__(self, terms: Terms, step: Step) -> Tensor:
+        rate = terms.rate
+        if self.free_bits_per == "total":
+            rate = rate.sum(-1, keepdim=True)
+        if self.free_bits:
+            rate = rate.clamp(min=self.free_bits)
+        return (terms.distortion + self._beta(step) * rate.sum(-1)).mean(0) + terms.penalty
+
+    def _beta(self, step: Step) -> Tensor | float:
+        if not self.warmup:
+            return self.beta
+        # The last moment belongs to the last cycle, not to a new one.
+        position = torch.where(step.progress < 1, (step.progress * self.cycles) % 1, 1.0)
+        return self.beta * (position / self.warmup).clamp(max=1)
+
+
+class IWAE:
+    """The importance-weighted bound, -log mean over K of exp(-(distortion + Σ rate)).
+
+    Burda, Grosse and Salakhutdinov 2016, eq. 8.
+
+    Args:
+        num_samples: K.
+    """
+
+    def __init__(self, *, num_samples: int = 5):
+        if num_samples < 1:
+            raise ValueError("num_samples must be at least 1")
+        self.num_samples = num_samples
+
+    def __call__(self, terms: Terms, step: Step) -> Tensor:
+        return -logmeanexp(-(terms.distortion + terms.rate.sum(-1))) + terms.penalty
+
+
+def logmeanexp(values: Tensor) -> Tensor:
+    """Stable log of the mean of exponentials over the first axis."""
+    return torch.logsumexp(values, 0) - math.log(values.shape[0])

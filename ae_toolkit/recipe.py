@@ -1,0 +1,253 @@
+"""What to build and how to train it: a validated, immutable page of settings.
+
+A recipe is an ordinary function that returns a `Recipe`; its docstring is its summary. Vary one
+with `recipe.with_({"train.lr": 3e-4})`, or from the command line with `--set train.lr=3e-4`.
+A part is written `{"name": …, own arguments…}` and checked against the constructor of the part
+that the name stands for before anything is built.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field
+
+from ae_toolkit import registry
+from ae_toolkit.contracts import SUPPLIED
+from ae_toolkit.errors import Misuse, choose
+
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Part(BaseModel):
+    """The name of a part and its own arguments."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: str
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class Train(BaseModel):
+    """How a recipe is trained. One epoch is one pass over the training split."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: Annotated[float, Field(gt=0)] = 20
+    batch_size: Positive = 256
+    accumulate: Positive = 1  #: batches per optimiser step
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    schedule: Literal["constant", "cosine", "one-cycle"] = "cosine"
+    warmup: Fraction = 0.02  #: share of the steps in which the learning rate rises
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0  #: decoupled, as in AdamW
+    clip: Annotated[float, Field(ge=0)] = 0.0  #: largest gradient norm; 0: no clipping
+    ema: Fraction = 0.999  #: decay of the averaged weights that are kept; 0: none
+    validation: Annotated[float, Field(ge=0, le=0.5)] = 0.05  #: share held out by group
+    evaluate_every: Annotated[float, Field(gt=0)] = 1.0  #: epochs between validations
+    patience: Annotated[int, Field(ge=0)] = 0  #: validations without gain before stopping; 0: none
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: Literal["auto", "on", "off"] = "auto"
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class Recipe(BaseModel):
+    """Everything that makes a model, and nothing else."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    distribution: str = ""  #: whose recipe it is; its own parts win where names clash
+    data: Part
+    modality: Part
+    condition: tuple[str, ...] = ()  #: labels that every part is given
+    corruption: Part = Part(name="none")
+    encoder: Part
+    bottleneck: Part
+    prior: Part = Part(name="standard-normal")
+    decoder: Part
+    likelihood: Part
+    objective: Part = Part(name="elbo")
+    train: Train = Train()
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Recipe:
+        """Validates a plain mapping.
+
+        Raises:
+            Misuse: a key is unknown or a value does not fit; the sentence names it.
+        """
+        try:
+            return cls.model_validate(settings)
+        except pydantic.ValidationError as error:
+            raise Misuse(f"recipe: {_sentence(error, cls)}") from None
+
+    def with_(self, changes: Mapping[str, Any]) -> Recipe:
+        """Returns a changed copy; keys are dotted paths such as `encoder.width`.
+
+        Changing the `name` of a part drops the arguments of the former part.
+        """
+        settings = self.model_dump()
+        # Names first, so that arguments given beside a new name are kept in any order.
+        for key, value in sorted(changes.items(), key=lambda kv: not kv[0].endswith(".name")):
+            where, _, leaf = key.rpartition(".")
+            if where not in settings and where:
+                raise Misuse(f"recipe: there is no {where!r} in {key!r}: {choose(where, settings)}")
+            target = settings[where] if where else settings
+            if not isinstance(target, dict):
+                raise Misuse(f"recipe: {where!r} has no settings of its own, so not {key!r}")
+            if leaf == "name" and where and target.get("name") != value:
+                target.clear()
+            target[leaf] = value
+        return Recipe.of(settings)
+
+    def part(self, kind: str) -> Part:
+        """The part of one kind; `dataset` is the kind of the part named `data`."""
+        part = getattr(self, "data" if kind == "dataset" else kind)
+        assert isinstance(part, Part)
+        return part
+
+    def check(self) -> Recipe:
+        """Checks every part's arguments against its constructor, building nothing.
+
+        Raises:
+            Misuse: an unknown part, or an argument that is unknown, missing or of a wrong type.
+        """
+        for kind in SUPPLIED:
+            self._factory(kind)
+        return self
+
+    def make(self, kind: str, **supplied: Any) -> Any:
+        """Builds one part, with what `Autoencoder` supplies.
+
+        Raises:
+            Misuse: as `check`, or the part itself refuses its arguments.
+        """
+        factory, arguments = self._factory(kind)
+        try:
+            return factory(**arguments, **supplied)
+        except ValueError as error:
+            if isinstance(error, Misuse):
+                raise
+            raise Misuse(f"{kind} {self.part(kind).name!r}: {error}") from error
+
+    def requires(self) -> dict[str, str]:
+        """`{kind: "distribution version"}` of every part, for the record."""
+        return {
+            kind: str(registry.ALL[kind].origin(self.part(kind).name, prefer=self.distribution))
+            for kind in SUPPLIED
+        }
+
+    def _factory(self, kind: str) -> tuple[Any, dict[str, Any]]:
+        part = self.part(kind)
+        factory = registry.ALL[kind].get(part.name, prefer=self.distribution)
+        return factory, check_arguments(factory, part, kind=kind)
+
+
+def check_arguments(factory: Any, part: Part, *, kind: str) -> dict[str, Any]:
+    """Validates a part's own arguments against the signature of its constructor.
+
+    Returns:
+        The arguments, converted to the annotated types (a JSON list to a tuple, say).
+
+    Raises:
+        Misuse: one is unknown, missing or of a wrong type.
+    """
+    parameters = {
+        name: parameter
+        for name, parameter in inspect.signature(factory).parameters.items()
+        if name not in SUPPLIED[kind]
+    }
+    label = f"{kind} {part.name!r}"
+    if loose := [name for name, p in parameters.items() if p.kind is not p.KEYWORD_ONLY]:
+        raise Misuse(f"{label}: constructors of parts are keyword-only, but {loose[0]!r} is not")
+    hints = typing.get_type_hints(factory if inspect.isfunction(factory) else factory.__init__)
+    fields: dict[str, Any] = {
+        name: (hints.get(name, Any), ... if p.default is p.empty else p.default)
+        for name, p in parameters.items()
+    }
+    model = pydantic.create_model(
+        "arguments",
+        __config__=ConfigDict(extra="forbid", arbitrary_types_allowed=True),
+        **fields,
+    )
+    try:
+        checked = model.model_validate(part.arguments)
+    except pydantic.ValidationError as error:
+        raise Misuse(f"{label}: {_sentence(error, model)}") from None
+    return {name: getattr(checked, name) for name in part.arguments}
+
+
+def choose_labels(recipe: Recipe, labels: Mapping[str, int]) -> dict[str, int]:
+    """The labels that condition a recipe, with their numbers of classes.
+
+    Raises:
+        Misuse: the data type has no such label.
+    """
+    for name in recipe.condition:
+        if name not in labels:
+            raise Misuse(
+                f"recipe: condition {name!r} is no label of modality "
+                f"{recipe.modality.name!r}: {choose(name, labels)}"
+            )
+    return {name: labels[name] for name in recipe.condition}
+
+
+def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
+    """Reads `key=value` pairs, values as JSON where they are JSON, else as text.
+
+    Raises:
+        Misuse: a pair has no `=`.
+    """
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise Misuse(f"--set takes key=value, such as train.lr=3e-4, not {pair!r}")
+        try:
+            settings[key] = json.loads(value)
+        except json.JSONDecodeError:
+            settings[key] = value
+    return settings
+
+
+def named(name: str) -> Recipe:
+    """Returns the recipe that an installed package, or this process, provides under `name`.
+
+    Raises:
+        Misuse: there is none.
+    """
+    function = registry.recipes.get(name)
+    origin = registry.recipes.origin(name)
+    recipe = function()
+    assert isinstance(recipe, Recipe), f"recipe {name!r} returned {type(recipe).__name__}"
+    return recipe.model_copy(update={"distribution": origin.distribution})
+
+
+def summary(part: Any) -> str:
+    """The first line of a part's docstring."""
+    return (inspect.getdoc(part) or "").partition("\n")[0]
+
+
+def _sentence(error: pydantic.ValidationError, model: type[BaseModel]) -> str:
+    """Says the first of pydantic's complaints in words, with the nearest name."""
+    first = error.errors()[0]
+    path = [str(step) for step in first["loc"]]
+    where = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        for step in path[:-1]:
+            model = typing.cast(type[BaseModel], model.model_fields[step].annotation)
+        return f"there is no setting {where!r}: {choose(path[-1], model.model_fields)}"
+    if first["type"] == "missing":
+        return f"the setting {where!r} is missing"
+    message = first["msg"][0].lower() + first["msg"][1:]
+    return f"{where!r} is {first['input']!r}, but {message}"

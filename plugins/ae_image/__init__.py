@@ -1,0 +1,1 @@
+"""The image plugin: pictures as data, MNIST recipes, and the `ae image` commands."""

@@ -1,0 +1,100 @@
+"""Pictures by name: MNIST and its kin through torchvision, and a sample of it that ships with us.
+
+The files are looked for under `AE_DATA`, `./data`, `../shared/data` and the user's cache, in that
+order, and downloaded into the first that can be written to.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image as Pictures
+from torch import Tensor
+
+from ae_image.modality import Image
+from ae_toolkit import Examples, Failure, Misuse
+from ae_toolkit.data import Split
+
+LABELS = {"mnist": "digit", "fashion-mnist": "garment", "mnist-sample": "digit"}
+
+SAMPLE_COLUMNS = 40  #: pictures in a row of a sample sheet
+
+
+def mnist(*, modality: Image, split: Split) -> Examples:
+    """60,000 + 10,000 handwritten digits (LeCun, Cortes and Burges; CC BY-SA 3.0)."""
+    return _from_torchvision("MNIST", "mnist", modality, split)
+
+
+def fashion_mnist(*, modality: Image, split: Split) -> Examples:
+    """60,000 + 10,000 pictures of clothes (Zalando Research; MIT)."""
+    return _from_torchvision("FashionMNIST", "fashion-mnist", modality, split)
+
+
+def mnist_sample(*, modality: Image, split: Split) -> Examples:
+    """1,000 + 200 of the digits of MNIST, which ship with the package and need no network."""
+    folder = files("ae_image") / "samples"
+    with (folder / f"mnist-{split}.png").open("rb") as file:
+        sheet = torch.from_numpy(np.array(Pictures.open(file)))
+    digits = (folder / f"mnist-{split}.txt").read_text(encoding="ascii").split()
+    rows = sheet.unflatten(0, (-1, 28)).unflatten(2, (SAMPLE_COLUMNS, 28))  # r h c w
+    pictures = rows.permute(0, 2, 1, 3).flatten(0, 1)[: len(digits)]
+    return _examples(pictures, torch.tensor([int(d) for d in digits]), "mnist-sample", modality, split)
+
+
+def data_roots() -> list[Path]:
+    """Where data sets are looked for, in order."""
+    named = [Path(os.environ["AE_DATA"])] if os.environ.get("AE_DATA") else []
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return [*named, Path("data"), Path("../shared/data"), cache / "ae-toolkit"]
+
+
+def _from_torchvision(folder: str, name: str, modality: Image, split: Split) -> Examples:
+    import torchvision.datasets
+
+    make: Any = getattr(torchvision.datasets, folder)
+    roots = data_roots()
+    root = next((root for root in roots if (root / folder / "raw").is_dir()), None)
+    try:
+        if root is None:
+            root = roots[0] if os.environ.get("AE_DATA") else roots[-1]
+            source = make(root, train=split == "train", download=True)
+        else:
+            source = make(root, train=split == "train", download=False)
+        return _examples(source.data, source.targets, name, modality, split)
+    except (OSError, RuntimeError, ValueError) as error:
+        if isinstance(error, Misuse):
+            raise
+        raise Failure(
+            f"data set {name!r}: {_reason(error)} at {root / folder / 'raw'}; put the four "
+            f"idx-ubyte files there (or set AE_DATA to the folder that holds {folder}/raw), or use "
+            f"--data mnist-sample, which is bundled"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    text = str(error)
+    if "not found" in text.lower() or "download" in text.lower() or "urlopen" in text.lower():
+        return "the files are not there and cannot be downloaded"
+    return f"the files are broken ({text.partition(chr(10))[0]})"
+
+
+def _examples(
+    pictures: Tensor, classes: Tensor, name: str, modality: Image, split: Split
+) -> Examples:
+    """`(N, 28, 28)` grey pictures, brought to the modality's shape if it asks for another."""
+    if not isinstance(modality, Image):
+        raise Misuse(f"data set {name!r} holds pictures, which this recipe's data type does not read")
+    channels, *size = modality.shape
+    y = pictures[:, None]
+    if list(y.shape[2:]) != size:
+        y = F.interpolate(y.float(), size, mode="bilinear", antialias=True).round().byte()
+    y = y.expand(-1, channels, -1, -1).contiguous()
+    groups = [f"{split}/{i}" for i in range(len(y))]
+    labels = {LABELS[name]: classes.long()} if LABELS[name] in modality.labels else {}
+    return Examples(y, None, labels, groups)

@@ -1,0 +1,187 @@
+"""Pictures for people: montages, grids and scatter plots that look as if made for a paper."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from PIL import Image as Pictures
+
+from ae_toolkit.checkpoint import writing
+
+Picture = Pictures.Image
+
+#: Ten colours that stay apart in the common kinds of colour blindness (after Okabe and Ito 2008,
+#: and Petroff 2021, arXiv:2107.02270), in an order that keeps neighbours far from each other.
+COLOURS = (
+    "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6",
+    "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
+)  # fmt: skip
+
+STYLE = {
+    "font.family": "serif",
+    "font.serif": ["STIXGeneral", "DejaVu Serif"],
+    "mathtext.fontset": "stix",
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.direction": "out",
+    "ytick.direction": "out",
+}
+
+DPI = 200
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a figure whole or not at all, in the format of its ending.
+
+    Raises:
+        Failure: the place cannot be written.
+    """
+    with rc_context(STYLE), writing(path) as temporary:
+        figure.savefig(temporary, dpi=DPI, bbox_inches="tight", pad_inches=0.04)
+
+
+def montage(rows: Sequence[Sequence[Picture]], *, gap: int = 0) -> Picture:
+    """Pictures of one size on a white sheet, `gap` pixels apart."""
+    width, height = rows[0][0].size
+    columns = max(len(row) for row in rows)
+    sheet = Pictures.new(
+        rows[0][0].mode,
+        (columns * (width + gap) - gap, len(rows) * (height + gap) - gap),
+        "white",
+    )
+    for i, row in enumerate(rows):
+        for j, picture in enumerate(row):
+            sheet.paste(picture, (j * (width + gap), i * (height + gap)))
+    return sheet
+
+
+def rows_figure(rows: Mapping[str, Sequence[Picture]]) -> Figure:
+    """Named rows of pictures, the names at the left."""
+    names, pictures = list(rows), list(rows.values())
+    sheet = montage(pictures, gap=2)
+    height = pictures[0][0].height + 2
+    with rc_context(STYLE):
+        figure = Figure(figsize=(6.0, 6.0 * sheet.height / sheet.width))
+        axes = figure.add_axes((0, 0, 1, 1))
+        show(axes, sheet)
+        axes.set_yticks([height * i + height / 2 - 1.5 for i in range(len(names))], names)
+        axes.tick_params(length=0)
+        axes.set_xticks([])
+    return figure
+
+
+def show(axes, picture: Picture, extent=None) -> None:  # type: ignore[no-untyped-def]
+    """One picture in axes without a frame, pixels kept sharp, grey as grey."""
+    axes.imshow(
+        np.asarray(picture), cmap="gray", vmin=0, vmax=255, interpolation="nearest", extent=extent
+    )
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def grid_figure(
+    pictures: Sequence[Sequence[Picture]],
+    *,
+    across: Sequence[float] | None = None,
+    down: Sequence[float] | None = None,
+    labels: tuple[str, str] = ("$z_1$", "$z_2$"),
+    corners: Sequence[tuple[float, float]] = (),
+) -> Figure:
+    """A square of pictures, with the latent coordinates of rows and columns as ticks.
+
+    Args:
+        pictures: rows of equal length.
+        across: the coordinate of each column; none: no ticks.
+        down: the coordinate of each row.
+        labels: what the coordinates are called.
+        corners: `(row, column)` of pictures to frame, fractions allowed.
+    """
+    sheet = montage(pictures)
+    width, height = pictures[0][0].size
+    with rc_context(STYLE):
+        figure = Figure(figsize=(5.0, 5.0 * sheet.height / sheet.width))
+        axes = figure.add_axes((0, 0, 1, 1))
+        show(axes, sheet)
+        axes.tick_params(length=2, pad=2)
+        for values, size, ticks in (
+            (across, width, axes.set_xticks),
+            (down, height, axes.set_yticks),
+        ):
+            if values is None:
+                ticks([])
+                continue
+            # At most nine ticks, symmetric about the middle.
+            every = max(1, -(-len(values) // 9))
+            first = (len(values) - 1) % every // 2
+            shown = range(first, len(values), every)
+            names = [f"{values[i] + 0.0:.1f}".replace("-0.0", "0.0") for i in shown]
+            ticks([(i + 0.5) * size - 0.5 for i in shown], [n.replace("-", "−") for n in names])
+        if across is not None:
+            axes.set_xlabel(labels[0])
+            axes.set_ylabel(labels[1])
+        for row, column in corners:
+            box = dict(fill=False, edgecolor="#ffa90e", linewidth=1.5)
+            axes.add_patch(_box(column * width - 0.5, row * height - 0.5, width, height, box))
+    return figure
+
+
+def _box(x: float, y: float, width: float, height: float, style: Mapping[str, object]):  # type: ignore[no-untyped-def]
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((x, y), width, height, **style)
+
+
+def scatter_figure(
+    panels: Mapping[str, tuple[np.ndarray, str, str]], classes: np.ndarray, *, name: str
+) -> Figure:
+    """Codes coloured by class, one panel beside the other, each class named at its middle.
+
+    Args:
+        panels: title -> `(N, 2)` points and the names of the two axes.
+        classes: `(N,)`.
+        name: what the classes are, for the legend.
+    """
+    with rc_context(STYLE):
+        figure = Figure(figsize=(3.6 * len(panels), 3.6), layout="constrained")
+        shuffled = np.random.default_rng(0).permutation(len(classes))  # no class on top of all
+        for axes, (title, (points, x, y)) in zip(
+            figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+        ):
+            axes.scatter(
+                *points[shuffled].T,
+                c=[COLOURS[k % len(COLOURS)] for k in classes[shuffled]],
+                s=2.5,
+                linewidths=0,
+                alpha=0.7,
+                rasterized=True,
+            )
+            for k in np.unique(classes):
+                middle = np.median(points[classes == k], 0)
+                axes.text(
+                    *middle, str(k), ha="center", va="center", fontsize=10, fontweight="bold",
+                    bbox=dict(boxstyle="circle,pad=0.2", fc="white", ec=COLOURS[k % 10], lw=1.2),
+                )  # fmt: skip
+            # The outermost points would make the crowd small.
+            low, high = np.quantile(points, [0.002, 0.998], axis=0)
+            margin = 0.05 * (high - low)
+            axes.set_xlim(low[0] - margin[0], high[0] + margin[0])
+            axes.set_ylim(low[1] - margin[1], high[1] + margin[1])
+            axes.set_title(title)
+            axes.set_xlabel(x)
+            axes.set_ylabel(y)
+            axes.spines[["top", "right"]].set_visible(False)
+        handles = [
+            axes.scatter([], [], s=16, color=COLOURS[k % len(COLOURS)], label=str(k))
+            for k in np.unique(classes)
+        ]
+        figure.legend(
+            handles=handles, title=name, loc="outside right center", frameon=False, handletextpad=0
+        )
+    return figure

@@ -1,0 +1,148 @@
+"""Pictures as a data type: PNG, JPEG and WebP files of any size, grey or colour.
+
+An item is a `PIL.Image.Image`; its tensor is `(C, H, W)` in uint8, prepared to [0, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image as Pictures
+from PIL import ImageOps, UnidentifiedImageError
+from pydantic import Field
+from torch import Tensor
+
+from ae_toolkit import Failure, Modality
+from ae_toolkit.contracts import Example, Step
+
+MAX_SIDE = 16_384  #: pixels; a longer side is refused before it is decoded
+MAX_PIXELS = 64_000_000
+
+Picture = Pictures.Image
+
+
+class Image(Modality):
+    """Pictures of one size.
+
+    Args:
+        size: height and width that pictures are brought to, or one number for both.
+        channels: 1 for grey, 3 for colour.
+        fit: how a picture of another shape is made to fit: `crop` its longer side, `pad` its
+            shorter side with black, or `stretch` it.
+        labels: what data sets know of their pictures, name -> number of classes.
+        shift: augmentation, pictures move up to so many pixels in each direction.
+        rotate: augmentation, degrees to either side.
+        scale: augmentation, relative change of size to either side.
+    """
+
+    suffixes: ClassVar[tuple[str, ...]] = (".png", ".jpg", ".jpeg", ".webp")
+
+    def __init__(
+        self,
+        *,
+        size: Annotated[int, Field(gt=0)] | tuple[int, int] = 28,
+        channels: Literal[1, 3] = 1,
+        fit: Literal["crop", "pad", "stretch"] = "crop",
+        labels: dict[str, int] | None = None,
+        shift: float = 0.0,
+        rotate: float = 0.0,
+        scale: float = 0.0,
+    ):
+        height, width = (size, size) if isinstance(size, int) else size
+        self.shape = (channels, height, width)
+        self.fit = fit
+        self.labels = labels or {}
+        self.shift, self.rotate, self.scale = shift, rotate, scale
+
+    def read(self, path: Path) -> Iterator[Picture]:
+        try:
+            with Pictures.open(path) as picture:
+                width, height = picture.size
+                if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+                    raise Failure(
+                        f"{path}: is {width}x{height} pixels large, and more than {MAX_SIDE} a side "
+                        f"or {MAX_PIXELS // 1_000_000} million in all are not opened"
+                    )
+                picture.load()
+                yield ImageOps.exif_transpose(picture)
+        except FileNotFoundError:
+            raise Failure(f"{path}: there is no such file") from None
+        except UnidentifiedImageError:
+            empty = path.is_file() and path.stat().st_size == 0
+            raise Failure(f"{path}: is {'empty' if empty else 'not a picture'}") from None
+        except (OSError, ValueError, SyntaxError, Pictures.DecompressionBombError) as error:
+            raise Failure(f"{path}: is cut short or broken ({error})") from error
+
+    def to_tensor(self, item: Picture) -> Example:
+        channels, height, width = self.shape
+        grey = flatten(item, "L" if channels == 1 else "RGB")
+        if grey.size != (width, height):
+            if self.fit == "stretch":
+                grey = grey.resize((width, height), Pictures.Resampling.LANCZOS)
+            elif self.fit == "pad":
+                grey = ImageOps.pad(grey, (width, height), Pictures.Resampling.LANCZOS)
+            else:
+                grey = ImageOps.fit(grey, (width, height), Pictures.Resampling.LANCZOS)
+        pixels = torch.from_numpy(np.array(grey, dtype=np.uint8))
+        return Example(pixels.reshape(height, width, channels).permute(2, 0, 1), {}, "")
+
+    def prepare(self, y: Tensor) -> Tensor:
+        return y.float() / 255
+
+    def augment(self, y: Tensor, step: Step) -> Tensor:
+        """Random shifts, rotations and scalings, bilinear, with black beyond the border."""
+        if not (self.shift or self.rotate or self.scale):
+            return y
+        noise = 2 * step.rand((y.shape[0], 4)) - 1
+        angle = torch.deg2rad(self.rotate * noise[:, 0])
+        zoom = 1 + self.scale * noise[:, 1]
+        cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
+        right = 2 * self.shift / self.shape[2] * noise[:, 2]
+        below = 2 * self.shift / self.shape[1] * noise[:, 3]
+        matrix = torch.stack([cos, -sin, right, sin, cos, below], 1).unflatten(1, (2, 3))
+        grid = F.affine_grid(matrix, list(y.shape), align_corners=False)
+        return F.grid_sample(y, grid, align_corners=False)
+
+    def from_tensor(self, y: Tensor, *, like: Any = None) -> Picture:
+        pixels = (y.float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+        return Pictures.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+
+    def write(self, items: Sequence[Picture], path: Path) -> None:
+        """One picture as it is; several side by side, two pixels apart."""
+        strip = items[0]
+        if len(items) > 1:
+            width = sum(item.width + 2 for item in items) - 2
+            strip = Pictures.new(items[0].mode, (width, max(item.height for item in items)))
+            at = 0
+            for item in items:
+                strip.paste(item, (at, 0))
+                at += item.width + 2
+        strip.save(path)
+
+    def metrics(self, y: Tensor, y_hat: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+        """Per picture: mean squared error, PSNR in dB, and binary cross-entropy per pixel."""
+        mse = (y - y_hat).square().flatten(1).mean(1)
+        bce = F.binary_cross_entropy(y_hat.clamp(0, 1), y, reduction="none").flatten(1).mean(1)
+        return {"mse": mse, "psnr": -10 * torch.log10(mse.clamp(min=1e-10)), "pixel_bce": bce}
+
+    def figure(self, rows: Mapping[str, Sequence[Picture]], path: Path) -> None:
+        from ae_image.figures import rows_figure, save_figure
+
+        save_figure(rows_figure(rows), path)
+
+
+def flatten(picture: Picture, mode: str) -> Picture:
+    """Brings any picture to `L` or `RGB`; what is transparent becomes black, as digits' paper is."""
+    if picture.mode.startswith("I;16") or picture.mode in ("I", "F"):
+        values = np.asarray(picture, dtype=np.float64)
+        top = 65535.0 if values.max(initial=0) > 255 else 255.0
+        picture = Pictures.fromarray((values.clip(0, top) / top * 255).round().astype(np.uint8))
+    if picture.mode in ("LA", "PA", "RGBA") or "transparency" in picture.info:
+        rgba = picture.convert("RGBA")
+        picture = Pictures.alpha_composite(Pictures.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba)
+    return picture.convert(mode)
