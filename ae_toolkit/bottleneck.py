@@ -44,9 +44,7 @@ class Deterministic(nn.Module):
         self.prior = prior(z_shapes=self.z_shapes)
         self.l1 = l1
 
-    def forward(
-        self, h: tuple[Tensor, ...], c: Tensor, *, num_samples: int, step: Step
-    ) -> Code:
+    def forward(self, h: tuple[Tensor, ...], c: Tensor, *, num_samples: int, step: Step) -> Code:
         z = self.mean(h, c)
         rate = z[0].new_zeros(num_samples, z[0].shape[0], 0)
         penalty = self.l1 * _flatten(z).abs().sum(1)
@@ -85,9 +83,7 @@ class Gaussian(nn.Module):
         self.prior = prior(z_shapes=self.z_shapes)
         self.logvar_bound = logvar_bound
 
-    def forward(
-        self, h: tuple[Tensor, ...], c: Tensor, *, num_samples: int, step: Step
-    ) -> Code:
+    def forward(self, h: tuple[Tensor, ...], c: Tensor, *, num_samples: int, step: Step) -> Code:
         posterior = self.posterior(h, c)
         mean, logvar = posterior
         # Drawn with the batch axis first, as all noise is; then (K, B, D).
@@ -131,18 +127,14 @@ class StandardNormal(nn.Module):
         mean, logvar = posterior
         return 0.5 * (mean.square() + logvar.exp() - logvar - 1)
 
-    def sample(
-        self, num: int, c: Tensor, *, temperature: float, step: Step
-    ) -> tuple[Tensor, ...]:
+    def sample(self, num: int, c: Tensor, *, temperature: float, step: Step) -> tuple[Tensor, ...]:
         return tuple(temperature * step.randn((num, *shape)) for shape in self.z_shapes)
 
 
 class Head(nn.Module):
     """Features and condition to `numbers` numbers per code dimension: linear, or 1x1 if spatial."""
 
-    def __init__(
-        self, in_shape: Shape, *, cond_dim: int, z_dim: int, spatial: bool, numbers: int
-    ):
+    def __init__(self, in_shape: Shape, *, cond_dim: int, z_dim: int, spatial: bool, numbers: int):
         super().__init__()
         if z_dim < 1:
             raise ValueError(f"z_dim is {z_dim}, but a code needs at least one number")

@@ -110,6 +110,26 @@ def save(
             torch.save(dict(state), temporary / STATE)
 
 
+def export(model: str, out: Path, *, dtype: str = "fp32", card: Any = None) -> int:
+    """Writes a model without its training state and returns the bytes of its weights.
+
+    Args:
+        model: as `find` takes it.
+        out: the folder to make.
+        dtype: `fp32`, or `bf16` for half the size.
+        card: replaces the model's own.
+    """
+    folder = find(model)
+    config, weights = load_config(folder), load_weights(folder)
+    if dtype == "bf16":
+        weights = {n: w.bfloat16() if w.is_floating_point() else w for n, w in weights.items()}
+    text = config_json(config.recipe, metrics=config.metrics, card=card or config.card)
+    if out.exists() and not (out / WEIGHTS).is_file() and any(out.iterdir()):
+        raise Misuse(f"{out}: is a folder with something else in it; choose another")
+    save(out, weights, text)
+    return (out / WEIGHTS).stat().st_size
+
+
 def load_config(folder: Path) -> Config:
     """Reads and checks the `config.json` of a folder, without building anything.
 
@@ -239,7 +259,9 @@ def find(model: str) -> Path:
         raise Misuse(f"{path}: is neither a run directory nor a model folder (no {WEIGHTS} in it)")
     if path.is_file():
         hint = "pickled models are never opened; " if path.suffix in (".pt", ".pth", ".pkl") else ""
-        raise Misuse(f"{path}: is a file, but {hint}a model is a folder with {CONFIG} and {WEIGHTS}")
+        raise Misuse(
+            f"{path}: is a file, but {hint}a model is a folder with {CONFIG} and {WEIGHTS}"
+        )
     known = bundled()
     if model in known:
         return known[model]
@@ -253,7 +275,9 @@ def bundled() -> dict[str, Path]:
     from importlib.util import find_spec
 
     found: dict[str, Path] = {}
-    packages = {value.partition(":")[0].partition(".")[0] for *_, value in registry.recipes.origins()}
+    packages = {
+        value.partition(":")[0].partition(".")[0] for *_, value in registry.recipes.origins()
+    }
     for package in sorted(packages):
         try:
             spec = find_spec(package)

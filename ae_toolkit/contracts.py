@@ -135,9 +135,7 @@ class Prior(Protocol):
     def kl(self, posterior: Posterior, c: Tensor) -> Tensor | None:
         """KL of a Gaussian from this prior, `(B, D)` nats; None where there is no closed form."""
 
-    def sample(
-        self, num: int, c: Tensor, *, temperature: float, step: Step
-    ) -> tuple[Tensor, ...]:
+    def sample(self, num: int, c: Tensor, *, temperature: float, step: Step) -> tuple[Tensor, ...]:
         """Draws levels `(num, *z_shapes[i])`; temperature scales the spread."""
 
 

@@ -128,7 +128,9 @@ def from_option(data: str) -> Part:
         return Part(name=data)
     if Path(data).exists():
         return Part.model_validate({"name": "files", "path": os.path.abspath(data)})
-    raise Misuse(f"--data {data!r} is neither a file or folder nor one of: {', '.join(datasets.names())}")
+    raise Misuse(
+        f"--data {data!r} is neither a file or folder nor one of: {', '.join(datasets.names())}"
+    )
 
 
 def hold_out(examples: Examples, share: float, *, seed: int) -> tuple[Examples, Examples]:

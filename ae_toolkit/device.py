@@ -48,9 +48,7 @@ class Engine(NamedTuple):
         wanted = train.compile == "on" or (train.compile == "auto" and device.type == "cuda")
         if train.compile == "on" and not _has_compiler(device):
             raise Misuse("train.compile=on needs a C++ compiler (g++ or clang++), and none is here")
-        return cls(
-            device.type, bf16, wanted and _has_compiler(device), torch.get_num_threads()
-        )
+        return cls(device.type, bf16, wanted and _has_compiler(device), torch.get_num_threads())
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.bf16)

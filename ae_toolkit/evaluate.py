@@ -27,7 +27,7 @@ def evaluate(
     model: Model,
     *,
     data: str | None = None,
-    num_samples: int = 0,
+    num_samples: int | None = 0,
     limit: int | None = None,
     seed: int = 0,
     progress: bool = False,
@@ -37,7 +37,8 @@ def evaluate(
     Args:
         model: what to measure.
         data: a data set or path instead of the one that the model was trained on.
-        num_samples: k of the importance-weighted NLL (Burda et al. 2016, eq. 8); 0: none.
+        num_samples: k of the importance-weighted NLL (Burda et al. 2016, eq. 8); 0: none; None: 500
+            where the likelihood is a density of the data.
         limit: measure only the first so many examples.
         seed: of posterior samples and corruptions.
         progress: show a bar.
@@ -70,6 +71,8 @@ def evaluate(
             totals.add(result, len(batch.y))
             codes.append(z)
     means = totals.means()
+    if num_samples is None:
+        num_samples = 500 if density and means["rate"] else 0
     name = "negative_elbo" if density else "distortion_plus_rate"
     report: dict[str, Any] = {
         "data": recipe.data.name,

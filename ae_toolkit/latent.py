@@ -79,5 +79,7 @@ def slerp(a: Tensor, b: Tensor, num: int) -> Tensor:
     if angle < 1e-4 or torch.pi - angle < 1e-4:
         return lerp(a, b, num)
     share = torch.linspace(0, 1, num)[:, None]
-    arc = (torch.sin((1 - share) * angle) * unit_a + torch.sin(share * angle) * unit_b) / angle.sin()
+    arc = (
+        torch.sin((1 - share) * angle) * unit_a + torch.sin(share * angle) * unit_b
+    ) / angle.sin()
     return arc * torch.lerp(a.norm(), b.norm(), share)

@@ -177,4 +177,6 @@ def _cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 
 def _refuse_classes(num_classes: int, name: str) -> None:
     if num_classes:
-        raise ValueError(f"{name} is for real-valued elements, but these have {num_classes} classes")
+        raise ValueError(
+            f"{name} is for real-valued elements, but these have {num_classes} classes"
+        )

@@ -49,7 +49,11 @@ def load(model: str | Path, *, device: str = "cpu") -> Model:
         autoencoder = Autoencoder(config.recipe, modality=modality)
     expected = autoencoder.state_dict()
     for name in sorted({*expected, *weights}):
-        if name not in weights or name not in expected or expected[name].shape != weights[name].shape:
+        if (
+            name not in weights
+            or name not in expected
+            or expected[name].shape != weights[name].shape
+        ):
             raise Failure(f"{folder}: the weights do not fit the recipe, see {name!r}")
     weights = {name: w.to(expected[name].dtype) for name, w in weights.items()}
     autoencoder.load_state_dict(weights, assign=True)
@@ -117,7 +121,9 @@ class Model:
         temperature: float = 1.0,
     ) -> list[Any]:
         """New items from the prior; temperature scales its spread."""
-        return self.decode(self.sample_codes(num, labels, seed=seed, temperature=temperature), labels)
+        return self.decode(
+            self.sample_codes(num, labels, seed=seed, temperature=temperature), labels
+        )
 
     def interpolate(
         self,
@@ -142,9 +148,7 @@ class Model:
 
     # Below: the same, nearer to tensors, for commands and figures.
 
-    def examples(
-        self, items: Sequence[Any], labels: Mapping[str, Any] | None = None
-    ) -> Examples:
+    def examples(self, items: Sequence[Any], labels: Mapping[str, Any] | None = None) -> Examples:
         """Items as a data set. Labels given here win over those that the items carry."""
         rows = Examples.stack(self.modality.to_tensor(item) for item in items)
         return replace(rows, labels={**rows.labels, **self._columns(labels, len(rows))})

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import click
+
+from ae_toolkit.errors import Misuse
 
 Command = Callable[..., Any]
 
@@ -36,3 +38,20 @@ def out_option(default: str) -> Callable[[Command], Command]:
         type=click.Path(path_type=Path, dir_okay=False),
         help="File to write.",
     )
+
+
+def parse_labels(pairs: Iterable[str]) -> dict[str, float]:
+    """Reads `name=number` pairs, whole numbers as such.
+
+    Raises:
+        Misuse: a pair is of another form.
+    """
+    labels: dict[str, float] = {}
+    for pair in pairs:
+        name, _, value = pair.partition("=")
+        try:
+            number = float(value)
+        except ValueError:
+            raise Misuse(f"--label takes name=number, such as pitch=7, not {pair!r}") from None
+        labels[name] = int(number) if number.is_integer() else number
+    return labels

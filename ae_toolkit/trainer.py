@@ -142,7 +142,10 @@ def fit(
         return folder
 
     bar = tqdm(
-        total=schedule.steps, initial=step, desc=recipe.name, disable=None if progress else True,
+        total=schedule.steps,
+        initial=step,
+        desc=recipe.name,
+        disable=None if progress else True,
         bar_format="{desc} {percentage:3.0f}% |{bar:20}| {postfix} {remaining} left",
     )
     model.train()
@@ -411,7 +414,9 @@ def _claim(run: Path, recipe: Recipe, *, resume: bool) -> None:
     config = run / checkpoint.CONFIG
     if not resume:
         if config.exists() or (run / "checkpoints").exists():
-            raise Misuse(f"{run} already holds a run: add --resume to go on, or choose another --out")
+            raise Misuse(
+                f"{run} already holds a run: add --resume to go on, or choose another --out"
+            )
         try:
             run.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -482,7 +487,9 @@ def _need_finite(rows: list[list[float]], first: int, run: Path) -> None:
         for name, value in [*zip(TERMS, row, strict=True)][1:] + [(TERMS[0], row[0])]:
             if not math.isfinite(value):
                 point = checkpoint.best(run)
-                kept = f"the last good checkpoint is {point.folder}" if point else "none was saved yet"
+                kept = (
+                    f"the last good checkpoint is {point.folder}" if point else "none was saved yet"
+                )
                 raise Failure(
                     f"the training diverged at step {number}: the {name} is {value}; {kept}; try a "
                     f"smaller train.lr or train.clip=1"

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ae_toolkit import Failure, Misuse
-from ae_toolkit.options import device_option, json_option, model_option, out_option, seed_option
+from ae_toolkit.options import (
+    device_option,
+    json_option,
+    model_option,
+    out_option,
+    parse_labels,
+    seed_option,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,30 +54,21 @@ def read_pictures(paths: list[Path], model: Model) -> list[Any]:
     return [next(iter(model.modality.read(path))) for path in paths]
 
 
-def parse_label(pairs: tuple[str, ...]) -> dict[str, float]:
-    """Reads `--label digit=7`."""
-    labels: dict[str, float] = {}
-    for pair in pairs:
-        name, _, value = pair.partition("=")
-        try:
-            number = float(value)
-        except ValueError:
-            raise Misuse(f"--label takes name=number, such as digit=7, not {pair!r}") from None
-        labels[name] = int(number) if number == int(number) else number
-    return labels
-
-
 @image.command()
 @model_option("mnist-2d")
 @out_option("grid.png")
 @click.option("-n", "--size", default=20, show_default=True, type=click.IntRange(2, 100),
               help="Pictures per side.")  # fmt: skip
-@click.option("--axes", type=(int, int), metavar="I J", help="The two latent axes that vary, from 0.")
+@click.option(
+    "--axes", type=(int, int), metavar="I J", help="The two latent axes that vary, from 0."
+)
 @click.option("--through", type=(Path, Path, Path), metavar="A B C",
               help="Take the plane through the codes of three pictures.")  # fmt: skip
 @click.option("--spread", default=1.0, show_default=True, type=click.FloatRange(min=0, min_open=True),
               help="Stretches the Gaussian quantiles.")  # fmt: skip
-@click.option("--label", "labels", multiple=True, metavar="NAME=K", help="A condition, e.g. digit=7.")
+@click.option(
+    "--label", "labels", multiple=True, metavar="NAME=K", help="A condition, e.g. digit=7."
+)
 @device_option
 def grid(
     model: str,
@@ -101,7 +99,7 @@ def grid(
     from ae_image.figures import grid_figure, save_figure
     from ae_toolkit import latent
 
-    condition = parse_label(labels)
+    condition = parse_labels(labels)
     if through:
         codes = loaded.encode(read_pictures(list(through), loaded), condition).cpu()
         square = latent.plane(*codes, size)
@@ -156,9 +154,7 @@ def data_of(model: Model, name: str) -> Examples:
 @click.option("--num", default=5000, show_default=True, type=click.IntRange(10), help="Test codes.")
 @json_option
 @device_option
-def scatter(
-    model: str, out: Path, data: str | None, num: int, as_json: bool, device: str
-) -> None:
+def scatter(model: str, out: Path, data: str | None, num: int, as_json: bool, device: str) -> None:
     """Draw where the classes lie: test codes coloured by label, PCA of the pictures beside them.
 
     Codes of more than two numbers are shown along their two principal axes. The share of test
@@ -222,7 +218,9 @@ def _labelled(model: Model, data: str | None) -> Examples:
               help="How many pictures.")  # fmt: skip
 @click.option("--temperature", default=1.0, show_default=True, type=click.FloatRange(0),
               help="Spread of the codes; less is safer and duller.")  # fmt: skip
-@click.option("--label", "labels", multiple=True, metavar="NAME=K", help="A condition, e.g. digit=7.")
+@click.option(
+    "--label", "labels", multiple=True, metavar="NAME=K", help="A condition, e.g. digit=7."
+)
 @seed_option
 @device_option
 def sample(
@@ -244,7 +242,7 @@ def sample(
 
     from ae_image.figures import grid_figure, save_figure
 
-    pictures = loaded.sample(num, parse_label(labels), seed=seed, temperature=temperature)
+    pictures = loaded.sample(num, parse_labels(labels), seed=seed, temperature=temperature)
     side = int(num**0.5 + 0.999999)
     rows = [pictures[i : i + side] for i in range(0, num, side)]
     save_figure(grid_figure(rows), out)

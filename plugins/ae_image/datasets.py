@@ -44,7 +44,9 @@ def mnist_sample(*, modality: Image, split: Split) -> Examples:
     digits = (folder / f"mnist-{split}.txt").read_text(encoding="ascii").split()
     rows = sheet.unflatten(0, (-1, 28)).unflatten(2, (SAMPLE_COLUMNS, 28))  # r h c w
     pictures = rows.permute(0, 2, 1, 3).flatten(0, 1)[: len(digits)]
-    return _examples(pictures, torch.tensor([int(d) for d in digits]), "mnist-sample", modality, split)
+    return _examples(
+        pictures, torch.tensor([int(d) for d in digits]), "mnist-sample", modality, split
+    )
 
 
 def data_roots() -> list[Path]:
@@ -89,7 +91,9 @@ def _examples(
 ) -> Examples:
     """`(N, 28, 28)` grey pictures, brought to the modality's shape if it asks for another."""
     if not isinstance(modality, Image):
-        raise Misuse(f"data set {name!r} holds pictures, which this recipe's data type does not read")
+        raise Misuse(
+            f"data set {name!r} holds pictures, which this recipe's data type does not read"
+        )
     channels, *size = modality.shape
     y = pictures[:, None]
     if list(y.shape[2:]) != size:

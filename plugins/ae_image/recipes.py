@@ -28,14 +28,14 @@ def mnist_2d() -> Recipe:
 
 def mnist_2d_bernoulli() -> Recipe:
     """The same with the cross-entropy of grey pixels in place of squared error."""
-    return mnist_2d().with_(
-        {"name": "mnist-2d-bernoulli", "likelihood.name": "cross-entropy"}
-    )
+    return mnist_2d().with_({"name": "mnist-2d-bernoulli", "likelihood.name": "cross-entropy"})
 
 
 def fashion_2d() -> Recipe:
     """Dense VAE of clothes with a two-number code and squared error."""
-    return mnist_2d().with_({"name": "fashion-2d", "data.name": "fashion-mnist", "modality": CLOTHES})
+    return mnist_2d().with_(
+        {"name": "fashion-2d", "data.name": "fashion-mnist", "modality": CLOTHES}
+    )
 
 
 def mnist_vae() -> Recipe:

@@ -1,0 +1,459 @@
+"""The `ae` command: verbs for every data type, and the commands that plugins add under their names.
+
+Nothing heavy is imported before a verb runs, so that `ae --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ae_toolkit import __version__, registry
+from ae_toolkit.errors import Failure, Misuse, choose
+from ae_toolkit.options import device_option, json_option, parse_labels, seed_option
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ae_toolkit.model import Model
+
+
+class Sentence(click.ClickException):
+    """One of our errors as click shows it: a sentence and an exit code, no traceback."""
+
+    def __init__(self, error: Misuse | Failure):
+        super().__init__(str(error))
+        self.exit_code = error.exit_code
+
+
+class Commands(click.Group):
+    """The verbs below and, from metadata alone, every plugin's command."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *registry.commands.names()})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if command := super().get_command(ctx, cmd_name):
+            return command
+        if cmd_name not in registry.commands.names():
+            raise click.UsageError(f"there is no command {cmd_name!r}: {self._near(ctx, cmd_name)}")
+        command = registry.commands.get(cmd_name)
+        if not isinstance(command, click.Command):
+            raise Failure(f"command {cmd_name!r}: the plugin gives no click command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        own = [(name, command.get_short_help_str(60)) for name, command in self.commands.items()]
+        plugins = [
+            (name, f"Commands of {value.partition('.')[0]} ({origin})")
+            for name, origin, value in registry.commands.origins()
+        ]
+        for title, rows in (("Commands", own), ("Plugins", plugins)):
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (Misuse, Failure) as error:
+            raise Sentence(error) from error
+        except OSError as error:
+            if error.filename is None:
+                raise
+            raise Sentence(Failure(f"{error.filename}: {error.strerror}")) from error
+
+    def _near(self, ctx: click.Context, name: str) -> str:
+        return choose(name, self.list_commands(ctx))
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="ae-toolkit")
+def main() -> None:
+    """Autoencoders: train them, look at them, use them.
+
+    MODEL is a bundled name (see 'ae models'), a run directory or a hub id.
+
+    \b
+    Examples:
+      ae image grid -o grid.png          a picture of a latent space, at once
+      ae train mnist-2d --out runs/mine  a model of your own
+      ae evaluate runs/mine
+    """
+
+
+@main.command("train")
+@click.argument("recipe")
+@click.option("--data", help="A data set's name, or a file or folder of your own.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False),
+              help="Run directory.  [default: runs/RECIPE]")  # fmt: skip
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
+              help="Change a setting of the recipe; repeatable.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(0), help="The same as --set train.seed=…")
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint in --out.")
+@click.option("--quiet", is_flag=True, help="No progress bar.")
+@json_option
+@device_option
+def train(
+    recipe: str,
+    data: str | None,
+    out: Path | None,
+    settings: tuple[str, ...],
+    seed: int | None,
+    resume: bool,
+    quiet: bool,
+    as_json: bool,
+    device: str,
+) -> None:
+    """Train RECIPE and leave a run directory.
+
+    \b
+    Examples:
+      ae train mnist-2d
+      ae train mnist-vae --data my_pictures/ --set train.epochs=2
+      ae train mnist-2d --set encoder.hidden=[256,64] --set train.lr=3e-4 --out runs/small
+      ae train mnist-2d --out runs/small --resume
+    """
+    from ae_toolkit.recipe import named, parse_settings
+
+    changes = parse_settings(settings)
+    if data is not None:
+        from ae_toolkit.data import from_option
+
+        changes["data"] = from_option(data).model_dump()
+    if seed is not None:
+        changes["train.seed"] = seed
+    chosen = named(recipe).with_(changes).check()
+
+    from ae_toolkit.trainer import fit
+
+    run = fit(
+        chosen, out or Path("runs") / recipe, resume=resume, device=device, progress=not quiet
+    )
+    from ae_toolkit.checkpoint import best
+
+    point = best(run)
+    assert point is not None, "a finished run has a checkpoint"
+    if as_json:
+        _print_json({"run": str(run), "best_step": point.step, "validation_loss": point.loss})
+    else:
+        click.echo(f"{run}: seed {chosen.train.seed}, best checkpoint at step {point.step}")
+
+
+@main.command("evaluate")
+@click.argument("model")
+@click.option("--data", help="A data set or path instead of the one that the model learned from.")
+@click.option("--nll", "num_samples", type=click.IntRange(0), metavar="K",
+              help="Samples per example of the importance-weighted NLL; 0: none.  "
+                   "[default: 500 where the likelihood is a density]")  # fmt: skip
+@click.option("--limit", type=click.IntRange(1), help="Measure only the first so many examples.")
+@seed_option
+@json_option
+@device_option
+def evaluate_command(
+    model: str,
+    data: str | None,
+    num_samples: int | None,
+    limit: int | None,
+    seed: int,
+    as_json: bool,
+    device: str,
+) -> None:
+    """Measure MODEL on the test split.
+
+    \b
+    Example:
+      ae evaluate mnist-2d --json
+    """
+    from ae_toolkit.evaluate import evaluate
+    from ae_toolkit.model import load
+
+    loaded = load(model, device=device)
+    report = {
+        "model": model,
+        **evaluate(
+            loaded, data=data, num_samples=num_samples, limit=limit, seed=seed, progress=not as_json
+        ),
+    }
+    if as_json:
+        _print_json(report)
+        return
+    for name, value in _flat(report):
+        click.echo(f"{name:24} {value:.4g}" if isinstance(value, float) else f"{name:24} {value}")
+
+
+@main.command("reconstruct")
+@click.argument("model")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path, file_okay=False),
+              help="Folder for the results, named like the originals.")  # fmt: skip
+@device_option
+def reconstruct(model: str, files: tuple[Path, ...], out: Path, device: str) -> None:
+    """Send FILES through the code of MODEL and back.
+
+    \b
+    Example:
+      ae reconstruct mnist-2d three.png seven.png -o back/
+    """
+    loaded = _load(model, device)
+    names, items = _read(loaded, files)
+    _write_each(loaded, loaded.reconstruct(items), names, out)
+
+
+@main.command("sample")
+@click.argument("model")
+@click.option("-n", "--num", default=16, show_default=True, type=click.IntRange(1))
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path, file_okay=False),
+              help="Folder for the results.")  # fmt: skip
+@click.option("--temperature", default=1.0, show_default=True, type=click.FloatRange(0),
+              help="Spread of the codes; less is safer and duller.")  # fmt: skip
+@click.option("--label", "labels", multiple=True, metavar="NAME=NUMBER", help="A condition.")
+@seed_option
+@device_option
+def sample(
+    model: str,
+    num: int,
+    out: Path,
+    temperature: float,
+    labels: tuple[str, ...],
+    seed: int,
+    device: str,
+) -> None:
+    """Make new items from the prior of MODEL.
+
+    \b
+    Example:
+      ae sample mnist-vae -n 16 -o new/ --seed 1
+    """
+    loaded = _load(model, device)
+    items = loaded.sample(num, parse_labels(labels), seed=seed, temperature=temperature)
+    _write_each(loaded, items, [f"{i:04}" for i in range(num)], out)
+    click.echo(f"seed {seed}")
+
+
+@main.command("interpolate")
+@click.argument("model")
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path, dir_okay=False),
+              help="One file with all the steps.")  # fmt: skip
+@click.option("--steps", default=9, show_default=True, type=click.IntRange(2, 1000))
+@click.option("--path", default="slerp", show_default=True, type=click.Choice(["slerp", "lerp"]))
+@device_option
+def interpolate(
+    model: str, a: Path, b: Path, out: Path, steps: int, path: str, device: str
+) -> None:
+    """Walk from A to B through the codes of MODEL.
+
+    \b
+    Example:
+      ae interpolate mnist-vae three.png eight.png -o walk.png
+    """
+    loaded = _load(model, device)
+    _, items = _read(loaded, [a, b], first_only=True)
+    walk = loaded.interpolate(*items, steps=steps, path=path)
+    _write(loaded, walk, out)
+    click.echo(f"{out}: {steps} steps from {a} to {b}")
+
+
+@main.command("encode")
+@click.argument("model")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path, dir_okay=False),
+              help="A .npz file with arrays 'z' (N, D) and 'names'.")  # fmt: skip
+@device_option
+def encode(model: str, files: tuple[Path, ...], out: Path, device: str) -> None:
+    """Write the codes of FILES by MODEL.
+
+    \b
+    Example:
+      ae encode mnist-2d three.png seven.png -o z.npz
+    """
+    import numpy as np
+
+    from ae_toolkit.checkpoint import writing
+
+    loaded = _load(model, device)
+    names, items = _read(loaded, files)
+    z = loaded.encode(items).cpu().numpy()
+    with writing(out) as temporary, temporary.open("wb") as file:
+        np.savez(file, z=z, names=np.array(names))
+    click.echo(f"{out}: {z.shape[0]} codes of {z.shape[1]} numbers")
+
+
+@main.command("decode")
+@click.argument("model")
+@click.argument("codes", type=click.Path(path_type=Path))
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path, file_okay=False),
+              help="Folder for the results.")  # fmt: skip
+@click.option("--label", "labels", multiple=True, metavar="NAME=NUMBER", help="A condition.")
+@device_option
+def decode(model: str, codes: Path, out: Path, labels: tuple[str, ...], device: str) -> None:
+    """Turn CODES, written by 'ae encode' or by you, back into items.
+
+    \b
+    Example:
+      ae decode mnist-2d z.npz -o back/
+    """
+    loaded = _load(model, device)
+    z, names = _read_codes(codes)
+    _write_each(loaded, loaded.decode(z, parse_labels(labels)), names, out)
+
+
+@main.command("export")
+@click.argument("model")
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path, file_okay=False),
+              help="Folder for config.json and model.safetensors.")  # fmt: skip
+@click.option("--dtype", default="fp32", show_default=True, type=click.Choice(["fp32", "bf16"]),
+              help="bf16 halves the file.")  # fmt: skip
+def export(model: str, out: Path, dtype: str) -> None:
+    """Write MODEL without its training state, to share or to load elsewhere.
+
+    \b
+    Example:
+      ae export runs/mine -o shared/mine --dtype bf16
+    """
+    from ae_toolkit.checkpoint import export as export_model
+
+    size = export_model(model, out, dtype=dtype)
+    click.echo(f"{out}: {size / 1e6:.2f} MB")
+
+
+@main.command("recipes")
+@json_option
+def recipes(as_json: bool) -> None:
+    """List the recipes that can be trained."""
+    from ae_toolkit.recipe import summary
+
+    rows = []
+    for name, origin, _ in registry.recipes.origins():
+        try:
+            text = summary(registry.recipes.get(f"{origin.distribution}:{name}"))
+        except Failure as error:
+            text = f"broken: {error}"
+        rows.append({"name": name, "distribution": str(origin), "summary": text})
+    _table(rows, as_json, columns=("name", "summary"))
+
+
+@main.command("models")
+@json_option
+def models(as_json: bool) -> None:
+    """List the bundled models, which need no training."""
+    from ae_toolkit import checkpoint
+
+    rows = []
+    for name, folder in checkpoint.bundled().items():
+        size = (folder / checkpoint.WEIGHTS).stat().st_size
+        try:
+            card = checkpoint.load_config(folder).card
+            text = card.get("summary", "")
+        except Failure as error:
+            text = f"broken: {error}"
+        rows.append({"name": name, "size": f"{size / 1e6:.2f} MB", "summary": text})
+    _table(rows, as_json, columns=("name", "size", "summary"))
+
+
+@main.command("plugins")
+@json_option
+def plugins(as_json: bool) -> None:
+    """List what is installed, from which package, and what is broken."""
+    rows = []
+    for kind, parts in registry.ALL.items():
+        for name, origin, value in parts.origins():
+            try:
+                parts.get(f"{origin.distribution}:{name}")
+                state = "ok"
+            except Failure as error:
+                state = str(error)
+            rows.append(
+                {"kind": kind, "name": name, "package": str(origin), "from": value, "state": state}
+            )
+    _table(rows, as_json, columns=("kind", "name", "package", "state"))
+
+
+def _load(model: str, device: str) -> Model:
+    from ae_toolkit.model import load
+
+    return load(model, device=device)
+
+
+def _read(
+    model: Model, files: Iterable[Path], *, first_only: bool = False
+) -> tuple[list[str], list[Any]]:
+    """The items of files, each with a name to write it under."""
+    names, items = [], []
+    for path in files:
+        if not path.exists():
+            raise Misuse(f"{path}: there is no such file")
+        found = list(model.modality.read(path))
+        if not found:
+            raise Failure(f"{path}: nothing was found in it")
+        found = found[:1] if first_only else found
+        for i, item in enumerate(found):
+            names.append(path.stem if len(found) == 1 else f"{path.stem}-{i:03}")
+            items.append(item)
+    return names, items
+
+
+def _read_codes(path: Path) -> tuple[Tensor, list[str]]:
+    """Codes from a .npz with an array `z`, or a .npy."""
+    import numpy as np
+    import torch
+
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        arrays = {"z": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+        z = torch.from_numpy(np.atleast_2d(arrays["z"])).float()
+    except FileNotFoundError:
+        raise Misuse(f"{path}: there is no such file") from None
+    except KeyError:
+        raise Failure(f"{path}: holds no array 'z'") from None
+    except Exception as error:  # numpy raises half a dozen kinds for a file that is none of its own
+        raise Failure(f"{path}: holds no codes ({error})") from error
+    names = [str(n) for n in arrays.get("names", [])]
+    return z, names if len(names) == len(z) else [f"{i:04}" for i in range(len(z))]
+
+
+def _write(model: Model, items: list[Any], path: Path) -> None:
+    from ae_toolkit.checkpoint import writing
+
+    suffixes = model.modality.suffixes
+    if path.suffix.lower() not in suffixes:
+        raise Misuse(f"{path}: choose a name that ends in {' or '.join(suffixes)}")
+    with writing(path) as temporary:
+        model.modality.write(items, temporary)
+
+
+def _write_each(model: Model, items: list[Any], names: list[str], out: Path) -> None:
+    if len({*names}) < len(names):
+        names = [f"{i:03}-{name}" for i, name in enumerate(names)]
+    for item, name in zip(items, names, strict=True):
+        _write(model, [item], out / f"{name}{model.modality.suffixes[0]}")
+    click.echo(f"{out}: {len(items)} files")
+
+
+def _flat(report: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for name, value in report.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _table(rows: list[dict[str, Any]], as_json: bool, *, columns: tuple[str, ...]) -> None:
+    if as_json:
+        _print_json(rows)
+        return
+    widths = [max((len(str(row[c])) for row in rows), default=0) for c in columns]
+    for row in rows:
+        cells = (str(row[c]).ljust(w) for c, w in zip(columns, widths, strict=True))
+        click.echo("  ".join(cells).rstrip())
+
+
+def _print_json(value: Any) -> None:
+    json.dump(value, sys.stdout, indent=2, ensure_ascii=False)
+    sys.stdout.write("\n")
