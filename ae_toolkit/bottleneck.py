@@ -1,4 +1,4 @@
-"""Codes, what they cost, and where new ones come from.
+"""Codes, and what they cost.
 
 Axes: B examples, K posterior samples, N = K·B (sample-major), D code dimensions over all levels.
 A level is flat `(z_dim,)`, or spatial `(z_dim, *positions)`, where the head is a 1x1 convolution.
@@ -12,7 +12,16 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from ae_toolkit.contracts import Code, Posterior, Prior, Shape, Step, repeat
+from ae_toolkit.contracts import (
+    Code,
+    Posterior,
+    Prior,
+    Shape,
+    Step,
+    flatten,
+    repeat,
+    unflatten,
+)
 
 PriorFactory = Callable[..., Prior]
 
@@ -39,15 +48,16 @@ class Deterministic(nn.Module):
         super().__init__()
         if l1 < 0:
             raise ValueError(f"l1 is {l1}, but a weight cannot be negative")
-        self.heads = _heads(in_shapes, cond_dim, z_dim, spatial=spatial, numbers=1)
-        self.z_shapes = tuple(head.shape for head in self.heads)
+        heads = _heads(in_shapes, cond_dim, z_dim, spatial=spatial, numbers=1)
+        self.heads = nn.ModuleList(heads)
+        self.z_shapes: tuple[Shape, ...] = tuple(head.shape for head in heads)
         self.prior = prior(z_shapes=self.z_shapes)
         self.l1 = l1
 
     def forward(self, h: tuple[Tensor, ...], c: Tensor, *, num_samples: int, step: Step) -> Code:
         z = self.mean(h, c)
         rate = z[0].new_zeros(num_samples, z[0].shape[0], 0)
-        penalty = self.l1 * _flatten(z).abs().sum(1)
+        penalty = self.l1 * flatten(z).abs().sum(1)
         return Code(tuple(repeat(level, num_samples) for level in z), rate, penalty)
 
     def mean(self, h: tuple[Tensor, ...], c: Tensor) -> tuple[Tensor, ...]:
@@ -78,8 +88,9 @@ class Gaussian(nn.Module):
         super().__init__()
         if logvar_bound <= 0:
             raise ValueError(f"logvar_bound is {logvar_bound}, but it must be positive")
-        self.heads = _heads(in_shapes, cond_dim, z_dim, spatial=spatial, numbers=2)
-        self.z_shapes = tuple(head.shape for head in self.heads)
+        heads = _heads(in_shapes, cond_dim, z_dim, spatial=spatial, numbers=2)
+        self.heads = nn.ModuleList(heads)
+        self.z_shapes: tuple[Shape, ...] = tuple(head.shape for head in heads)
         self.prior = prior(z_shapes=self.z_shapes)
         self.logvar_bound = logvar_bound
 
@@ -89,46 +100,28 @@ class Gaussian(nn.Module):
         # Drawn with the batch axis first, as all noise is; then (K, B, D).
         noise = step.randn((mean.shape[0], num_samples, mean.shape[1])).transpose(0, 1)
         flat = mean + torch.exp(0.5 * logvar) * noise
-        z = _unflatten(flat.flatten(0, 1), self.z_shapes)
+        z = unflatten(flat.flatten(0, 1), self.z_shapes)
 
         rate = self.prior.kl(posterior, c) if num_samples == 1 else None
         if rate is not None:
             rate = rate[None]
         else:
             log_q = -0.5 * (noise.square() + logvar + math.log(2 * math.pi))
-            log_p = self.prior.log_prob(z, repeat(c, num_samples)).unflatten(0, (num_samples, -1))
+            log_p = self.prior.log_prob(z, repeat(c, num_samples)).reshape(num_samples, len(mean), -1)
             if log_p.shape[-1] != log_q.shape[-1]:
                 log_q = log_q.sum(-1, keepdim=True)
             rate = log_q - log_p
         return Code(z, rate, mean.new_zeros(mean.shape[0]))
 
     def mean(self, h: tuple[Tensor, ...], c: Tensor) -> tuple[Tensor, ...]:
-        return _unflatten(self.posterior(h, c).mean, self.z_shapes)
+        return unflatten(self.posterior(h, c).mean, self.z_shapes)
 
     def posterior(self, h: tuple[Tensor, ...], c: Tensor) -> Posterior:
         """Mean and log variance, `(B, D)` each, in fp32."""
         pairs = [head(level, c) for head, level in zip(self.heads, h, strict=True)]
-        mean = _flatten([pair[0] for pair in pairs]).float()
-        logvar = _flatten([pair[1] for pair in pairs]).float()
+        mean = flatten([pair[0] for pair in pairs]).float()
+        logvar = flatten([pair[1] for pair in pairs]).float()
         return Posterior(mean, self.logvar_bound * torch.tanh(logvar / self.logvar_bound))
-
-
-class StandardNormal(nn.Module):
-    """N(0, I) on every dimension of every level."""
-
-    def __init__(self, *, z_shapes: Sequence[Shape], cond_dim: int):
-        super().__init__()
-        self.z_shapes = tuple(z_shapes)
-
-    def log_prob(self, z: tuple[Tensor, ...], c: Tensor) -> Tensor:
-        return -0.5 * (_flatten(z).square() + math.log(2 * math.pi))
-
-    def kl(self, posterior: Posterior, c: Tensor) -> Tensor:
-        mean, logvar = posterior
-        return 0.5 * (mean.square() + logvar.exp() - logvar - 1)
-
-    def sample(self, num: int, c: Tensor, *, temperature: float, step: Step) -> tuple[Tensor, ...]:
-        return tuple(temperature * step.randn((num, *shape)) for shape in self.z_shapes)
 
 
 class Head(nn.Module):
@@ -162,22 +155,11 @@ def _heads(
     *,
     spatial: bool,
     numbers: int,
-) -> nn.ModuleList:
+) -> list[Head]:
     dims = (z_dim,) * len(in_shapes) if isinstance(z_dim, int) else z_dim
     if len(dims) != len(in_shapes):
         raise ValueError(f"z_dim has {len(dims)} levels, but the encoder gives {len(in_shapes)}")
-    return nn.ModuleList(
+    return [
         Head(shape, cond_dim=cond_dim, z_dim=dim, spatial=spatial, numbers=numbers)
         for shape, dim in zip(in_shapes, dims, strict=True)
-    )
-
-
-def _flatten(levels: Sequence[Tensor]) -> Tensor:
-    """Levels `(B, *shape)` to `(B, D)`."""
-    return torch.cat([level.flatten(1) for level in levels], 1)
-
-
-def _unflatten(flat: Tensor, shapes: Sequence[Shape]) -> tuple[Tensor, ...]:
-    """`(B, D)` to levels `(B, *shape)`."""
-    parts = flat.split([math.prod(shape) for shape in shapes], 1)
-    return tuple(part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True))
+    ]

@@ -28,7 +28,7 @@ class Sentence(click.ClickException):
 
     def __init__(self, error: Misuse | Failure):
         super().__init__(str(error))
-        self.exit_code = error.exit_code
+        vars(self)["exit_code"] = error.exit_code  # click declares it for the class
 
 
 class Commands(click.Group):
@@ -118,8 +118,10 @@ def train(
       ae train mnist-2d --set encoder.hidden=[256,64] --set train.lr=3e-4 --out runs/small
       ae train mnist-2d --out runs/small --resume
     """
+    from ae_toolkit.checkpoint import CONFIG, load_config
     from ae_toolkit.recipe import named, parse_settings
 
+    run = out or Path("runs") / recipe
     changes = parse_settings(settings)
     if data is not None:
         from ae_toolkit.data import from_option
@@ -127,14 +129,17 @@ def train(
         changes["data"] = from_option(data).model_dump()
     if seed is not None:
         changes["train.seed"] = seed
-    chosen = named(recipe).with_(changes).check()
+    chosen = named(recipe)
+    if resume and (run / CONFIG).exists():
+        # The run knows its own settings; whoever repeats one wrongly is told by `fit`.
+        former = load_config(run).recipe
+        chosen = former if former.name == chosen.name else chosen
+    chosen = chosen.with_(changes).check()
 
+    from ae_toolkit.checkpoint import best
     from ae_toolkit.trainer import fit
 
-    run = fit(
-        chosen, out or Path("runs") / recipe, resume=resume, device=device, progress=not quiet
-    )
-    from ae_toolkit.checkpoint import best
+    fit(chosen, run, resume=resume, device=device, progress=not quiet)
 
     point = best(run)
     assert point is not None, "a finished run has a checkpoint"
@@ -317,7 +322,7 @@ def export(model: str, out: Path, dtype: str) -> None:
     Example:
       ae export runs/mine -o shared/mine --dtype bf16
     """
-    from ae_toolkit.checkpoint import export as export_model
+    from ae_toolkit.zoo import export as export_model
 
     size = export_model(model, out, dtype=dtype)
     click.echo(f"{out}: {size / 1e6:.2f} MB")
@@ -343,10 +348,10 @@ def recipes(as_json: bool) -> None:
 @json_option
 def models(as_json: bool) -> None:
     """List the bundled models, which need no training."""
-    from ae_toolkit import checkpoint
+    from ae_toolkit import checkpoint, zoo
 
     rows = []
-    for name, folder in checkpoint.bundled().items():
+    for name, folder in zoo.bundled().items():
         size = (folder / checkpoint.WEIGHTS).stat().st_size
         try:
             card = checkpoint.load_config(folder).card

@@ -11,9 +11,11 @@ T positions, D code dimensions over all levels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 Shape = tuple[int, ...]
@@ -59,6 +61,14 @@ class Batch(NamedTuple):
     y: Tensor
     mask: Tensor | None
     labels: Mapping[str, Tensor]
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device, without waiting for it."""
+        return Batch(
+            self.y.to(device, non_blocking=True),
+            None if self.mask is None else self.mask.to(device, non_blocking=True),
+            {name: column.to(device, non_blocking=True) for name, column in self.labels.items()},
+        )
 
 
 class Step(NamedTuple):
@@ -200,3 +210,14 @@ class Objective(Protocol):
 def repeat(x: Any, num: int) -> Any:
     """`(B, …)` to sample-major `(num·B, …)`; None stays None."""
     return x if x is None or num == 1 else x.repeat(num, *(1 for _ in x.shape[1:]))
+
+
+def flatten(levels: Sequence[Tensor]) -> Tensor:
+    """Levels `(N, *shape)` to `(N, D)`."""
+    return torch.cat([level.flatten(1) for level in levels], 1)
+
+
+def unflatten(flat: Tensor, shapes: Sequence[Shape]) -> tuple[Tensor, ...]:
+    """`(N, D)` to levels `(N, *shape)`."""
+    parts = torch.split(flat, [math.prod(shape) for shape in shapes], 1)
+    return tuple(part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True))

@@ -1,4 +1,4 @@
-"""What the encoder sees instead of the target: noise, masking, binarisation, or nothing of the kind.
+"""What the encoder sees instead of the target: noise, masking, binarisation, or just the target.
 
 Every corruption is drawn anew at each step, on the device, for the whole batch at once.
 """

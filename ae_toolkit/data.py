@@ -51,8 +51,11 @@ class Examples:
     def __len__(self) -> int:
         return self.y.shape[0]
 
-    def at(self, index: Tensor) -> Batch:
+    def at(self, index: Tensor | range) -> Batch:
         """The examples at `index`, `(B,)`, wherever the columns live."""
+        if isinstance(index, range):
+            index = torch.arange(index.start, index.stop)
+        index = index.to(self.y.device)
         return Batch(
             self.y[index],
             None if self.mask is None else self.mask[index],
@@ -62,7 +65,7 @@ class Examples:
     def select(self, chosen: Iterable[int]) -> Examples:
         """A smaller data set."""
         rows = list(chosen)
-        batch = self.at(torch.tensor(rows, dtype=torch.long, device=self.y.device))
+        batch = self.at(torch.tensor(rows, dtype=torch.long))
         return Examples(*batch, [self.groups[i] for i in rows])
 
     def to(self, device: torch.device) -> Examples:

@@ -10,6 +10,7 @@ import torch
 
 from ae_toolkit.errors import Misuse
 from ae_toolkit.recipe import Train
+from ae_toolkit.rundir import tell
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -50,6 +51,15 @@ class Engine(NamedTuple):
             raise Misuse("train.compile=on needs a C++ compiler (g++ or clang++), and none is here")
         return cls(device.type, bf16, wanted and _has_compiler(device), torch.get_num_threads())
 
+    def as_before(self, former: Engine) -> Engine:
+        """The engine of a former run, where this machine has it; says what stops being exact."""
+        if former.device != self.device:
+            tell(f"what began on {former.device} goes on on {self.device}: not bit for bit")
+            return self
+        if former.threads != self.threads:
+            torch.set_num_threads(former.threads)
+        return former
+
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.bf16)
 
@@ -57,7 +67,7 @@ class Engine(NamedTuple):
 def _fast_bf16(device: torch.device) -> bool:
     """Whether the device multiplies bf16 matrices in hardware."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
         able = torch.cpu.get_capabilities()
         return bool(able.get("avx512_bf16") or able.get("amx_bf16"))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ae_toolkit.contracts import Batch, Step, repeat
+from ae_toolkit.contracts import Batch, Step, flatten, repeat
 from ae_toolkit.data import Examples, from_option, load_data
 from ae_toolkit.errors import Misuse
 from ae_toolkit.model import Model
@@ -123,7 +123,7 @@ class Totals:
 
 
 def _measure(model: Model, batch: Batch, step: Step) -> tuple[dict[str, Tensor], Tensor, bool]:
-    """Values per example, posterior means `(B, D)`, and whether the likelihood supports the data."""
+    """Values per example, posterior means `(B, D)`, whether the likelihood supports the data."""
     net = model.autoencoder
     x, y = net.corruption(batch.y, batch.y, batch.mask, step)
     c = net.embed(batch.labels, like=x)
@@ -137,7 +137,7 @@ def _measure(model: Model, batch: Batch, step: Step) -> tuple[dict[str, Tensor],
         "rate": code.rate.sum(-1)[0],
         **model.modality.metrics(y, guess, batch.mask),
     }
-    return values, torch.cat([level.flatten(1) for level in z], 1), net.likelihood.supports(y)
+    return values, flatten(z), net.likelihood.supports(y)
 
 
 def importance_weighted(
@@ -178,7 +178,7 @@ def importance_weighted(
 
 
 def active_units(codes: Tensor, *, threshold: float = 0.01) -> int:
-    """How many code dimensions are in use: Var_x(E[z|x]) > 0.01 (Burda et al. 2016, section 5.2)."""
+    """How many code dimensions are used: Var_x(E[z|x]) > 0.01 (Burda et al. 2016, section 5.2)."""
     return int((codes.var(0) > threshold).sum()) if len(codes) > 1 else 0
 
 

@@ -18,7 +18,7 @@ from ae_toolkit.contracts import Step
 
 
 def _total(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Sums `(N, *shape)` to `(N,)`, only where the mask `(N, T)` is true, T being the first axis."""
+    """Sums `(N, *shape)` to `(N,)`, where the mask `(N, T)` is true; T is the first of shape."""
     if mask is not None:
         values = values * mask.reshape(mask.shape + (1,) * (values.dim() - mask.dim()))
     return values.flatten(1).sum(1)

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ae_toolkit import checkpoint, latent
+from ae_toolkit import checkpoint, latent, zoo
 from ae_toolkit.autoencoder import Autoencoder
 from ae_toolkit.checkpoint import Config
-from ae_toolkit.contracts import Batch, Shape
+from ae_toolkit.contracts import Batch, Shape, flatten, unflatten
 from ae_toolkit.data import Examples
 from ae_toolkit.device import pick_device
 from ae_toolkit.errors import Failure, Misuse, choose
@@ -41,7 +42,7 @@ def load(model: str | Path, *, device: str = "cpu") -> Model:
         Misuse: there is no such model or device.
         Failure: the model is broken, or needs a plugin that is not installed.
     """
-    folder = checkpoint.find(str(model))
+    folder = zoo.find(str(model))
     config = checkpoint.load_config(folder)
     weights = checkpoint.load_weights(folder)
     modality = config.recipe.make("modality")
@@ -57,7 +58,7 @@ def load(model: str | Path, *, device: str = "cpu") -> Model:
             raise Failure(f"{folder}: the weights do not fit the recipe, see {name!r}")
     weights = {name: w.to(expected[name].dtype) for name, w in weights.items()}
     autoencoder.load_state_dict(weights, assign=True)
-    autoencoder.to(pick_device(device), memory_format=torch.channels_last).eval()
+    autoencoder.to(pick_device(device)).to(memory_format=torch.channels_last).eval()
     return Model(autoencoder.requires_grad_(False), modality=modality, config=config, folder=folder)
 
 
@@ -81,12 +82,11 @@ class Model:
         self.folder = folder
         self.device = next(autoencoder.parameters()).device
         self.z_shapes: tuple[Shape, ...] = tuple(autoencoder.bottleneck.z_shapes)
-        self._sizes = [torch.Size(shape).numel() for shape in self.z_shapes]
 
     @property
     def z_dim(self) -> int:
         """How many numbers a code has, over all levels."""
-        return sum(self._sizes)
+        return sum(math.prod(shape) for shape in self.z_shapes)
 
     def encode(self, items: Sequence[Any], labels: Mapping[str, Any] | None = None) -> Tensor:
         """Items to codes `(N, D)`, posterior means with all levels flattened."""
@@ -105,7 +105,7 @@ class Model:
     def reconstruct(
         self, items: Sequence[Any], labels: Mapping[str, Any] | None = None
     ) -> list[Any]:
-        """Items through the code and back, each resembling its original in size, tempo and so on."""
+        """Items through the code and back, each like its original in size, tempo and so on."""
         examples = self.examples(items, labels)
         decoded = self.decode_tensor(self.encode_examples(examples), examples.labels)
         return [
@@ -157,7 +157,7 @@ class Model:
     def encode_examples(self, examples: Examples) -> Tensor:
         """A data set to codes `(N, D)`."""
         codes = [
-            _flatten(self.autoencoder.encode(x, c, batch.mask))
+            flatten(self.autoencoder.encode(x, c, batch.mask))
             for x, c, batch in self._inputs(examples)
         ]
         return torch.cat(codes)
@@ -169,7 +169,7 @@ class Model:
         """Codes `(N, D)` to prepared values `(N, *shape)`, on the CPU."""
         if z.dim() != 2 or z.shape[1] != self.z_dim:
             raise Misuse(
-                f"codes of shape {tuple(z.shape)} do not fit this model, which takes (N, {self.z_dim})"
+                f"codes of shape {tuple(z.shape)} do not fit this model; it takes (N, {self.z_dim})"
             )
         columns = self._columns(labels, len(z))
         out = []
@@ -196,24 +196,19 @@ class Model:
         c = self._condition(self._columns(labels, num), like)
         step = self.noise(seed, "sample").step(0)
         prior = self.autoencoder.bottleneck.prior
-        return _flatten(prior.sample(num, c, temperature=temperature, step=step))
+        return flatten(prior.sample(num, c, temperature=temperature, step=step))
 
     def levels(self, z: Tensor) -> tuple[Tensor, ...]:
         """Flat codes `(N, D)` to levels `(N, *z_shapes[i])`."""
-        parts = z.split(self._sizes, 1)
-        return tuple(p.unflatten(1, shape) for p, shape in zip(parts, self.z_shapes, strict=True))
+        return unflatten(z, self.z_shapes)
 
     def noise(self, seed: int, stream: str) -> Source:
         return Source(seed, stream, self.device)
 
     def to_device(self, examples: Examples, start: int, stop: int) -> Batch:
         """Some prepared examples on the model's device."""
-        batch = examples.at(torch.arange(start, min(stop, len(examples))))
-        return Batch(
-            self.modality.prepare(batch.y.to(self.device)),
-            None if batch.mask is None else batch.mask.to(self.device),
-            {name: column.to(self.device) for name, column in batch.labels.items()},
-        )
+        batch = examples.at(range(start, min(stop, len(examples)))).to(self.device)
+        return batch._replace(y=self.modality.prepare(batch.y))
 
     def _inputs(self, examples: Examples) -> Iterator[tuple[Tensor, Tensor, Batch]]:
         for start in range(0, len(examples), CHUNK):
@@ -245,7 +240,3 @@ class Model:
                 raise Misuse(f"label {name!r} is a class from 0 to {classes - 1}, not {value}")
             columns[name] = column
         return columns
-
-
-def _flatten(levels: Sequence[Tensor]) -> Tensor:
-    return torch.cat([level.flatten(1) for level in levels], 1)

@@ -27,7 +27,7 @@ def activation(name: ActivationName) -> nn.Module:
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """GroupNorm with eight channels a group where that divides, so that ranks and evaluation agree."""
+    """GroupNorm, about eight channels a group: ranks and evaluation agree, unlike BatchNorm."""
     return nn.GroupNorm(math.gcd(channels, max(channels // 8, 1)), channels)
 
 

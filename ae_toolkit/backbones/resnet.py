@@ -10,7 +10,6 @@ Axes: B examples, N codes, P parameters per element, C channels, H height, W wid
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +34,7 @@ class ResNetEncoder(nn.Module):
 
     Args:
         widths: channels of the stages, from the input to the bottleneck.
-        blocks: residual blocks per stage.
+        blocks: residual blocks of every stage, or of each.
         patch: edge of the patches that the first layer sees.
         activation: inside blocks.
         norm: whether blocks begin with a GroupNorm.
@@ -48,7 +47,7 @@ class ResNetEncoder(nn.Module):
         num_classes: int,
         cond_dim: int,
         widths: tuple[int, ...] = (32, 64),
-        blocks: int = 2,
+        blocks: int | tuple[int, ...] = 2,
         patch: int = 2,
         activation: ActivationName = "silu",
         norm: bool = True,
@@ -58,10 +57,10 @@ class ResNetEncoder(nn.Module):
         self.num_classes = num_classes
         self.factor = patch * 2 ** (len(widths) - 1)
         self.layers = nn.Sequential(nn.Conv2d(channels + cond_dim, widths[0], patch, patch))
-        for before, after in pairwise((widths[0], *widths)):
-            if len(self.layers) > 1:
-                self.layers.append(nn.Conv2d(before, after, 2, 2))
-            self.layers.extend(Block(after, activation, norm) for _ in range(blocks))
+        for i, num in enumerate(per_stage(blocks, widths)):
+            if i:
+                self.layers.append(nn.Conv2d(widths[i - 1], widths[i], 2, 2))
+            self.layers.extend(Block(widths[i], activation, norm) for _ in range(num))
         self.layers.append(_activation(activation))
         self.out_shapes: tuple[Shape, ...] = (
             (widths[-1], -(-height // self.factor), -(-width // self.factor)),
@@ -78,7 +77,7 @@ class ResNetDecoder(nn.Module):
 
     Args:
         widths: channels of the stages, from the bottleneck to the output.
-        blocks: residual blocks per stage.
+        blocks: residual blocks of every stage, or of each.
         patch: edge of the patches that the last layer writes.
         activation: inside blocks.
         norm: whether blocks begin with a GroupNorm.
@@ -91,7 +90,7 @@ class ResNetDecoder(nn.Module):
         out_shape: Shape,
         cond_dim: int,
         widths: tuple[int, ...] = (64, 32),
-        blocks: int = 2,
+        blocks: int | tuple[int, ...] = 2,
         patch: int = 2,
         activation: ActivationName = "silu",
         norm: bool = True,
@@ -107,11 +106,11 @@ class ResNetDecoder(nn.Module):
             size=(-(-out_shape[2] // factor), -(-out_shape[3] // factor)),
         )
         self.layers = nn.Sequential()
-        for before, after in pairwise((widths[0], *widths)):
-            if len(self.layers):
-                self.layers.append(nn.Conv2d(before, 4 * after, 1))
+        for i, num in enumerate(per_stage(blocks, widths)):
+            if i:
+                self.layers.append(nn.Conv2d(widths[i - 1], 4 * widths[i], 1))
                 self.layers.append(nn.PixelShuffle(2))
-            self.layers.extend(Block(after, activation, norm) for _ in range(blocks))
+            self.layers.extend(Block(widths[i], activation, norm) for _ in range(num))
         self.layers.append(_activation(activation))
         self.layers.append(nn.Conv2d(widths[-1], params * channels * patch**2, 3, padding=1))
         self.layers.append(nn.PixelShuffle(patch))
@@ -137,22 +136,30 @@ class ResNetDecoder(nn.Module):
 
 
 class Block(nn.Module):
-    """`x + conv(act(conv(act(norm(x)))))`, 3x3 each; the last filter starts small, near identity."""
+    """`x + conv(act(conv(act(norm(x)))))`, 3x3 each; it starts small, near the identity."""
 
     def __init__(self, width: int, name: ActivationName, norm: bool):
         super().__init__()
+        last = nn.Conv2d(width, width, 3, padding=1)
+        last.weight.data.mul_(0.1)
         self.layers = nn.Sequential(
             group_norm(width) if norm else nn.Identity(),
             activation(name),
             nn.Conv2d(width, width, 3, padding=1),
             activation(name),
-            nn.Conv2d(width, width, 3, padding=1),
+            last,
         )
-        with torch.no_grad():
-            self.layers[-1].weight.mul_(0.1)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.layers(x)
+
+
+def per_stage(blocks: int | tuple[int, ...], widths: Sequence[int]) -> tuple[int, ...]:
+    """How many blocks each stage has."""
+    each = (blocks,) * len(widths) if isinstance(blocks, int) else blocks
+    if len(each) != len(widths):
+        raise ValueError(f"blocks has {len(each)} stages, but widths has {len(widths)}")
+    return each
 
 
 _activation = activation  # the constructors have an argument of that name

@@ -64,7 +64,8 @@ def read_pictures(paths: list[Path], model: Model) -> list[Any]:
 )
 @click.option("--through", type=(Path, Path, Path), metavar="A B C",
               help="Take the plane through the codes of three pictures.")  # fmt: skip
-@click.option("--spread", default=1.0, show_default=True, type=click.FloatRange(min=0, min_open=True),
+@click.option("--spread", default=1.0, show_default=True,
+              type=click.FloatRange(min=0, min_open=True),
               help="Stretches the Gaussian quantiles.")  # fmt: skip
 @click.option(
     "--label", "labels", multiple=True, metavar="NAME=K", help="A condition, e.g. digit=7."

@@ -65,8 +65,8 @@ class Image(Modality):
                 width, height = picture.size
                 if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
                     raise Failure(
-                        f"{path}: is {width}x{height} pixels large, and more than {MAX_SIDE} a side "
-                        f"or {MAX_PIXELS // 1_000_000} million in all are not opened"
+                        f"{path}: is {width}x{height} pixels large; more than {MAX_SIDE} a side "
+                        f"or {MAX_PIXELS // 1_000_000} million in all is not opened"
                     )
                 picture.load()
                 yield ImageOps.exif_transpose(picture)
@@ -137,7 +137,7 @@ class Image(Modality):
 
 
 def flatten(picture: Picture, mode: str) -> Picture:
-    """Brings any picture to `L` or `RGB`; what is transparent becomes black, as digits' paper is."""
+    """Brings any picture to `L` or `RGB`; what is transparent becomes black."""
     if picture.mode.startswith("I;16") or picture.mode in ("I", "F"):
         values = np.asarray(picture, dtype=np.float64)
         top = 65535.0 if values.max(initial=0) > 255 else 255.0

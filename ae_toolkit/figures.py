@@ -1,0 +1,34 @@
+"""The figure that any data type gets without drawing one itself: every example as a small plot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from torch import Tensor
+
+
+def draw_rows(rows: Mapping[str, Sequence[Tensor]], path: Path) -> None:
+    """Draws named rows of tensors `(*shape)` into one PNG.
+
+    What has one long axis is drawn as a curve (its other axis as several curves); anything else
+    as a heat map of its last two axes.
+    """
+    columns = max(len(row) for row in rows.values())
+    figure = Figure(figsize=(1.2 * columns, 1.2 * len(rows)), layout="constrained")
+    plots = figure.subplots(len(rows), columns, squeeze=False)
+    for plot in plots.flat:
+        plot.set_xticks([])
+        plot.set_yticks([])
+    for line, (name, row) in zip(plots, rows.items(), strict=True):
+        line[0].set_ylabel(name)
+        for plot, tensor in zip(line, row, strict=False):
+            flat = (
+                tensor.detach().float().cpu().reshape(-1, tensor.shape[-1] if tensor.dim() else 1)
+            )
+            if len(flat) <= 4:
+                plot.plot(flat.T, linewidth=0.7)
+            else:
+                plot.imshow(flat, aspect="auto", interpolation="nearest")
+    figure.savefig(path, dpi=150)

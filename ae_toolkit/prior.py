@@ -1,0 +1,125 @@
+"""Where new codes come from.
+
+Axes: N codes, B examples, D code dimensions over all levels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ae_toolkit.contracts import Posterior, Shape, Step, flatten, unflatten
+
+
+class StandardNormal(nn.Module):
+    """N(0, I) on every dimension of every level."""
+
+    def __init__(self, *, z_shapes: Sequence[Shape], cond_dim: int):
+        super().__init__()
+        self.z_shapes = tuple(z_shapes)
+
+    def log_prob(self, z: tuple[Tensor, ...], c: Tensor) -> Tensor:
+        return -0.5 * (flatten(z).square() + math.log(2 * math.pi))
+
+    def kl(self, posterior: Posterior, c: Tensor) -> Tensor:
+        mean, logvar = posterior
+        return 0.5 * (mean.square() + logvar.exp() - logvar - 1)
+
+    def sample(self, num: int, c: Tensor, *, temperature: float, step: Step) -> tuple[Tensor, ...]:
+        return tuple(temperature * step.randn((num, *shape)) for shape in self.z_shapes)
+
+
+class Flow(nn.Module):
+    """A learned density: affine coupling layers from the code to N(0, I) (Dinh et al. 2017).
+
+    Learned together with the rest, it takes from the rate what a fixed prior would charge for the
+    aggregate posterior's shape (Chen et al. 2017). It begins as N(0, I).
+
+    Args:
+        layers: couplings; each leaves the other half of the code unchanged.
+        hidden: width of each coupling's two hidden layers.
+    """
+
+    def __init__(
+        self, *, z_shapes: Sequence[Shape], cond_dim: int, layers: int = 6, hidden: int = 128
+    ):
+        super().__init__()
+        self.z_shapes = tuple(z_shapes)
+        dim = sum(math.prod(shape) for shape in z_shapes)
+        if dim < 2:
+            raise ValueError("a flow needs codes of at least two numbers")
+        self.couplings = nn.ModuleList()
+        for i in range(layers):
+            self.couplings.append(Coupling(dim, cond_dim=cond_dim, hidden=hidden, odd=bool(i % 2)))
+
+    def log_prob(self, z: tuple[Tensor, ...], c: Tensor) -> Tensor:
+        x = flatten(z).float()
+        total = x.new_zeros(x.shape[0])
+        for coupling in self.couplings:
+            x, log_scale = coupling(x, c)
+            total = total + log_scale
+        return (total - 0.5 * (x.square() + math.log(2 * math.pi)).sum(1))[:, None]
+
+    def kl(self, posterior: Posterior, c: Tensor) -> None:
+        return None
+
+    def sample(self, num: int, c: Tensor, *, temperature: float, step: Step) -> tuple[Tensor, ...]:
+        x = temperature * step.randn((num, sum(math.prod(shape) for shape in self.z_shapes)))
+        for coupling in reversed(list(self.couplings)):
+            assert isinstance(coupling, Coupling)
+            x = coupling.inverse(x, c)
+        return unflatten(x, self.z_shapes)
+
+
+class Coupling(nn.Module):
+    """Scales and shifts one half of a vector by what the other half and the condition say.
+
+    Args:
+        dim: D.
+        cond_dim: of the condition.
+        hidden: width of the two hidden layers.
+        odd: which half, of the even and the odd dimensions, is changed.
+    """
+
+    def __init__(self, dim: int, *, cond_dim: int, hidden: int, odd: bool):
+        super().__init__()
+        self.odd = odd
+        kept, moved = ((dim + 1) // 2, dim // 2) if odd else (dim // 2, (dim + 1) // 2)
+        last = nn.Linear(hidden, 2 * moved)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.layers = nn.Sequential(
+            nn.Linear(kept + cond_dim, hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, hidden),
+            nn.SiLU(),
+            last,
+        )
+
+    def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """`(N, D)` one step nearer to the standard normal, and the log determinant `(N,)`."""
+        kept, moved = self._halves(x)
+        shift, log_scale = self._affine(kept, c)
+        return self._join(kept, (moved + shift) * log_scale.exp()), log_scale.sum(1)
+
+    def inverse(self, x: Tensor, c: Tensor) -> Tensor:
+        """Undoes `forward`."""
+        kept, moved = self._halves(x)
+        shift, log_scale = self._affine(kept, c)
+        return self._join(kept, moved * (-log_scale).exp() - shift)
+
+    def _affine(self, kept: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        shift, log_scale = self.layers(torch.cat([kept, c], 1)).float().chunk(2, 1)
+        return shift, 2 * torch.tanh(log_scale / 2)
+
+    def _halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return (x[:, ::2], x[:, 1::2]) if self.odd else (x[:, 1::2], x[:, ::2])
+
+    def _join(self, kept: Tensor, moved: Tensor) -> Tensor:
+        even, odd = (kept, moved) if self.odd else (moved, kept)
+        both = even.new_empty(even.shape[0], even.shape[1] + odd.shape[1])
+        both[:, ::2], both[:, 1::2] = even, odd
+        return both

@@ -1,0 +1,73 @@
+"""How long a training is, how fast it goes at each step, and when it has gone on for too long."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from ae_toolkit.recipe import Train
+
+
+class Schedule(NamedTuple):
+    """How many steps of how many examples, and how far each may go.
+
+    Attributes:
+        steps: of the optimiser, in all.
+        batches: per epoch; what does not fill a batch waits for the next epoch's shuffle.
+        batch_size: examples per batch, never more than there are.
+        per_step: examples per optimiser step.
+        per_epoch: optimiser steps per epoch.
+        evaluate_every: steps between validations.
+    """
+
+    steps: int
+    batches: int
+    batch_size: int
+    per_step: int
+    per_epoch: float
+    evaluate_every: int
+    shape: str
+    warmup: float
+
+    @classmethod
+    def of(cls, train: Train, num_examples: int) -> Schedule:
+        batch_size = min(train.batch_size, num_examples)
+        batches = num_examples // batch_size
+        per_epoch = batches / train.accumulate
+        return cls(
+            steps=max(round(train.epochs * per_epoch), 1),
+            batches=batches,
+            batch_size=batch_size,
+            per_step=batch_size * train.accumulate,
+            per_epoch=per_epoch,
+            evaluate_every=max(round(train.evaluate_every * per_epoch), 1),
+            shape=train.schedule,
+            warmup=train.warmup,
+        )
+
+    def factor(self, step: int) -> float:
+        """The learning rate at a step, as a share of its peak.
+
+        `cosine` rises linearly and falls to 0; `one-cycle` (Smith 2018) rises and falls along
+        cosines, with a warm-up of 0.3 in the paper; `constant` only rises.
+        """
+        warm = self.warmup * self.steps
+        if step < warm:
+            rise = (step + 1) / (warm + 1)
+            return 0.5 - 0.5 * math.cos(math.pi * rise) if self.shape == "one-cycle" else rise
+        if self.shape == "constant":
+            return 1.0
+        return 0.5 + 0.5 * math.cos(math.pi * (step - warm) / max(self.steps - warm, 1))
+
+
+class Watch(NamedTuple):
+    """The best validation so far, and how many have passed without a better one."""
+
+    best: float = math.inf
+    stale: int = 0
+
+    def after(self, loss: float) -> Watch:
+        return Watch(loss, 0) if loss < self.best else Watch(self.best, self.stale + 1)
+
+    def over(self, patience: int) -> bool:
+        return bool(patience) and self.stale >= patience
