@@ -1,0 +1,298 @@
+"""Contract checks that plugin authors reuse: does a part of mine do what `contracts.py` promises?
+
+    from ae_toolkit.testing import check_modality, check_part
+
+    def test_my_encoder():
+        check_part("encoder", "wavelet", shape=(1, 64))
+
+    def test_my_data_type(tmp_path):
+        check_modality(Ecg(), [an_item, another], tmp_path)
+
+Every check raises an `AssertionError` with a sentence that names the part and what it broke.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ae_toolkit import checkpoint, registry
+from ae_toolkit.autoencoder import Autoencoder
+from ae_toolkit.contracts import SUPPLIED, Batch, Example, Shape, Terms
+from ae_toolkit.errors import Failure, Misuse
+from ae_toolkit.modality import Modality
+from ae_toolkit.noise import Source
+from ae_toolkit.recipe import Recipe
+
+BATCH = 4
+
+
+class Tensors(Modality):
+    """The plainest data type: `.npy` files of one shape. For tests, and for a first try.
+
+    Args:
+        shape: of every file.
+        num_classes: of elements; 0: real numbers.
+        labels: name -> number of classes.
+    """
+
+    suffixes: ClassVar[tuple[str, ...]] = (".npy",)
+
+    def __init__(
+        self,
+        *,
+        shape: tuple[int, ...] = (1, 8, 8),
+        num_classes: int = 0,
+        labels: dict[str, int] | None = None,
+    ):
+        self.shape, self.num_classes, self.labels = tuple(shape), num_classes, labels or {}
+
+    def read(self, path: Path) -> Iterator[Tensor]:
+        try:
+            array = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise Failure(f"{path}: is not a .npy file ({error})") from error
+        if array.shape != self.shape:
+            raise Failure(f"{path}: has shape {array.shape}, not {self.shape}")
+        yield torch.from_numpy(array)
+
+    def to_tensor(self, item: Tensor) -> Example:
+        return Example(item, {}, "")
+
+    def prepare(self, y: Tensor) -> Tensor:
+        return y.long() if self.num_classes else y.float()
+
+    def from_tensor(self, y: Tensor, *, like: Any = None) -> Tensor:
+        return y
+
+    def write(self, items: Sequence[Tensor], path: Path) -> None:
+        np.save(path, np.concatenate([item.numpy() for item in items]))
+
+
+def tiny_recipe(
+    *,
+    shape: Shape = (1, 8, 8),
+    num_classes: int = 0,
+    condition: bool = False,
+    changes: Mapping[str, Any] | None = None,
+) -> Recipe:
+    """A recipe of small dense parts for `Tensors`, to put a part under test into.
+
+    Args:
+        shape: of the data.
+        num_classes: of elements; 0: real numbers in [0, 1].
+        condition: whether parts are conditioned on a class (of 3) and a real value.
+        changes: as `Recipe.with_` takes them.
+    """
+    recipe = Recipe.of(
+        {
+            "name": "tiny",
+            "data": {"name": "tensors"},
+            "modality": {
+                "name": "tensors",
+                "shape": shape,
+                "num_classes": num_classes,
+                "labels": {"kind": 3, "level": 0},
+            },
+            "condition": ["kind", "level"] if condition else [],
+            "encoder": {"name": "mlp", "hidden": [16]},
+            "bottleneck": {"name": "gaussian", "z_dim": 4},
+            "decoder": {"name": "mlp", "hidden": [16]},
+            "likelihood": {"name": "categorical" if num_classes else "cross-entropy"},
+            "train": {"epochs": 1, "batch_size": 8, "lr": 1e-3},
+        }
+    )
+    return recipe.with_(changes or {})
+
+
+def tiny_batch(modality: Modality, *, num: int = BATCH, seed: int = 0) -> Batch:
+    """Random prepared targets: classes, or binary values, which every likelihood supports."""
+    generator = torch.Generator().manual_seed(seed)
+    high = modality.num_classes or 2
+    y = torch.randint(high, (num, *modality.shape), generator=generator)
+    kind = torch.randint(3, (num,), generator=generator)
+    level = torch.rand(num, generator=generator)
+    return Batch(y if modality.num_classes else y.float(), None, {"kind": kind, "level": level})
+
+
+def check_part(
+    kind: str,
+    name: str,
+    *,
+    shape: Shape = (1, 8, 8),
+    num_classes: int = 0,
+    condition: bool = False,
+    arguments: Mapping[str, Any] | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> None:
+    """Puts a part into a tiny autoencoder and checks all that its contract promises.
+
+    Checked: the shapes of everything that travels, finite values, a gradient for every parameter of
+    the part, the same output for the same noise, equality after saving and loading, that an unknown
+    argument is named, and that new items can be generated.
+
+    Args:
+        kind: encoder, decoder, bottleneck, prior, likelihood, corruption or objective.
+        name: as registered.
+        shape: of the data to try it on.
+        num_classes: of elements; 0: real numbers.
+        condition: whether to try it with a condition.
+        arguments: the part's own.
+        changes: to the tiny recipe around it.
+    """
+    part = {"name": name, **(arguments or {})}
+    with registry.modalities.temporarily(tensors=Tensors), registry.datasets.temporarily(
+        tensors=_no_data
+    ):
+        recipe = tiny_recipe(
+            shape=shape, num_classes=num_classes, condition=condition, changes=changes
+        ).with_({kind: part})
+        recipe.check()
+        _check_composed(recipe, kind, f"{kind} {name!r}")
+        try:
+            recipe.with_({f"{kind}.no_such_argument": 1}).check()
+        except Misuse as error:
+            assert "no_such_argument" in str(error), f"{kind} {name!r}: {error}"
+        else:
+            raise AssertionError(f"{kind} {name!r}: takes any argument, even 'no_such_argument'")
+
+
+def _no_data(*, modality: Modality, split: str) -> None:
+    raise AssertionError("the checks make their own data")
+
+
+def _check_composed(recipe: Recipe, kind: str, label: str) -> None:
+    modality: Modality = recipe.make("modality")
+    torch.manual_seed(0)
+    model, objective = Autoencoder(recipe, modality=modality), recipe.make("objective")
+    batch, source = tiny_batch(modality), Source(0, "check")
+
+    for num_samples in (1, 3):
+        step = source.step(0, progress=0.5)
+        terms: Terms = model(batch, step, num_samples=num_samples)
+        _same(label, "the distortion", terms.distortion.shape, (num_samples, BATCH))
+        _same(label, "the rate", terms.rate.shape[:2], (num_samples, BATCH))
+        _same(label, "the penalty", terms.penalty.shape, (BATCH,))
+        loss = objective(terms, step)
+        _same(label, "the loss", loss.shape, (BATCH,))
+        assert bool(torch.isfinite(loss).all()), f"{label}: the loss is not finite"
+        model.zero_grad()
+        torch.autograd.backward(loss.mean())
+
+    under_test = {"objective": model}.get(kind) or (
+        model.bottleneck.prior if kind == "prior" else getattr(model, kind)
+    )
+    if isinstance(under_test, torch.nn.Module):
+        for name, parameter in under_test.named_parameters():
+            assert parameter.grad is not None, f"{label}: {name} gets no gradient"
+            assert bool(torch.isfinite(parameter.grad).all()), f"{label}: {name} has a NaN gradient"
+
+    model.eval()
+    with torch.no_grad():
+        again = [model(batch, source.step(1), num_samples=2).distortion for _ in range(2)]
+        assert torch.equal(*again), f"{label}: the same noise gives another result"
+
+        step = source.step(2)
+        x, y = model.corruption(batch.y, batch.y, None, step)
+        _same(label, "x", x.shape[1:], model.corruption.out_shape(modality.shape))
+        _same(label, "the target", y.shape, batch.y.shape)
+        c = model.embed(batch.labels, like=x)
+        h = model.encoder(x, c, None)
+        for i, (level, expected) in enumerate(zip(h, model.encoder.out_shapes, strict=True)):
+            _same(label, f"feature level {i}", level.shape, (BATCH, *expected))
+        z = model.encode(x, c)
+        drawn = model.bottleneck.prior.sample(BATCH, c, temperature=1.0, step=step)
+        for codes in (z, drawn):
+            for i, (level, expected) in enumerate(
+                zip(codes, model.bottleneck.z_shapes, strict=True)
+            ):
+                _same(label, f"code level {i}", level.shape, (BATCH, *expected))
+        density = model.bottleneck.prior.log_prob(drawn, c)
+        _same(label, "the prior's log density", density.shape[:1], (BATCH,))
+        for temperature in (0.0, 1.0):
+            made = model.decode(drawn, c, step, temperature=temperature)
+            _same(label, "what is generated", made.shape, batch.y.shape)
+            assert bool(torch.isfinite(made.float()).all()), f"{label}: generates NaN"
+
+    _check_reload(recipe, model, modality, batch, label)
+
+
+def _check_reload(
+    recipe: Recipe, model: Autoencoder, modality: Modality, batch: Batch, label: str
+) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "model"
+        checkpoint.save(folder, model.state_dict(), checkpoint.config_json(recipe))
+        config = checkpoint.load_config(folder)
+        twin = Autoencoder(config.recipe, modality=modality)
+        twin.load_state_dict(checkpoint.load_weights(folder))
+    twin.eval()
+    with torch.no_grad():
+        mine, its = (m(batch, Source(0, "check").step(3)).distortion for m in (model, twin))
+    assert torch.equal(mine, its), f"{label}: is not the same after saving and loading"
+
+
+def check_modality(modality: Modality, items: Sequence[Any], folder: Path) -> None:
+    """Checks a data type on some of its items.
+
+    Checked: shapes and labels, `prepare` and `augment`, a finite metric per example, and that what
+    is written can be read again.
+
+    Args:
+        modality: constructed.
+        items: two or more.
+        folder: an empty one, to write into.
+    """
+    label = type(modality).__name__
+    assert modality.suffixes and all(s.startswith(".") for s in modality.suffixes), (
+        f"{label}: suffixes must be file endings such as '.csv', not {modality.suffixes}"
+    )
+    examples = [modality.to_tensor(item) for item in items]
+    for example in examples:
+        _same(label, "to_tensor gives y, and that", example.y.shape[1:], modality.shape[1:])
+        unknown = set(example.labels) - set(modality.labels)
+        assert not unknown, f"{label}: to_tensor gives labels that are not declared: {unknown}"
+    same = [e.y for e in examples if e.y.shape == examples[0].y.shape]
+    y = modality.prepare(torch.stack(same))
+    _same(label, "prepare(y)", y.shape, (len(same), *examples[0].y.shape))
+    augmented = modality.augment(y, Source(0, "check").step(0))
+    _same(label, "augment(y)", augmented.shape, y.shape)
+    for name, value in modality.metrics(y, y, None).items():
+        _same(label, f"metric {name!r}", value.shape, (len(same),))
+        assert bool(torch.isfinite(value).all()), f"{label}: metric {name!r} is not finite"
+    back = [modality.from_tensor(row, like=item) for row, item in zip(y, items, strict=False)]
+    path = folder / f"written{modality.suffixes[0]}"
+    modality.write(back[:1], path)
+    assert path.is_file(), f"{label}: write wrote nothing at {path.name}"
+    read = list(modality.read(path))
+    assert read, f"{label}: what write wrote holds no item"
+    again = modality.to_tensor(read[0]).y
+    _same(label, "an item written and read", again.shape[1:], modality.shape[1:])
+    modality.figure({"written": back, "read": read[:1]}, folder / "figure.png")
+    assert (folder / "figure.png").is_file(), f"{label}: figure drew nothing"
+
+
+def check_arguments_are_keywords(kind: str, name: str) -> None:
+    """Checks that a constructor is keyword-only and takes what is supplied to its kind."""
+    import inspect
+
+    parameters = inspect.signature(registry.ALL[kind].get(name)).parameters
+    for supplied in SUPPLIED[kind]:
+        assert supplied in parameters, f"{kind} {name!r}: its constructor must take {supplied!r}"
+    for parameter in parameters.values():
+        assert parameter.kind is parameter.KEYWORD_ONLY, (
+            f"{kind} {name!r}: argument {parameter.name!r} is not keyword-only"
+        )
+
+
+def _same(label: str, what: str, found: Sequence[int], expected: Sequence[int]) -> None:
+    assert tuple(found) == tuple(expected), (
+        f"{label}: {what} has shape {tuple(found)}, not {tuple(expected)}"
+    )

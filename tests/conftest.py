@@ -1,0 +1,89 @@
+"""What tests share. Full data sets are found through `AE_DATA`, else their tests skip."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from ae_toolkit import Recipe, fit, load, registry
+from ae_toolkit.model import Model
+from ae_toolkit.recipe import named
+
+ROOT = Path(__file__).parents[1]
+SAMPLES = ROOT / "plugins/ae_image/samples"
+
+
+def pytest_configure() -> None:
+    shared = ROOT.parent / "shared/data"
+    if "AE_DATA" not in os.environ and shared.is_dir():
+        os.environ["AE_DATA"] = str(shared)
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def real_mnist() -> Path:
+    """The folder that holds all of MNIST."""
+    root = Path(os.environ.get("AE_DATA", "/nowhere"))
+    if not (root / "MNIST/raw").is_dir():
+        pytest.skip("needs all of MNIST: set AE_DATA to the folder that holds MNIST/raw")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def clean_registries() -> Iterator[None]:
+    """What a test registers is gone after it."""
+    before = {kind: dict(parts._local) for kind, parts in registry.ALL.items()}
+    yield
+    for kind, parts in registry.ALL.items():
+        parts._local = before[kind]
+
+
+def small(**changes: object) -> Recipe:
+    """`mnist-2d`, small, on the bundled digits, in two seconds."""
+    return named("mnist-2d").with_(
+        {
+            "data.name": "mnist-sample",
+            "encoder.hidden": [32],
+            "decoder.hidden": [32],
+            "train.epochs": 4,
+            "train.batch_size": 64,
+            "train.precision": "fp32",
+            **{key.replace("__", "."): value for key, value in changes.items()},
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of `small()`."""
+    return fit(small(), tmp_path_factory.mktemp("runs") / "small", progress=False)
+
+
+@pytest.fixture(scope="session")
+def model(run: Path) -> Model:
+    return load(run)
+
+
+@pytest.fixture
+def ae(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Runs the `ae` command in an empty folder."""
+    from ae_toolkit.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def invoke(*arguments: object, code: int = 0) -> Result:
+        result = CliRunner().invoke(main, [str(a) for a in arguments])
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        assert result.exit_code == code, result.output
+        if code:
+            assert result.output.count("Error: ") == 1, result.output
+            assert "Traceback" not in result.output
+        return result
+
+    return invoke

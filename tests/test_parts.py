@@ -1,0 +1,65 @@
+"""The contract, over every registered part: a new one is tested the moment it is registered."""
+
+from __future__ import annotations
+
+import pytest
+
+from ae_toolkit import registry
+from ae_toolkit.testing import check_arguments_are_keywords, check_part
+
+# Parts that need a setting of their own, or data of a certain kind, to fit into the tiny recipe.
+NEEDS: dict[tuple[str, str], dict[str, object]] = {
+    ("likelihood", "categorical"): {"num_classes": 5},
+}
+
+KINDS = ("corruption", "encoder", "bottleneck", "prior", "decoder", "likelihood", "objective")
+PARTS = [(kind, name) for kind in KINDS for name in registry.ALL[kind].names()]
+
+
+@pytest.mark.parametrize(("kind", "name"), PARTS)
+@pytest.mark.parametrize("condition", [False, True], ids=["free", "conditioned"])
+def test_part_keeps_its_contract(kind: str, name: str, condition: bool) -> None:
+    check_part(kind, name, condition=condition, **NEEDS.get((kind, name), {}))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("dataset", n) for n in registry.datasets.names()] + PARTS
+)
+def test_constructor_is_keyword_only(kind: str, name: str) -> None:
+    check_arguments_are_keywords(kind, name)
+
+
+@pytest.mark.parametrize("family", ["conv", "resnet"])
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 13, 9), (2, 1, 5)])
+@pytest.mark.parametrize("spatial", [False, True], ids=["flat", "spatial"])
+def test_convolutions_take_any_size_and_code(
+    family: str, shape: tuple[int, ...], spatial: bool
+) -> None:
+    changes = {"decoder": {"name": family}, "bottleneck.spatial": spatial}
+    check_part("encoder", family, shape=shape, changes=changes, condition=True)
+
+
+@pytest.mark.parametrize("family", ["mlp", "conv", "resnet"])
+def test_backbones_take_classes(family: str) -> None:
+    check_part(
+        "encoder", family, shape=(1, 8, 8)[1:] if family != "mlp" else (6,), num_classes=5,
+        changes={"decoder": {"name": "mlp"}},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "arguments"),
+    [
+        ("encoder", "mlp", {"dropout": 0.5, "activation": "gelu"}),
+        ("encoder", "resnet", {"norm": False, "blocks": [0, 1], "patch": 1}),
+        ("bottleneck", "deterministic", {"l1": 0.1}),
+        ("likelihood", "gaussian", {"variance": "learned"}),
+        ("likelihood", "gaussian", {"variance": "predicted"}),
+        ("likelihood", "squared-error", {"squash": True}),
+        ("objective", "elbo", {"beta": 4.0, "warmup": 0.5, "cycles": 2, "free_bits": 0.1}),
+        ("objective", "elbo", {"free_bits": 2.0, "free_bits_per": "total", "num_samples": 2}),
+        ("prior", "flow", {"layers": 2, "hidden": 8}),
+    ],
+)
+def test_variants(kind: str, name: str, arguments: dict[str, object]) -> None:
+    check_part(kind, name, arguments=arguments)
