@@ -107,7 +107,9 @@ class Gaussian(nn.Module):
             rate = rate[None]
         else:
             log_q = -0.5 * (noise.square() + logvar + math.log(2 * math.pi))
-            log_p = self.prior.log_prob(z, repeat(c, num_samples)).reshape(num_samples, len(mean), -1)
+            log_p = self.prior.log_prob(z, repeat(c, num_samples)).reshape(
+                num_samples, len(mean), -1
+            )
             if log_p.shape[-1] != log_q.shape[-1]:
                 log_q = log_q.sum(-1, keepdim=True)
             rate = log_q - log_p

@@ -146,8 +146,9 @@ def check_part(
         changes: to the tiny recipe around it.
     """
     part = {"name": name, **(arguments or {})}
-    with registry.modalities.temporarily(tensors=Tensors), registry.datasets.temporarily(
-        tensors=_no_data
+    with (
+        registry.modalities.temporarily(tensors=Tensors),
+        registry.datasets.temporarily(tensors=_no_data),
     ):
         recipe = tiny_recipe(
             shape=shape, num_classes=num_classes, condition=condition, changes=changes

@@ -106,38 +106,44 @@ def grid(
         square = latent.plane(*codes, size)
         step = (size - 1) / 1.3  # the margins of `plane` are 0.15 of the side
         first = 0.15 * step
-        figure_options: dict[str, Any] = {
+        ticks: dict[str, Any] = {
             "corners": [(first, first), (first, first + step), (first + step, first)]
         }
     else:
-        import torch
-
-        first_axis, second_axis = axes or most_active(loaded)
-        across, down = latent.axes(loaded.z_dim, first_axis, second_axis)
+        i, j, center, std = _frame(loaded, axes, condition)
+        across, down = latent.axes(loaded.z_dim, i, j)
         square = latent.lattice(
-            size, center=torch.zeros(loaded.z_dim), across=across, down=-down, spread=spread
+            size, center=center, across=std[i] * across, down=-std[j] * down, spread=spread
         )
-        values = latent.quantiles(size, spread=spread).tolist()
-        figure_options = {
-            "across": values,
-            "down": values[::-1],
-            "labels": (f"$z_{{{first_axis}}}$", f"$z_{{{second_axis}}}$"),
+        ticks = {
+            "across": (center[i] + std[i] * latent.quantiles(size, spread=spread)).tolist(),
+            "down": (center[j] - std[j] * latent.quantiles(size, spread=spread)).tolist(),
+            "labels": (f"$z_{{{i}}}$", f"$z_{{{j}}}$"),
         }
     pictures = loaded.decode(square.flatten(0, 1), condition)
     rows = [pictures[i * size : (i + 1) * size] for i in range(size)]
-    save_figure(grid_figure(rows, **figure_options), out)
+    save_figure(grid_figure(rows, **ticks), out)
     click.echo(f"{out}: {size}x{size} pictures of {model}")
 
 
-def most_active(model: Model) -> tuple[int, int]:
-    """The two axes whose posterior means vary most over the bundled digits."""
-    if model.z_dim == 2:
-        return 0, 1
+def _frame(
+    model: Model, axes: tuple[int, int] | None, condition: dict[str, float]
+) -> tuple[int, int, Tensor, Tensor]:
+    """Which two axes vary, about which code `(D,)`, in which units `(D,)`.
+
+    A code of two numbers varies as its prior does, N(0, I). A longer one varies along its most
+    active axes as the codes of the bundled digits do, about their mean.
+    """
+    import torch
+
     if model.z_dim < 2:
         raise Misuse("a grid needs at least two latents, and this model has one")
-    codes = model.encode_examples(data_of(model, "mnist-sample"))
-    first, second = codes.var(0).topk(2).indices.tolist()
-    return first, second
+    if model.z_dim == 2:
+        return *(axes or (0, 1)), torch.zeros(2), torch.ones(2)
+    examples = data_of(model, "mnist-sample")
+    codes = model.encode_examples(replace(examples, labels={**examples.labels, **condition}))
+    i, j = axes or codes.var(0).topk(2).indices.tolist()
+    return i, j, codes.mean(0).cpu(), codes.std(0).cpu()
 
 
 def data_of(model: Model, name: str) -> Examples:

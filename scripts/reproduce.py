@@ -1,0 +1,133 @@
+"""Makes a bundled model again: `python scripts/reproduce.py NAME`, or `all`.
+
+Trains the recipe of that name with its recorded seed, writes its weights in bf16 with their card to
+`plugins/*/weights/NAME`, and measures them from that file, on the test split, once. `--measure` does
+only the last part, for weights that are there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ae_toolkit import __version__, checkpoint, evaluate, fit, load, zoo
+from ae_toolkit.recipe import named, summary
+from ae_toolkit.registry import recipes
+
+ROOT = Path(__file__).parents[1]
+
+NAMES = ("mnist-2d", "mnist-2d-bernoulli", "fashion-2d", "mnist-vae")
+
+DECIMALS = {"mse": 5, "psnr": 2, "pixel_bce": 4}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("names", nargs="+", choices=[*NAMES, "all"], metavar="NAME")
+    parser.add_argument(
+        "--runs", type=Path, default=ROOT / "runs/reproduce", help="run directories"
+    )
+    parser.add_argument("--measure", action="store_true", help="do not train")
+    options = parser.parse_args()
+    for name in NAMES if "all" in options.names else options.names:
+        run, weights = options.runs / name, folder_of(name)
+        if not options.measure:
+            seconds = train(name, run)
+            zoo.export(str(run), weights, dtype="bf16", card=card_of(name, seconds))
+        measure(weights)
+
+
+def folder_of(name: str) -> Path:
+    """`plugins/PACKAGE/weights/NAME` of the package that declares the recipe."""
+    value = next(value for known, _, value in recipes.origins() if known == name)
+    return ROOT / "plugins" / value.partition(".")[0] / "weights" / name
+
+
+def train(name: str, run: Path) -> float:
+    """Trains, or goes on with what was begun, and returns the seconds that it took in all."""
+    clock = run / "reproduce_seconds.json"
+    before = json.loads(clock.read_text()) if clock.exists() else 0.0
+    began = time.perf_counter()
+    try:
+        fit(named(name), run, resume=(run / checkpoint.CONFIG).exists())
+    finally:
+        seconds = before + time.perf_counter() - began
+        if run.exists():
+            clock.write_text(json.dumps(seconds))
+    return seconds
+
+
+def card_of(name: str, seconds: float) -> dict[str, Any]:
+    recipe = named(name)
+    return {
+        "summary": summary(recipes.get(name)),
+        "command": f"python scripts/reproduce.py {name}",
+        "seed": recipe.train.seed,
+        "data": f"{recipe.data.name}, training split; "
+        f"{recipe.train.validation:.0%} of it held out to choose the checkpoint",
+        "minutes": round(seconds / 60, 1),
+        "machine": f"{os.cpu_count()} CPU cores ({platform.machine()}), no GPU",
+        "versions": {"ae-toolkit": __version__, "torch": torch.__version__.partition("+")[0]},
+    }
+
+
+def measure(weights: Path) -> None:
+    """Measures the shipped file and writes what was measured beside it."""
+    config = checkpoint.load_config(weights)
+    report = evaluate(load(weights), num_samples=None, progress=True)
+    card = {**config.card, "metrics": report}
+    text = checkpoint.config_json(config.recipe, metrics=config.metrics, card=card)
+    checkpoint.write_text(weights / checkpoint.CONFIG, text)
+    checkpoint.write_text(weights / "README.md", readme(weights, card))
+
+
+def readme(weights: Path, card: dict[str, Any]) -> str:
+    report, size = card["metrics"], (weights / checkpoint.WEIGHTS).stat().st_size
+    rows = {
+        "made by": f"`{card['command']}`",
+        "seed": card["seed"],
+        "data": card["data"],
+        "training": f"{card['minutes']} minutes on {card['machine']}",
+        "versions": ", ".join(f"{k} {v}" for k, v in card["versions"].items()),
+        "weights": f"{size / 1e6:.2f} MB, bf16",
+        **numbers(report),
+    }
+    lines = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    measured = (
+        f"Measured from this file on the {report['num_examples']:,} examples of the test split "
+        f"by `ae evaluate {weights.name} --json`."
+    )
+    return f"# {weights.name}\n\n{card['summary']}\n\n| | |\n|---|---|\n{lines}\n\n{measured}\n"
+
+
+def numbers(report: dict[str, Any]) -> dict[str, str]:
+    """What a card shows of a report, named for what it is."""
+    total = "negative ELBO" if report["is_density"] else "distortion + rate"
+    key = "negative_elbo" if report["is_density"] else "distortion_plus_rate"
+    rows = {
+        f"**{total}**": f"**{report[key]:.2f}**",
+        "distortion": f"{report['distortion']:.2f} ({report['likelihood']})",
+        "rate": f"{report['rate']:.2f} nats",
+    }
+    if "nll" in report:
+        k = report["nll_num_samples"]
+        rows[f"**NLL, importance-weighted, k = {k}**"] = (
+            f"**{report['nll']:.2f} nats** (corruption: {report['corruption']})"
+        )
+    rows["active units"] = f"{report['active_units']} of {report['z_dim']}"
+    for name, value in report["metrics"].items():
+        rows[name] = f"{value:.{DECIMALS.get(name, 4)}f}"
+    for name, value in report["probes"].items():
+        rows[f"{name}, by 10 nearest codes"] = f"{value:.1%}"
+    return rows
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""The `ae` command: every verb on a real model, and one sentence for every kind of bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import SAMPLES
+from PIL import Image as Pictures
+
+from ae_toolkit import checkpoint
+
+THREE, EIGHT = SAMPLES / "digit-3.png", SAMPLES / "digit-8.png"
+
+#: What `ae --help` may import beyond the standard library: nothing that is heavy.
+ALLOWED = {"ae_toolkit", "click", "colorama"}
+
+
+def test_help_imports_next_to_nothing() -> None:
+    code = (
+        "import sys; before = set(sys.modules); sys.argv = ['ae', '--help']\n"
+        "from ae_toolkit.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "new = {n.partition('.')[0] for n in set(sys.modules) - before}\n"
+        "print('IMPORTED', *sorted(new - set(sys.stdlib_module_names)))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    imported = set(result.stdout.rpartition("IMPORTED")[2].split())
+    assert imported <= ALLOWED, imported - ALLOWED
+
+
+def test_help_is_quick() -> None:
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        subprocess.run(
+            [sys.executable, "-m", "ae_toolkit", "--help"], capture_output=True, check=True
+        )
+        times.append(time.perf_counter() - began)
+    assert min(times) < 1.0  # 0.3 s on an idle machine; see scripts/measure.py
+
+
+@pytest.mark.parametrize(
+    "verb",
+    ["train", "evaluate", "reconstruct", "sample", "interpolate", "encode", "decode", "export"]
+    + ["image grid", "image scatter", "image sample"],
+)
+def test_every_verb_shows_an_example(ae, verb: str) -> None:
+    assert f"ae {verb}" in ae(*verb.split(), "--help").output.partition("Example")[2]
+
+
+def test_listings(ae) -> None:
+    assert "mnist-2d" in ae("recipes").output
+    rows = json.loads(ae("plugins", "--json").output)
+    assert {"kind": "encoder", "name": "mlp", "state": "ok"}.items() <= next(
+        row.items() for row in rows if row["name"] == "mlp" and row["kind"] == "encoder"
+    )
+    assert isinstance(json.loads(ae("models", "--json").output), list)
+
+
+def test_generic_verbs(ae, run: Path, tmp_path: Path) -> None:
+    ae("reconstruct", run, THREE, EIGHT, "-o", "back")
+    assert sorted(p.name for p in Path("back").iterdir()) == ["digit-3.png", "digit-8.png"]
+    assert "seed 4" in ae("sample", run, "-n", 3, "-o", "new", "--seed", 4).output
+    assert len(list(Path("new").iterdir())) == 3
+    ae("interpolate", run, THREE, EIGHT, "-o", "walk.png", "--steps", 5)
+    assert Pictures.open("walk.png").size == (5 * 28 + 4 * 2, 28)
+    ae("encode", run, THREE, EIGHT, "-o", "z.npz")
+    assert np.load("z.npz")["z"].shape == (2, 2)
+    ae("decode", run, "z.npz", "-o", "decoded")
+    assert (Path("decoded") / "digit-3.png").read_bytes() == Path("back/digit-3.png").read_bytes()
+    ae("export", run, "-o", "shared")
+    assert {p.name for p in Path("shared").iterdir()} == {checkpoint.CONFIG, checkpoint.WEIGHTS}
+
+
+def test_the_same_seed_samples_the_same(ae, run: Path) -> None:
+    for out, seed in (("a", 1), ("b", 1), ("c", 2)):
+        ae("sample", run, "-n", 1, "-o", out, "--seed", seed)
+    a, b, c = (Path(name, "0000.png").read_bytes() for name in "abc")
+    assert a == b != c
+
+
+def test_evaluate_reports_distortions_as_such(ae, run: Path) -> None:
+    report = json.loads(ae("evaluate", run, "--json").output)
+    assert report["is_density"] is False and "nll" not in report
+    total = report["distortion"] + report["rate"]
+    assert report["distortion_plus_rate"] == pytest.approx(total)
+    assert report["num_examples"] == 200 and report["split"] == "test"
+    assert 0 < report["probes"]["digit"] <= 1
+    assert "negative_elbo" not in report
+    assert "no NLL" in ae("evaluate", run, "--nll", 10, code=2).output
+
+
+def test_train_on_a_folder_of_pictures_then_look(ae, tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(30):
+        mode, size = ("RGB", (40, 30, 3)) if i % 2 else ("L", (28, 28))
+        Pictures.fromarray(rng.integers(0, 256, size, dtype=np.uint8), mode).save(
+            folder / f"{i}.{'jpg' if i % 3 else 'webp'}"
+        )
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n")
+    result = ae(
+        "train", "mnist-2d", "--data", "pictures", "--out", "r", "--set", "train.epochs=1",
+        "--set", "encoder.hidden=[8]", "--set", "decoder.hidden=[8]", "--quiet", "--json",
+    )  # fmt: skip
+    assert "skipped 1 of" in result.stderr and "broken.png" in result.stderr
+    assert json.loads(result.stdout)["run"] == "r"
+    ae("image", "grid", "--model", "r", "-o", "g.png", "-n", 4)
+    assert Pictures.open("g.png").size[0] > 100
+    report = json.loads(ae("evaluate", "r", "--json").stdout)
+    assert report["data"] == "files"
+
+
+def test_image_commands(ae, run: Path) -> None:
+    ae("image", "grid", "--model", run, "-n", 6, "-o", "grid.png")
+    ae("image", "grid", "--model", run, "-n", 6, "--through", THREE, EIGHT, SAMPLES / "digit-5.png")
+    output = ae("image", "scatter", "--model", run, "--json", "-o", "s.png").output
+    assert 0 < json.loads(output)["accuracy"]["pca"] < 1
+    ae("image", "sample", "--model", run, "-n", 5, "-o", "sheet.pdf")
+    assert Path("sheet.pdf").read_bytes().startswith(b"%PDF")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        ("train mnist-2e", 2, "there is no recipe 'mnist-2e': did you mean 'mnist-2d'"),
+        ("train mnist-2d --set train.lrr=1", 2, "no setting 'train.lrr'"),
+        ("train mnist-2d --data nowhere", 2, "'nowhere' is neither a file or folder nor one of"),
+        ("train mnist-2d --device cuda:77", 2, "PyTorch sees"),
+        ("train mnist-2d --device tpu", 2, "choose auto, cpu, cuda"),
+        ("train mnist-2d --data empty", 2, "no files that end in .png"),
+        ("train mnist-2d --resume --out nothing", 2, "holds no run to resume"),
+        ("evaluate nowhere", 2, "there is no model 'nowhere'"),
+        ("evaluate empty", 2, "is neither a run directory nor a model folder"),
+        ("reconstruct RUN gone.png -o out", 2, "gone.png: there is no such file"),
+        ("reconstruct RUN empty.png -o out", 1, "empty.png: is empty"),
+        ("reconstruct RUN text.png -o out", 1, "text.png: is not a picture"),
+        ("reconstruct RUN cut.png -o out", 1, "cut.png: is cut short or broken"),
+        ("reconstruct RUN bomb.png -o out", 1, "bomb.png: is 40000x1 pixels large"),
+        ("interpolate RUN THREE text.png -o out.png", 1, "text.png: is not a picture"),
+        ("interpolate RUN THREE THREE -o out.mid", 2, "choose a name that ends in .png"),
+        ("interpolate RUN THREE THREE -o text.png/out.png", 1, "out.png: cannot be written"),
+        ("decode RUN text.png -o out", 1, "text.png: holds no codes"),
+        ("decode RUN five.npy -o out", 2, "do not fit this model; it takes (N, 2)"),
+        ("sample RUN -o out --label digit", 2, "--label takes name=number"),
+        ("sample RUN -o out --label colour=3", 2, "there is no label 'colour'"),
+        ("image grid --model RUN --axes 0 7", 2, "choose two different ones of 0 to 1"),
+        ("image grid --model RUN -o text.png/g.png", 1, "g.png: cannot be written"),
+        ("image grid --model TENSORS", 2, "'ae image' needs one of pictures"),
+        ("export RUN -o empty-not", 2, "is a folder with something else in it"),
+        ("grdi", 2, "there is no command 'grdi'"),
+    ],
+)  # fmt: skip
+def test_bad_input_gets_one_sentence(
+    ae, run: Path, tmp_path: Path, arguments: str, code: int, sentence: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty-not").mkdir()
+    (tmp_path / "empty-not/thesis.tex").write_text("")
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "cut.png").write_bytes(THREE.read_bytes()[:150])
+    Pictures.new("L", (40_000, 1)).save(tmp_path / "bomb.png")
+    np.save(tmp_path / "five.npy", np.zeros((1, 5)))
+    if "TENSORS" in arguments:
+        _tensor_model(tmp_path / "tensors")
+    before = sorted(tmp_path.rglob("*"))
+    words = {"RUN": run, "THREE": THREE, "TENSORS": tmp_path / "tensors"}
+    result = ae(*(words.get(word, word) for word in arguments.split()), code=code)
+    assert sentence in result.output.replace("\n", " ")
+    assert sorted(tmp_path.rglob("*")) == before, "something half-written was left"
+
+
+def _tensor_model(folder: Path) -> None:
+    """A model of another data type."""
+    from ae_toolkit import registry
+    from ae_toolkit.autoencoder import Autoencoder
+    from ae_toolkit.testing import Tensors, tiny_recipe
+
+    registry.modalities.register("tensors")(Tensors)
+    registry.datasets.register("tensors")(lambda *, modality, split: None)
+    recipe = tiny_recipe()
+    model = Autoencoder(recipe, modality=recipe.make("modality"))
+    checkpoint.save(folder, model.state_dict(), checkpoint.config_json(recipe))
+
+
+def test_module_is_the_command_and_interrupt_says_how_to_go_on(tmp_path: Path) -> None:
+    import signal
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ae_toolkit", "train", "mnist-2d", "--data", "mnist-sample"]
+        + ["--set", "train.epochs=100000", "--out", "r", "--quiet"],
+        cwd=tmp_path, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    assert process.stderr is not None
+    process.stderr.readline()  # the first validation
+    process.send_signal(signal.SIGINT)
+    said = process.stderr.read()
+    assert process.wait(60) == 130
+    assert "Traceback" not in said and "ae train mnist-2d --out r --resume" in said
+    assert checkpoint.checkpoints(tmp_path / "r")

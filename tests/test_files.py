@@ -1,0 +1,193 @@
+"""What lies on disk: whole or not at all, never code, and every broken file gets one sentence."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import small
+
+from ae_toolkit import Failure, Misuse, checkpoint, load, zoo
+from ae_toolkit.testing import Tensors, check_modality
+
+
+@pytest.fixture
+def exported(run: Path, tmp_path: Path) -> Path:
+    zoo.export(str(run), tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_export_loads_anywhere_and_bf16_halves_it(
+    run: Path, exported: Path, tmp_path: Path
+) -> None:
+    codes = [load(m).encode_examples(_digits(run)) for m in (run, exported)]
+    assert torch.equal(*codes)
+    half = zoo.export(str(run), tmp_path / "half", dtype="bf16")
+    assert half < 0.55 * (exported / checkpoint.WEIGHTS).stat().st_size
+    assert load(tmp_path / "half").autoencoder.encoder.layers[0].weight.dtype == torch.float32
+
+
+def _digits(run: Path):
+    from ae_toolkit.data import load_data
+
+    return load_data(small(), small().make("modality"), "test").select(range(5))
+
+
+def test_writing_leaves_nothing_half_done(tmp_path: Path) -> None:
+    target = tmp_path / "file.txt"
+    target.write_text("before")
+    with pytest.raises(ZeroDivisionError), checkpoint.writing(target) as temporary:
+        temporary.write_text("after")
+        _ = 1 / 0
+    assert target.read_text() == "before"
+    assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
+    (tmp_path / "plain").write_text("")
+    with (
+        pytest.raises(Failure, match="cannot be written"),
+        checkpoint.writing(tmp_path / "plain/inside"),
+    ):
+        pass
+
+
+def broken(exported: Path, kind: str) -> None:
+    weights, config = exported / checkpoint.WEIGHTS, exported / checkpoint.CONFIG
+    settings = json.loads(config.read_text())
+    if kind == "cut":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif kind == "empty":
+        weights.write_bytes(b"")
+    elif kind == "pickle":
+        weights.write_bytes(pickle.dumps({"a": 1}))
+    elif kind == "gone":
+        weights.unlink()
+    elif kind == "no json":
+        config.write_text("{")
+    elif kind == "format":
+        config.write_text(json.dumps({**settings, "format": 99, "written_by": "ae-toolkit 9"}))
+    elif kind == "plugin":
+        settings["recipe"]["encoder"] = {"name": "wavelet"}
+        settings["requires"]["encoder"] = "ae-wavelets 2.0"
+        config.write_text(json.dumps(settings))
+    elif kind == "other weights":
+        settings["recipe"]["encoder"]["hidden"] = [64]
+        config.write_text(json.dumps(settings))
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        ("cut", "is cut short or broken"),
+        ("empty", "is cut short or broken"),
+        ("pickle", "is pickled code, not safetensors; it is not opened"),
+        ("gone", "is neither a run directory nor a model folder"),
+        ("no json", "is not a model's configuration"),
+        ("format", "was written in format 99 by ae-toolkit 9"),
+        ("plugin", "needs encoder 'wavelet' of ae-wavelets 2.0, which is not installed: pip inst"),
+        ("other weights", "the weights do not fit the recipe"),
+    ],
+)
+def test_broken_models(exported: Path, kind: str, sentence: str) -> None:
+    broken(exported, kind)
+    with pytest.raises((Failure, Misuse)) as caught:
+        load(exported)
+    assert sentence in str(caught.value)
+
+
+def test_training_state_with_code_is_refused(run: Path, tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "pwned"), "w"))
+
+    torch.save({"step": Evil()}, tmp_path / checkpoint.STATE)
+    with pytest.raises(Failure, match="holds code beside tensors; it is not opened"):
+        checkpoint.load_state(tmp_path)
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_pickled_model_file_is_refused(tmp_path: Path) -> None:
+    torch.save({}, tmp_path / "model.pt")
+    with pytest.raises(Misuse, match="pickled models are never opened"):
+        load(tmp_path / "model.pt")
+
+
+def test_unknown_names_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Misuse, match="there is no model 'mnist-2dd': did you mean 'mnist-2d'"):
+        load("mnist-2dd")
+    monkeypatch.setattr(zoo, "bundled", dict)
+    with pytest.raises(Misuse, match="make them with 'ae train mnist-2d'"):
+        load("mnist-2d")
+
+
+def test_hub_models(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against a stand-in of `huggingface_hub` with the same interface."""
+    import sys
+    from types import ModuleType
+
+    hub = ModuleType("huggingface_hub")
+    hub.snapshot_download = lambda repo, *, allow_patterns: str(exported)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    assert load("someone/digits").folder == exported
+
+    def offline(repo: str, *, allow_patterns: list[str]) -> str:
+        raise ConnectionError("no route to host\nmore")
+
+    hub.snapshot_download = offline  # type: ignore[attr-defined]
+    with pytest.raises(Failure, match="could not be fetched from the hub: no route to host$"):
+        load("someone/digits")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(Failure, match=r"pip install ae-toolkit\[hub\]"):
+        load("someone/digits")
+
+
+def test_any_data_type_from_files(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    import numpy as np
+
+    from ae_toolkit.data import files
+
+    modality = Tensors(shape=(2, 3))
+    check_modality(modality, [torch.randn(2, 3), torch.randn(2, 3)], tmp_path)
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for i in range(40):
+        np.save(folder / f"{i}.npy", np.full((2, 3), i, dtype=np.float32))
+    np.save(folder / "odd.npy", np.zeros(5))
+    (folder / "text.npy").write_text("no array")
+    (folder / "notes.txt").write_text("not mine")
+    train = files(modality=modality, split="train", path=str(folder))
+    test = files(modality=modality, split="test", path=str(folder))
+    assert len(train) + len(test) == 40 and len(test) > 0
+    assert not set(train.groups) & set(test.groups)
+    said = capfd.readouterr().err
+    assert "odd.npy: has shape (5,), not (2, 3)" in said and "text.npy: is not a .npy file" in said
+    with pytest.raises(Misuse, match=r"no files that end in .npy \(1 others\)"):
+        (tmp_path / "other").mkdir()
+        (tmp_path / "other/a.txt").write_text("")
+        files(modality=modality, split="train", path=str(tmp_path / "other"))
+    with pytest.raises(Misuse, match="there is no such file or folder"):
+        files(modality=modality, split="train", path=str(tmp_path / "nowhere"))
+
+
+def test_holding_out_is_by_group_and_moves_nobody() -> None:
+    from ae_toolkit.data import Examples, hold_out
+
+    def split(num: int) -> set[str]:
+        groups = [f"tune {i // 2}" for i in range(num)]
+        mine, held = hold_out(Examples(torch.zeros(num, 1), None, {}, groups), 0.2, seed=0)
+        assert not set(mine.groups) & set(held.groups)
+        return set(held.groups)
+
+    assert split(200) <= split(400)
+    assert len(split(4)) == 1
+
+
+def test_shorter_examples_are_padded_and_masked() -> None:
+    from ae_toolkit.contracts import Example
+    from ae_toolkit.data import Examples
+
+    rows = [Example(torch.ones(n, 2), {"kind": n}, str(n)) for n in (3, 1)]
+    stacked = Examples.stack(rows)
+    assert stacked.mask.tolist() == [[True] * 3, [True, False, False]]
+    assert stacked.y[1].sum() == 2 and stacked.labels["kind"].tolist() == [3, 1]

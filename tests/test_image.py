@@ -1,0 +1,134 @@
+"""Pictures as data: whatever a user's folder holds is brought into form, or refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ae_image.datasets import mnist_sample
+from ae_image.modality import Image
+from conftest import SAMPLES
+from PIL import Image as Pictures
+
+from ae_toolkit import Failure, Misuse
+from ae_toolkit.noise import Source
+from ae_toolkit.recipe import named
+from ae_toolkit.testing import check_modality
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [28, (20, 33)])
+def test_contract(channels: int, size: int | tuple[int, int], tmp_path: Path) -> None:
+    pictures = [Pictures.new("RGB", (50, 40), "red"), Pictures.open(SAMPLES / "digit-3.png")]
+    check_modality(Image(size=size, channels=channels, shift=2, rotate=5), pictures, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour"),
+    [("1", 1), ("L", 200), ("LA", (200, 255)), ("P", 5), ("RGB", (200, 200, 200))]
+    + [("RGBA", (200, 200, 200, 255)), ("CMYK", (0, 0, 0, 55)), ("I;16", 51400), ("I", 51400)]
+    + [("F", 200.0), ("YCbCr", (200, 128, 128))],
+)  # fmt: skip
+def test_every_mode_of_picture(mode: str, colour: object, tmp_path: Path) -> None:
+    for channels in (1, 3):
+        y = Image(size=8, channels=channels).to_tensor(Pictures.new(mode, (13, 9), colour)).y
+        assert y.dtype == torch.uint8 and y.shape == (channels, 8, 8)
+        if mode not in ("1", "P"):
+            assert (y.int() - 200).abs().max() <= 2, mode
+
+
+def test_transparency_becomes_black() -> None:
+    assert Image(size=8).to_tensor(Pictures.new("RGBA", (8, 8), (255, 255, 255, 0))).y.max() == 0
+
+
+def test_exif_rotation_is_obeyed(tmp_path: Path) -> None:
+    picture = Pictures.new("L", (20, 10))
+    exif = picture.getexif()
+    exif[0x0112] = 6
+    picture.save(tmp_path / "turned.jpg", exif=exif)
+    assert next(Image().read(tmp_path / "turned.jpg")).size == (10, 20)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1)])
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+def test_extreme_shapes(size: tuple[int, int], fit: str) -> None:
+    assert Image(fit=fit).to_tensor(Pictures.new("L", size, 255)).y.shape == (1, 28, 28)
+
+
+def test_round_trip_is_exact() -> None:
+    image, picture = Image(), Pictures.open(SAMPLES / "digit-5.png")
+    y = image.to_tensor(picture).y
+    back = image.from_tensor(image.prepare(y[None])[0])
+    assert np.array_equal(np.asarray(back), np.asarray(picture))
+
+
+def test_augmentation_moves_and_keeps() -> None:
+    y = torch.zeros(16, 1, 28, 28)
+    y[:, :, 12:16, 12:16] = 1
+    moved = Image(shift=3, rotate=10, scale=0.1).augment(y, Source(0, "test").step(0))
+    assert not torch.equal(moved[0], moved[1])
+    assert torch.allclose(moved.sum((1, 2, 3)), y.sum((1, 2, 3)), rtol=0.35)
+    assert Image().augment(y, Source(0, "test").step(0)) is y
+
+
+def test_bundled_digits_are_digits() -> None:
+    image = Image(labels={"digit": 10})
+    for split, num in (("train", 1000), ("test", 200)):
+        examples = mnist_sample(modality=image, split=split)
+        assert examples.y.shape == (num, 1, 28, 28)
+        assert torch.bincount(examples.labels["digit"]).tolist() == [num // 10] * 10
+        border = examples.y.clone()
+        border[:, :, 2:-2, 2:-2] = 0
+        assert border.float().mean() < 1, "the sheet was cut in the wrong places"
+
+
+def test_bundled_digits_are_mnists(real_mnist: Path) -> None:
+    recipe = named("mnist-2d")
+    whole = recipe.make("dataset", modality=recipe.make("modality"), split="test")
+    sample = mnist_sample(modality=Image(labels={"digit": 10}), split="test")
+    known = {row.numpy().tobytes() for row in whole.y}
+    assert all(row.numpy().tobytes() in known for row in sample.y)
+    assert len(whole) == 10_000
+
+
+def test_data_sets_of_another_size(real_mnist: Path) -> None:
+    for name in ("mnist-2d", "fashion-2d"):
+        recipe = named(name).with_({"modality.size": [14, 20], "modality.channels": 3})
+        examples = recipe.make("dataset", modality=recipe.make("modality"), split="test")
+        assert examples.y.shape == (10_000, 3, 14, 20)
+
+
+def test_missing_data_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torchvision.datasets
+
+    def offline(root: object, train: bool, download: bool) -> None:
+        assert download
+        raise RuntimeError("Error downloading train-images-idx3-ubyte.gz")
+
+    monkeypatch.setenv("AE_DATA", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torchvision.datasets, "MNIST", offline)
+    recipe = named("mnist-2d")
+    with pytest.raises(Failure) as caught:
+        recipe.make("dataset", modality=recipe.make("modality"), split="train")
+    for words in ("cannot be downloaded", "set AE_DATA", "--data mnist-sample"):
+        assert words in str(caught.value)
+    raw = tmp_path / "MNIST/raw"
+    raw.mkdir(parents=True)
+    monkeypatch.undo()
+    monkeypatch.setenv("AE_DATA", str(tmp_path))
+    for name in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"):
+        (raw / name).write_bytes(b"\x00\x00\x08\x03\x00\x00")
+    for name in ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"):
+        (raw / name).write_bytes(b"")
+    with pytest.raises(Failure, match=r"'mnist': the files are broken .*MNIST/raw"):
+        recipe.make("dataset", modality=recipe.make("modality"), split="train")
+
+
+def test_data_of_another_type_is_refused() -> None:
+    from ae_toolkit.testing import Tensors
+
+    with pytest.raises(Misuse, match="holds pictures"):
+        mnist_sample(modality=Tensors(), split="test")

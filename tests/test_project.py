@@ -1,0 +1,138 @@
+"""The project as a stranger finds it: layout, README, bundled models and their numbers."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from ae_toolkit import checkpoint, load, zoo
+from ae_toolkit.evaluate import evaluate
+
+CORE = sorted((ROOT / "ae_toolkit").rglob("*.py"))
+PLUGINS = sorted((ROOT / "plugins").rglob("*.py"))
+MODELS = ("mnist-2d", "mnist-2d-bernoulli", "fashion-2d", "mnist-vae")
+
+#: Words of data types, which the core does not know. `ae image grid` and `mnist-2d` in examples of
+#: the command line, and `MNIST` in none, are what a user types and not what the code does.
+FOREIGN = re.compile(r"\b(digit|pixel|melod|note|midi|audio|chord|spectro)", re.IGNORECASE)
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda p: p.name)
+def test_core_has_no_word_of_a_data_type(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [getattr(node, key, None) for key in ("id", "name", "attr", "arg")]
+        for name in filter(None, (n for n in names if isinstance(n, str))):
+            assert not FOREIGN.search(name), f"{path.name}: {name}"
+        if isinstance(node, ast.ImportFrom | ast.Import):
+            modules = [getattr(node, "module", "") or "", *(alias.name for alias in node.names)]
+            assert not any(m.startswith("ae_image") for m in modules), f"{path.name}: {modules}"
+
+
+@pytest.mark.parametrize("path", PLUGINS, ids=lambda p: p.name)
+def test_plugins_use_public_names_only(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ae_toolkit"):
+            assert not any(alias.name.startswith("_") for alias in node.names), path.name
+
+
+@pytest.mark.parametrize("path", [*CORE, *PLUGINS], ids=lambda p: p.name)
+def test_every_module_says_what_it_is(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_bundled_model(name: str) -> None:
+    folder = zoo.bundled()[name]
+    assert (folder / checkpoint.WEIGHTS).stat().st_size <= 3_000_000
+    config = checkpoint.load_config(folder)
+    assert config.card["seed"] == config.recipe.train.seed
+    assert config.card["minutes"] <= 30
+    assert config.card["command"] == f"python scripts/reproduce.py {name}"
+    assert (folder / "README.md").is_file()
+    assert load(name).sample(2, seed=1)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_recipe_is_the_one_that_the_weights_were_made_by(name: str) -> None:
+    from ae_toolkit.recipe import named
+
+    assert checkpoint.load_config(zoo.bundled()[name]).recipe == named(name)
+
+
+@pytest.mark.parametrize("name", ["mnist-2d", "mnist-2d-bernoulli", "fashion-2d"])
+def test_shipped_numbers_are_the_measured_ones(real_mnist: Path, name: str) -> None:
+    model = load(name)
+    shipped = model.config.card["metrics"]
+    measured = evaluate(model)
+    for key in ("distortion", "rate", "distortion_plus_rate"):
+        assert measured[key] == pytest.approx(shipped[key], rel=1e-3)
+
+
+def test_shipped_nll_is_the_measured_one(real_mnist: Path) -> None:
+    """On a few digits, with fewer samples: looser than the card's number, never far above it."""
+    model = load("mnist-vae")
+    shipped = model.config.card["metrics"]
+    measured = evaluate(model, num_samples=50, limit=200)
+    assert shipped["nll_num_samples"] >= 500 and shipped["num_examples"] == 10_000
+    assert measured["nll"] == pytest.approx(shipped["nll"], abs=5)
+
+
+def test_readme_carries_the_measured_numbers() -> None:
+    text = (ROOT / "README.md").read_text()
+    for name in MODELS:
+        metrics = checkpoint.load_config(zoo.bundled()[name]).card["metrics"]
+        value = metrics.get("nll") or metrics["distortion_plus_rate"]
+        line = next(line for line in text.splitlines() if line.startswith(f"| `{name}`"))
+        assert f"{value:.2f}" in line, name
+
+
+def readme_commands() -> list[str]:
+    """The `ae …` lines of the README's console blocks, except those that train for minutes."""
+    blocks = re.findall(r"```console\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    return [line.partition("  #")[0].strip() for line in lines if line.startswith("ae ")]
+
+
+@pytest.mark.slow
+def test_readme_commands_run(ae, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As pasted, in order, in one folder; trainings on the bundled digits for one epoch."""
+    from conftest import SAMPLES
+
+    for name in ("three", "eight"):
+        source = SAMPLES / f"digit-{'3' if name == 'three' else '8'}.png"
+        (tmp_path / f"{name}.png").write_bytes(source.read_bytes())
+    commands = readme_commands()
+    assert len(commands) > 8
+    for command in commands:
+        words = command.split()
+        if words[1] == "train":
+            words += ["--set", "train.epochs=1", "--quiet"]
+            words += [] if "--data" in words else ["--data", "mnist-sample"]
+        if words[1] == "evaluate":
+            words += ["--limit", "20"]
+        if words[:3] == ["ae", "image", "scatter"]:
+            words += ["--data", "mnist-sample"]
+        ae(*words[1:])
+
+
+def test_readme_python_runs() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})
+
+
+def test_changelog_names_the_version() -> None:
+    import ae_toolkit
+
+    assert f"## {ae_toolkit.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_cards_are_json() -> None:
+    for folder in zoo.bundled().values():
+        json.loads((folder / checkpoint.CONFIG).read_text())

@@ -1,0 +1,243 @@
+"""Training: repeatable to the last bit, stopped cleanly, resumed exactly, honest about divergence."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import small
+
+from ae_toolkit import Failure, Misuse, checkpoint, fit, load
+from ae_toolkit.errors import Interrupted
+from ae_toolkit.learner import Learner
+from ae_toolkit.recipe import Train
+from ae_toolkit.registry import corruptions, encoders
+
+
+def rows(run: Path, split: str) -> list[dict[str, float]]:
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [row for row in map(json.loads, lines) if row["split"] == split]
+
+
+def last_weights(run: Path) -> bytes:
+    return (checkpoint.checkpoints(run)[-1].folder / checkpoint.WEIGHTS).read_bytes()
+
+
+def test_golden_run(run: Path) -> None:
+    """Twenty steps and more of a seeded run: the loss falls to where it fell before."""
+    losses = [row["loss"] for row in rows(run, "validation")]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] == pytest.approx(61.4, abs=3)
+
+
+def test_a_run_leaves_what_it_promises(run: Path) -> None:
+    assert checkpoint.load_config(run).recipe == small()
+    assert list(run.glob("figures/*.png"))
+    row = rows(run, "train")[-1]
+    assert row["loss"] == pytest.approx(row["distortion"] + row["rate"], rel=1e-4)
+    timing = json.loads((run / "timings.jsonl").read_text().splitlines()[-1])
+    assert timing["examples_per_second"] > 0
+    assert not list(run.rglob(".*")), "a temporary file was left"
+
+
+def test_same_seed_same_bits_other_seed_other_bits(run: Path, tmp_path: Path) -> None:
+    again = fit(small(), tmp_path / "again", progress=False)
+    other = fit(small(train__seed=1), tmp_path / "other", progress=False)
+    assert last_weights(again) == last_weights(run) != last_weights(other)
+    assert (again / "metrics.jsonl").read_bytes() == (run / "metrics.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"train__accumulate": 2, "train__clip": 1.0, "train__schedule": "one-cycle"},
+        {"encoder__dropout": 0.2, "corruption__name": "noise", "train__weight_decay": 0.01},
+        {"train__precision": "bf16", "modality__shift": 2.0, "train__ema": 0.0},
+    ],
+    ids=["accumulated", "noisy", "bf16"],
+)
+def test_interrupted_run_resumes_to_the_same_bits(
+    changes: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = small(**changes)
+    whole = fit(recipe, tmp_path / "whole", progress=False)
+
+    original, calls = Learner.update, []
+
+    def update(self: Learner, **options: object) -> None:
+        original(self, **options)
+        calls.append(1)
+        if len(calls) == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Learner, "update", update)
+    with pytest.raises(Interrupted, match=r"stopped at step \d+ of \d+ .*--resume"):
+        fit(recipe, tmp_path / "cut", progress=False)
+    monkeypatch.undo()
+    fit(recipe, tmp_path / "cut", resume=True, progress=False)
+    assert last_weights(tmp_path / "cut") == last_weights(whole)
+    assert (tmp_path / "cut/metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+
+
+@pytest.mark.slow
+def test_killed_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    """kill -9 in mid-training, twice, through the command line."""
+    command = [
+        sys.executable, "-m", "ae_toolkit", "train", "mnist-2d", "--data", "mnist-sample",
+        "--set", "train.epochs=12", "--set", "train.batch_size=8", "--quiet",
+    ]  # fmt: skip
+    subprocess.run([*command, "--out", tmp_path / "whole"], check=True, capture_output=True)
+    cut = tmp_path / "cut"
+    for attempt in range(3):
+        resume = ["--resume"] if (cut / "config.json").exists() else []
+        process = subprocess.Popen(
+            [*command, "--out", cut, *resume], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        if attempt == 2:
+            assert process.wait(300) == 0
+            break
+        known = len(checkpoint.checkpoints(cut))
+        last = checkpoint.checkpoints(cut)[-1].step if known else 0
+        while process.poll() is None:
+            points = checkpoint.checkpoints(cut)
+            if points and points[-1].step > last:
+                break
+            time.sleep(0.01)
+        time.sleep(0.05)
+        process.kill()
+        process.wait()
+    assert last_weights(cut) == last_weights(tmp_path / "whole")
+
+
+def test_nan_names_step_and_term_and_keeps_the_good_checkpoint(tmp_path: Path) -> None:
+    class Poison:
+        """Turns the input to NaN at the 30th batch."""
+
+        def __init__(self) -> None:
+            self.calls = 0
+
+        def out_shape(self, shape):
+            return shape
+
+        def __call__(self, x, y, mask, step):
+            self.calls += 1
+            return (x * float("nan") if self.calls > 30 else x), y
+
+    corruptions.register("poison")(Poison)
+    with pytest.raises(Failure) as caught:
+        fit(small(corruption__name="poison", train__validation=0), tmp_path / "r", progress=False)
+    assert "diverged at step 30: the distortion is nan" in str(caught.value)
+    point = checkpoint.checkpoints(tmp_path / "r")[-1]
+    assert str(point.folder) in str(caught.value)
+    assert all(torch.isfinite(w).all() for w in checkpoint.load_weights(point.folder).values())
+
+
+def test_early_stopping(tmp_path: Path) -> None:
+    recipe = small(train__epochs=50, train__patience=2, train__lr=1e-12, train__schedule="constant")
+    run = fit(recipe.with_({"train.ema": 0.0}), tmp_path / "r", progress=False)
+    assert len(rows(run, "validation")) < 50
+
+
+def test_best_and_last_checkpoints_stay(run: Path) -> None:
+    assert len(checkpoint.checkpoints(run)) <= 2
+    best = checkpoint.best(run)
+    assert best and best.loss == min(row["loss"] for row in rows(run, "validation"))
+    assert load(run).folder == best.folder
+
+
+def test_running_twice_in_one_folder_is_refused(run: Path) -> None:
+    with pytest.raises(Misuse, match="already holds a run: add --resume"):
+        fit(small(), run, progress=False)
+    with pytest.raises(Misuse, match=r"another run: its train.lr is .*, not 0.5"):
+        fit(small(train__lr=0.5), run, resume=True, progress=False)
+    before = last_weights(run)
+    fit(small(), run, resume=True, progress=False)  # finished: nothing left to do
+    assert last_weights(run) == before
+
+
+def test_half_a_checkpoint_is_passed_over(
+    run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    last = checkpoint.checkpoints(copy)[-1].folder
+    later = last.with_name("step_9999999")
+    shutil.copytree(last, later)
+    state = later / checkpoint.STATE
+    state.write_bytes(state.read_bytes()[:1000])
+    fit(small(), copy, resume=True, progress=False)
+    assert "cut short or broken; trying the one before" in capfd.readouterr().err
+
+
+def test_own_encoder_by_decorator(tmp_path: Path) -> None:
+    """Ten lines in a notebook cell, and it trains in place of the built-in one."""
+
+    @encoders.register("linear")
+    class Linear(torch.nn.Module):
+        def __init__(self, *, in_shape, num_classes, cond_dim, width: int = 8):
+            super().__init__()
+            self.layer = torch.nn.Linear(in_shape[0] * in_shape[1] * in_shape[2], width)
+            self.out_shapes = ((width,),)
+
+        def forward(self, x, c, mask):
+            return (self.layer(x.flatten(1)).tanh(),)
+
+    run = fit(small(encoder__name="linear", encoder__width=4, train__epochs=1), tmp_path / "r")
+    assert load(run).recipe.encoder.name == "linear"
+    encoders._local.clear()
+    with pytest.raises(Failure, match="needs encoder 'linear' of this process, which is not inst"):
+        load(run)
+
+
+def test_compiled_step_agrees_with_eager(tmp_path: Path) -> None:
+    import shutil as programs
+
+    if not programs.which("g++"):
+        pytest.skip("needs a C++ compiler")
+    short = {"train__epochs": 1, "train__batch_size": 256}
+    eager = fit(small(**short), tmp_path / "eager", progress=False)
+    compiled = fit(small(**short, train__compile="on"), tmp_path / "compiled", progress=False)
+    mine, its = rows(eager, "validation")[-1], rows(compiled, "validation")[-1]
+    assert its["loss"] == pytest.approx(mine["loss"], rel=1e-4)
+
+
+def test_conditioned_and_spatial_and_importance_weighted(tmp_path: Path) -> None:
+    recipe = small(
+        condition=["digit"],
+        encoder={"name": "conv", "widths": [4, 8]},
+        decoder={"name": "conv", "widths": [8, 4]},
+        bottleneck={"name": "gaussian", "z_dim": 2, "spatial": True},
+        corruption={"name": "binarise"},
+        likelihood={"name": "bernoulli"},
+        objective={"name": "iwae", "num_samples": 3},
+        train__epochs=1,
+    )
+    model = load(fit(recipe, tmp_path / "r", progress=False))
+    sevens = model.sample(3, {"digit": 7}, seed=1)
+    assert len(sevens) == 3
+    with pytest.raises(Misuse, match="conditioned on 'digit'"):
+        model.sample(3)
+    with pytest.raises(Misuse, match="a class from 0 to 9, not 11"):
+        model.sample(3, {"digit": 11})
+
+
+def test_learner_averages_and_swaps_back() -> None:
+    layer = torch.nn.Linear(2, 2)
+    learner = Learner(layer, Train(ema=0.5))
+    start = layer.weight.detach().clone()
+    layer.weight.grad = torch.ones_like(layer.weight)
+    layer.bias.grad = torch.ones_like(layer.bias)
+    learner.update(step=100, lr=0.1)
+    moved = layer.weight.detach().clone()
+    with learner.averaged():
+        assert torch.allclose(layer.weight, (start + moved) / 2)
+    assert torch.equal(layer.weight, moved)
