@@ -1,8 +1,8 @@
 """Makes a bundled model again: `python scripts/reproduce.py NAME`, or `all`.
 
-Trains the recipe of that name with its recorded seed, writes its weights in bf16 with their card to
-`plugins/*/weights/NAME`, and measures them from that file, on the test split, once. `--measure` does
-only the last part, for weights that are there.
+Trains the recipe of that name with its recorded seed, writes its weights in bf16 with their card
+to `plugins/*/weights/NAME`, and measures them from that file, on the test split, once. `--measure`
+does only the last part, for weights that are there.
 """
 
 from __future__ import annotations

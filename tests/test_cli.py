@@ -22,6 +22,11 @@ THREE, EIGHT = SAMPLES / "digit-3.png", SAMPLES / "digit-8.png"
 ALLOWED = {"ae_toolkit", "click", "colorama"}
 
 
+def size_of(path: str) -> tuple[int, int]:
+    with Pictures.open(path) as picture:
+        return picture.size
+
+
 def test_help_imports_next_to_nothing() -> None:
     code = (
         "import sys; before = set(sys.modules); sys.argv = ['ae', '--help']\n"
@@ -51,8 +56,19 @@ def test_help_is_quick() -> None:
 
 @pytest.mark.parametrize(
     "verb",
-    ["train", "evaluate", "reconstruct", "sample", "interpolate", "encode", "decode", "export"]
-    + ["image grid", "image scatter", "image sample"],
+    [
+        "train",
+        "evaluate",
+        "reconstruct",
+        "sample",
+        "interpolate",
+        "encode",
+        "decode",
+        "export",
+        "image grid",
+        "image scatter",
+        "image sample",
+    ],
 )
 def test_every_verb_shows_an_example(ae, verb: str) -> None:
     assert f"ae {verb}" in ae(*verb.split(), "--help").output.partition("Example")[2]
@@ -73,9 +89,10 @@ def test_generic_verbs(ae, run: Path, tmp_path: Path) -> None:
     assert "seed 4" in ae("sample", run, "-n", 3, "-o", "new", "--seed", 4).output
     assert len(list(Path("new").iterdir())) == 3
     ae("interpolate", run, THREE, EIGHT, "-o", "walk.png", "--steps", 5)
-    assert Pictures.open("walk.png").size == (5 * 28 + 4 * 2, 28)
+    assert size_of("walk.png") == (5 * 28 + 4 * 2, 28)
     ae("encode", run, THREE, EIGHT, "-o", "z.npz")
-    assert np.load("z.npz")["z"].shape == (2, 2)
+    with np.load("z.npz") as arrays:
+        assert arrays["z"].shape == (2, 2)
     ae("decode", run, "z.npz", "-o", "decoded")
     assert (Path("decoded") / "digit-3.png").read_bytes() == Path("back/digit-3.png").read_bytes()
     ae("export", run, "-o", "shared")
@@ -117,7 +134,7 @@ def test_train_on_a_folder_of_pictures_then_look(ae, tmp_path: Path) -> None:
     assert "skipped 1 of" in result.stderr and "broken.png" in result.stderr
     assert json.loads(result.stdout)["run"] == "r"
     ae("image", "grid", "--model", "r", "-o", "g.png", "-n", 4)
-    assert Pictures.open("g.png").size[0] > 100
+    assert size_of("g.png")[0] > 100
     report = json.loads(ae("evaluate", "r", "--json").stdout)
     assert report["data"] == "files"
 
@@ -199,14 +216,16 @@ def test_module_is_the_command_and_interrupt_says_how_to_go_on(tmp_path: Path) -
     import signal
 
     process = subprocess.Popen(
-        [sys.executable, "-m", "ae_toolkit", "train", "mnist-2d", "--data", "mnist-sample"]
-        + ["--set", "train.epochs=100000", "--out", "r", "--quiet"],
-        cwd=tmp_path, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        [sys.executable, "-m", "ae_toolkit", "train", "mnist-2d", "--data", "mnist-sample",
+         "--set", "train.epochs=100000", "--out", "r", "--quiet"],
+        cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )  # fmt: skip
     assert process.stderr is not None
-    process.stderr.readline()  # the first validation
-    process.send_signal(signal.SIGINT)
-    said = process.stderr.read()
+    with process.stderr as stderr:
+        stderr.readline()  # the first validation
+        process.send_signal(signal.SIGINT)
+        said = stderr.read()
     assert process.wait(60) == 130
     assert "Traceback" not in said and "ae train mnist-2d --out r --resume" in said
     assert checkpoint.checkpoints(tmp_path / "r")

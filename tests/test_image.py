@@ -27,9 +27,9 @@ def test_contract(channels: int, size: int | tuple[int, int], tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("mode", "colour"),
-    [("1", 1), ("L", 200), ("LA", (200, 255)), ("P", 5), ("RGB", (200, 200, 200))]
-    + [("RGBA", (200, 200, 200, 255)), ("CMYK", (0, 0, 0, 55)), ("I;16", 51400), ("I", 51400)]
-    + [("F", 200.0), ("YCbCr", (200, 128, 128))],
+    [("1", 1), ("L", 200), ("LA", (200, 255)), ("P", 5), ("RGB", (200, 200, 200)),
+     ("RGBA", (200, 200, 200, 255)), ("CMYK", (0, 0, 0, 55)), ("I;16", 51400), ("I", 51400),
+     ("F", 200.0), ("YCbCr", (200, 128, 128))],
 )  # fmt: skip
 def test_every_mode_of_picture(mode: str, colour: object, tmp_path: Path) -> None:
     for channels in (1, 3):

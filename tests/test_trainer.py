@@ -1,4 +1,4 @@
-"""Training: repeatable to the last bit, stopped cleanly, resumed exactly, honest about divergence."""
+"""Training: repeatable to the last bit, resumed exactly, honest about divergence."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_golden_run(run: Path) -> None:
     """Twenty steps and more of a seeded run: the loss falls to where it fell before."""
     losses = [row["loss"] for row in rows(run, "validation")]
     assert losses == sorted(losses, reverse=True)
-    assert losses[-1] == pytest.approx(61.4, abs=3)
+    assert losses[-1] == pytest.approx(101.1, abs=1)
 
 
 def test_a_run_leaves_what_it_promises(run: Path) -> None:
@@ -127,8 +127,8 @@ def test_nan_names_step_and_term_and_keeps_the_good_checkpoint(tmp_path: Path) -
             return shape
 
         def __call__(self, x, y, mask, step):
-            self.calls += 1
-            return (x * float("nan") if self.calls > 30 else x), y
+            self.calls += torch.is_grad_enabled()  # not in rehearsals, validations or figures
+            return (x * float("nan") if self.calls >= 30 else x), y
 
     corruptions.register("poison")(Poison)
     with pytest.raises(Failure) as caught:
@@ -191,7 +191,8 @@ def test_own_encoder_by_decorator(tmp_path: Path) -> None:
         def forward(self, x, c, mask):
             return (self.layer(x.flatten(1)).tanh(),)
 
-    run = fit(small(encoder__name="linear", encoder__width=4, train__epochs=1), tmp_path / "r")
+    recipe = small(train__epochs=1).with_({"encoder.name": "linear", "encoder.width": 4})
+    run = fit(recipe, tmp_path / "r", progress=False)
     assert load(run).recipe.encoder.name == "linear"
     encoders._local.clear()
     with pytest.raises(Failure, match="needs encoder 'linear' of this process, which is not inst"):

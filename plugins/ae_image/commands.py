@@ -110,7 +110,7 @@ def grid(
             "corners": [(first, first), (first, first + step), (first + step, first)]
         }
     else:
-        i, j, center, std = _frame(loaded, axes, condition)
+        i, j, center, std = _frame(loaded, axes)
         across, down = latent.axes(loaded.z_dim, i, j)
         square = latent.lattice(
             size, center=center, across=std[i] * across, down=-std[j] * down, spread=spread
@@ -126,9 +126,7 @@ def grid(
     click.echo(f"{out}: {size}x{size} pictures of {model}")
 
 
-def _frame(
-    model: Model, axes: tuple[int, int] | None, condition: dict[str, float]
-) -> tuple[int, int, Tensor, Tensor]:
+def _frame(model: Model, axes: tuple[int, int] | None) -> tuple[int, int, Tensor, Tensor]:
     """Which two axes vary, about which code `(D,)`, in which units `(D,)`.
 
     A code of two numbers varies as its prior does, N(0, I). A longer one varies along its most
@@ -140,8 +138,7 @@ def _frame(
         raise Misuse("a grid needs at least two latents, and this model has one")
     if model.z_dim == 2:
         return *(axes or (0, 1)), torch.zeros(2), torch.ones(2)
-    examples = data_of(model, "mnist-sample")
-    codes = model.encode_examples(replace(examples, labels={**examples.labels, **condition}))
+    codes = model.encode_examples(data_of(model, "mnist-sample"))
     i, j = axes or codes.var(0).topk(2).indices.tolist()
     return i, j, codes.mean(0).cpu(), codes.std(0).cpu()
 
