@@ -42,6 +42,7 @@ def main() -> None:
             seconds = train(name, run)
             zoo.export(str(run), weights, dtype="bf16", card=card_of(name, seconds))
         measure(weights)
+    update_readme(ROOT / "README.md")
 
 
 def folder_of(name: str) -> Path:
@@ -127,6 +128,31 @@ def numbers(report: dict[str, Any]) -> dict[str, str]:
     for name, value in report["probes"].items():
         rows[f"{name}, by 10 nearest codes"] = f"{value:.1%}"
     return rows
+
+
+def update_readme(path: Path) -> None:
+    """Writes the measured numbers between the README's two marks."""
+    start, end = "<!-- models -->", "<!-- /models -->"
+    head, _, rest = path.read_text().partition(start)
+    lines = ["| model | what it is | measured | minutes on two cores |", "|---|---|---|---|"]
+    for name in NAMES:
+        if name not in zoo.bundled():
+            continue
+        folder = zoo.bundled()[name]
+        card = checkpoint.load_config(folder).card
+        lines.append(
+            f"| `{name}` | {card['summary']} | {headline(card['metrics'])} | {card['minutes']} |"
+        )
+    table = "\n".join(lines)
+    path.write_text(f"{head}{start}\n{table}\n{end}{rest.partition(end)[2]}")
+
+
+def headline(report: dict[str, Any]) -> str:
+    """The number that a model is judged by, with its name."""
+    if "nll" in report:
+        return f"**{report['nll']:.2f}** nats, NLL with k = {report['nll_num_samples']}"
+    terms = f"{report['distortion']:.2f} {report['likelihood']} + {report['rate']:.2f} rate"
+    return f"**{report['distortion_plus_rate']:.2f}** = {terms}"
 
 
 if __name__ == "__main__":

@@ -48,11 +48,10 @@ def small(**changes: object) -> Recipe:
     return named("mnist-2d").with_(
         {
             "data.name": "mnist-sample",
-            "encoder.hidden": [32],
-            "decoder.hidden": [32],
-            "train.epochs": 4,
-            "train.batch_size": 64,
-            "train.precision": "fp32",
+            "encoder": {"name": "mlp", "hidden": [32]},
+            "decoder": {"name": "mlp", "hidden": [32]},
+            "objective": {"name": "elbo"},
+            "train": {"epochs": 4, "batch_size": 64, "lr": 5e-3, "precision": "fp32"},
             **{key.replace("__", "."): value for key, value in changes.items()},
         }
     )

@@ -1,0 +1,71 @@
+"""Measures what the documentation says of speed: `python scripts/measure.py [--json]`.
+
+Start-up of the command, a grid from bundled weights against the bare imports, and throughput and
+peak memory of a training of `mnist-2d`, each in a process of its own; the least of several times.
+Needs all of MNIST for the last (see the README).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+AE = [sys.executable, "-m", "ae_toolkit"]
+
+
+def seconds(command: list[str], *, times: int = 3) -> float:
+    """The least wall-clock time of a command."""
+    taken = []
+    for _ in range(times):
+        began = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        taken.append(time.perf_counter() - began)
+    return min(taken)
+
+
+def training(folder: Path, epochs: int) -> tuple[float, float]:
+    """Median examples/s between validations, the first left out, and peak memory in GB."""
+    run = folder / "run"
+    command = [*AE, "train", "mnist-2d", "--out", str(run), "--quiet"]
+    subprocess.run([*command, "--set", f"train.epochs={epochs}"], check=True, capture_output=True)
+    lines = (run / "timings.jsonl").read_text().splitlines()[1:]
+    speeds = [json.loads(line)["examples_per_second"] for line in lines]
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
+    return statistics.median(speeds), peak
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--epochs", type=int, default=6)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        grid = [*AE, "image", "grid", "-o", str(folder / "grid.png")]
+        result = {
+            "ae --help, s": seconds([*AE, "--help"], times=5),
+            "import torch, torchvision, s": seconds(
+                [sys.executable, "-c", "import torch, torchvision"]
+            ),
+            "ae image grid, s": seconds(grid),
+        }
+        speed, peak = training(folder, options.epochs)
+    result["grid / import"] = result["ae image grid, s"] / result["import torch, torchvision, s"]
+    result["training mnist-2d, examples/s"] = speed
+    result["training mnist-2d, peak memory, GB"] = peak
+    if options.json:
+        print(json.dumps(result, indent=2))
+        return
+    for name, value in result.items():
+        print(f"{name:36} {value:,.2f}")
+
+
+if __name__ == "__main__":
+    main()
