@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ae_toolkit.contracts import Batch, Posterior, Shape, Step, Terms, repeat
+from ae_toolkit.contracts import Batch, Shape, Step, Terms, repeat
 from ae_toolkit.modality import Modality
 from ae_toolkit.recipe import Recipe, choose_labels
 
@@ -86,11 +86,6 @@ class Autoencoder(nn.Module):
         """`(B, *in_shape)` to the code that stands for it, `(B, *z_shapes[i])`."""
         mean: tuple[Tensor, ...] = self.bottleneck.mean(self.encoder(x, c, mask), c)
         return mean
-
-    def posterior(self, x: Tensor, c: Tensor, mask: Tensor | None = None) -> Posterior | None:
-        """The Gaussian over codes, where the bottleneck has one."""
-        find = getattr(self.bottleneck, "posterior", None)
-        return None if find is None else find(self.encoder(x, c, mask), c)
 
     def decode(
         self,

@@ -147,7 +147,7 @@ def _need_plugins(path: Path, requires: Mapping[str, str], settings: Mapping[str
             continue
         distribution = origin.partition(" ")[0]
         cure = (
-            "register it again before loading"
+            "register it first, as with 'ae --import FILE …'"
             if origin == registry.HERE
             else f"pip install {distribution}"
         )

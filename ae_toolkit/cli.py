@@ -73,7 +73,10 @@ class Commands(click.Group):
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="ae-toolkit")
-def main() -> None:
+@click.option("--import", "scripts", multiple=True, metavar="FILE",
+              type=click.Path(path_type=Path),
+              help="Run a Python file first, which registers parts of yours.")  # fmt: skip
+def main(scripts: tuple[Path, ...]) -> None:
     """Autoencoders: train them, look at them, use them.
 
     MODEL is a bundled name (see 'ae models'), a run directory or a hub id.
@@ -83,7 +86,10 @@ def main() -> None:
       ae image grid -o grid.png          a picture of a latent space, at once
       ae train mnist-2d --out runs/mine  a model of your own
       ae evaluate runs/mine
+      ae --import my_encoder.py train mnist-2d --set encoder.name=mine
     """
+    for script in scripts:
+        _run_script(script)
 
 
 @main.command("train")
@@ -211,7 +217,8 @@ def reconstruct(model: str, files: tuple[Path, ...], out: Path, device: str) -> 
 
 @main.command("sample")
 @click.argument("model")
-@click.option("-n", "--num", default=16, show_default=True, type=click.IntRange(1))
+@click.option("-n", "--num", default=16, show_default=True, type=click.IntRange(1),
+              help="How many.")  # fmt: skip
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path, file_okay=False),
               help="Folder for the results.")  # fmt: skip
 @click.option("--temperature", default=1.0, show_default=True, type=click.FloatRange(0),
@@ -246,8 +253,10 @@ def sample(
 @click.argument("b", type=click.Path(path_type=Path))
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path, dir_okay=False),
               help="One file with all the steps.")  # fmt: skip
-@click.option("--steps", default=9, show_default=True, type=click.IntRange(2, 1000))
-@click.option("--path", default="slerp", show_default=True, type=click.Choice(["slerp", "lerp"]))
+@click.option("--steps", default=9, show_default=True, type=click.IntRange(2, 1000),
+              help="Items in all, both ends included.")  # fmt: skip
+@click.option("--path", default="slerp", show_default=True, type=click.Choice(["slerp", "lerp"]),
+              help="Along the great arc or the straight line.")  # fmt: skip
 @device_option
 def interpolate(
     model: str, a: Path, b: Path, out: Path, steps: int, path: str, device: str
@@ -380,6 +389,20 @@ def plugins(as_json: bool) -> None:
     _table(rows, as_json, columns=("kind", "name", "package", "state"))
 
 
+def _run_script(path: Path) -> None:
+    """Runs a user's file for what it registers."""
+    import runpy
+
+    if not path.is_file():
+        raise Misuse(f"--import {path}: there is no such file")
+    try:
+        runpy.run_path(str(path), run_name=path.stem)
+    except (Misuse, Failure):
+        raise
+    except Exception as error:  # whatever a user's file may raise
+        raise Failure(f"--import {path}: {type(error).__name__}: {error}") from error
+
+
 def _load(model: str, device: str) -> Model:
     from ae_toolkit.model import load
 
@@ -389,18 +412,21 @@ def _load(model: str, device: str) -> Model:
 def _read(
     model: Model, files: Iterable[Path], *, first_only: bool = False
 ) -> tuple[list[str], list[Any]]:
-    """The items of files, each with a name to write it under."""
+    """The items of files and folders, each with a name to write it under."""
+    from ae_toolkit.data import find_files
+
     names, items = [], []
     for path in files:
         if not path.exists():
             raise Misuse(f"{path}: there is no such file")
-        found = list(model.modality.read(path))
-        if not found:
-            raise Failure(f"{path}: nothing was found in it")
-        found = found[:1] if first_only else found
-        for i, item in enumerate(found):
-            names.append(path.stem if len(found) == 1 else f"{path.stem}-{i:03}")
-            items.append(item)
+        for file in find_files(path, model.modality) if path.is_dir() else [path]:
+            found = list(model.modality.read(file))
+            if not found:
+                raise Failure(f"{file}: nothing was found in it")
+            found = found[:1] if first_only else found
+            for i, item in enumerate(found):
+                names.append(file.stem if len(found) == 1 else f"{file.stem}-{i:03}")
+                items.append(item)
     return names, items
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ae_toolkit.contracts import Batch, Example
-from ae_toolkit.errors import Failure, Misuse
+from ae_toolkit.errors import Failure, Misuse, choose
 from ae_toolkit.modality import Modality
 from ae_toolkit.noise import seed_of
 from ae_toolkit.recipe import Part, Recipe
@@ -80,21 +80,19 @@ class Examples:
         )
 
     @classmethod
-    def stack(cls, examples: Iterable[Example]) -> Examples:
-        """Gathers single examples. Shorter ones are padded at their end and masked.
+    def stack(cls, examples: Iterable[Example], *, length: int) -> Examples:
+        """Gathers single examples, one at least.
 
-        Raises:
-            Failure: there is none.
+        Args:
+            examples: of one modality.
+            length: of the first axis; shorter examples are padded at their end and masked.
         """
         rows = list(examples)
-        if not rows:
-            raise Failure("there is not one example in the data")
-        lengths = [row.y.shape[0] if row.y.dim() else 1 for row in rows]
-        longest = max(lengths)
+        lengths = [row.y.shape[0] for row in rows]
         mask = None
-        if min(lengths) < longest:
-            mask = torch.arange(longest) < torch.tensor(lengths)[:, None]
-            rows = [row._replace(y=_pad(row.y, longest)) for row in rows]
+        if min(lengths) < length:
+            mask = torch.arange(length) < torch.tensor(lengths)[:, None]
+            rows = [row._replace(y=_pad(row.y, length)) for row in rows]
         labels = {
             name: torch.tensor(np.array([row.labels[name] for row in rows]))
             for name in rows[0].labels
@@ -120,6 +118,12 @@ def load_data(recipe: Recipe, modality: Modality, split: Split) -> Examples:
             f"dataset {recipe.data.name!r} has examples of shape {tuple(examples.y.shape[1:])}, "
             f"but modality {recipe.modality.name!r} is set to {tuple(modality.shape)}"
         )
+    for name in recipe.condition:
+        if name not in examples.labels:
+            raise Misuse(
+                f"recipe: condition {name!r} is no label of data set {recipe.data.name!r}: "
+                f"{choose(name, examples.labels)}"
+            )
     return examples
 
 
@@ -179,7 +183,7 @@ def files(*, modality: Modality, split: Split, path: str) -> Examples:
     _tell(skipped, len(wanted or found), root)
     if not examples:
         raise Failure(f"{root}: none of {len(found)} files could be read, {skipped[0].reason}")
-    return Examples.stack(examples)
+    return Examples.stack(examples, length=modality.shape[0])
 
 
 def find_files(root: Path, modality: Modality) -> list[Path]:

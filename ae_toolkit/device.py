@@ -42,6 +42,10 @@ class Engine(NamedTuple):
     compiled: bool
     threads: int
 
+    def __str__(self) -> str:
+        precision = "bf16" if self.bf16 else "fp32"
+        return f"{precision} on {self.device}{', compiled' if self.compiled else ''}"
+
     @classmethod
     def pick(cls, train: Train, device: torch.device) -> Engine:
         """Resolves the recipe's `auto` settings for a device."""

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from ae_toolkit.contracts import Example, Shape, Step
@@ -73,8 +72,3 @@ class Modality(ABC):
             for name, items in rows.items()
         }
         draw_rows(tensors, path)
-
-    def blank(self) -> Tensor:
-        """A prepared batch of one, for tracing shapes; zeros unless a plugin knows better."""
-        dtype = torch.long if self.num_classes else torch.float32
-        return torch.zeros(1, *self.shape, dtype=dtype)

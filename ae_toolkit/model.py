@@ -150,7 +150,7 @@ class Model:
 
     def examples(self, items: Sequence[Any], labels: Mapping[str, Any] | None = None) -> Examples:
         """Items as a data set. Labels given here win over those that the items carry."""
-        rows = Examples.stack(self.modality.to_tensor(item) for item in items)
+        rows = Examples.stack(map(self.modality.to_tensor, items), length=self.modality.shape[0])
         return replace(rows, labels={**rows.labels, **self._columns(labels, len(rows))})
 
     @torch.inference_mode()

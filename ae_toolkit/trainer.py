@@ -132,6 +132,10 @@ def fit(
     drawn_at = -math.inf
 
     with rundir.stop_signals() as stopped, bar:
+        rundir.tell(
+            f"{recipe.name}: {model.num_parameters():,} parameters, {len(examples):,} examples, "
+            f"{schedule.steps:,} steps, {engine}"
+        )
         while step < schedule.steps and not watch.over(train.patience):
             moment = torch.tensor(step / schedule.steps, device=where)
             row = history[step % schedule.evaluate_every].zero_()

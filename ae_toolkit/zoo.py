@@ -18,26 +18,21 @@ def find(model: str) -> Path:
         Misuse: there is nothing of that name.
         Failure: the hub cannot be reached, or a run has no checkpoint yet.
     """
-    path = Path(model)
-    if path.is_dir():
-        if (path / checkpoint.WEIGHTS).is_file():
-            return path
-        if (path / "checkpoints").is_dir():
-            if point := checkpoint.best(path):
-                return point.folder
-            raise Failure(f"{path}: this run has no whole checkpoint yet")
-        raise Misuse(
-            f"{path}: is neither a run directory nor a model folder (no {checkpoint.WEIGHTS} in it)"
-        )
-    if path.is_file():
-        hint = "pickled models are never opened; " if path.suffix in (".pt", ".pth", ".pkl") else ""
-        raise Misuse(
-            f"{path}: is a file, but {hint}a model is a folder with {checkpoint.CONFIG} and "
-            f"{checkpoint.WEIGHTS}"
-        )
-    known = bundled()
+    path, known = Path(model), bundled()
+    if (path / checkpoint.WEIGHTS).is_file():
+        return path
+    if (path / "checkpoints").is_dir():
+        if point := checkpoint.best(path):
+            return point.folder
+        raise Failure(f"{path}: this run has no whole checkpoint yet")
     if model in known:
         return known[model]
+    files = f"{checkpoint.CONFIG} and {checkpoint.WEIGHTS}"
+    if path.is_dir():
+        raise Misuse(f"{path}: is neither a run directory nor a model folder with {files}")
+    if path.is_file():
+        hint = "pickled models are never opened; " if path.suffix in (".pt", ".pth", ".pkl") else ""
+        raise Misuse(f"{path}: is a file, but {hint}a model is a folder with {files}")
     if model.count("/") == 1 and not path.is_absolute() and path.parts[0] not in (".", ".."):
         return _from_hub(model)
     raise Misuse(f"there is no model {model!r}: {_or_train(model, known)}")

@@ -14,7 +14,7 @@ import pytest
 from conftest import SAMPLES
 from PIL import Image as Pictures
 
-from ae_toolkit import checkpoint
+from ae_toolkit import checkpoint, registry
 
 THREE, EIGHT = SAMPLES / "digit-3.png", SAMPLES / "digit-8.png"
 
@@ -137,6 +137,31 @@ def test_train_on_a_folder_of_pictures_then_look(ae, tmp_path: Path) -> None:
     assert size_of("g.png")[0] > 100
     report = json.loads(ae("evaluate", "r", "--json").stdout)
     assert report["data"] == "files"
+
+
+def test_own_part_from_a_file(ae, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import torch\n"
+        "from ae_toolkit.registry import encoders\n"
+        "@encoders.register('mine')\n"
+        "class Mine(torch.nn.Module):\n"
+        "    def __init__(self, *, in_shape, num_classes, cond_dim, width: int = 4):\n"
+        "        super().__init__()\n"
+        "        self.layer = torch.nn.Linear(784, width)\n"
+        "        self.out_shapes = ((width,),)\n"
+        "    def forward(self, x, c, mask):\n"
+        "        return (self.layer(x.flatten(1)),)\n"
+    )
+    train = ["train", "mnist-2d", "--data", "mnist-sample", "--out", "r", "--quiet"]
+    more = ["--set", "encoder.name=mine", "--set", "encoder.width=3", "--set", "train.epochs=1"]
+    ae("--import", "mine.py", *train, *more)
+    ae("--import", "mine.py", "evaluate", "r")
+    registry.encoders._local.clear()
+    said = ae("evaluate", "r", code=1).output
+    assert "needs encoder 'mine'" in said and "--import" in said
+    (tmp_path / "bad.py").write_text("1 / 0")
+    assert "ZeroDivisionError" in ae("--import", "bad.py", "recipes", code=1).output
+    assert "no such file" in ae("--import", "gone.py", "recipes", code=2).output
 
 
 def test_image_commands(ae, run: Path) -> None:

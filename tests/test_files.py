@@ -188,6 +188,7 @@ def test_shorter_examples_are_padded_and_masked() -> None:
     from ae_toolkit.data import Examples
 
     rows = [Example(torch.ones(n, 2), {"kind": n}, str(n)) for n in (3, 1)]
-    stacked = Examples.stack(rows)
-    assert stacked.mask.tolist() == [[True] * 3, [True, False, False]]
+    stacked = Examples.stack(rows, length=4)
+    assert stacked.mask.tolist() == [[True] * 3 + [False], [True] + [False] * 3]
+    assert Examples.stack(rows[:1], length=3).mask is None
     assert stacked.y[1].sum() == 2 and stacked.labels["kind"].tolist() == [3, 1]

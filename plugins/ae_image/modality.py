@@ -5,6 +5,7 @@ An item is a `PIL.Image.Image`; its tensor is `(C, H, W)` in uint8, prepared to 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -60,22 +61,27 @@ class Image(Modality):
         self.shift, self.rotate, self.scale = shift, rotate, scale
 
     def read(self, path: Path) -> Iterator[Picture]:
+        limit = f"more than {MAX_SIDE} a side or {MAX_PIXELS // 1_000_000} million in all"
         try:
-            with Pictures.open(path) as picture:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", Pictures.DecompressionBombWarning)
+                picture = Pictures.open(path)
+            with picture:
                 width, height = picture.size
                 if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
                     raise Failure(
-                        f"{path}: is {width}x{height} pixels large; more than {MAX_SIDE} a side "
-                        f"or {MAX_PIXELS // 1_000_000} million in all is not opened"
+                        f"{path}: is {width}x{height} pixels large, and {limit} is refused"
                     )
                 picture.load()
                 yield ImageOps.exif_transpose(picture)
         except FileNotFoundError:
             raise Failure(f"{path}: there is no such file") from None
+        except (Pictures.DecompressionBombError, Pictures.DecompressionBombWarning):
+            raise Failure(f"{path}: has too many pixels, {limit} is refused") from None
         except UnidentifiedImageError:
             empty = path.is_file() and path.stat().st_size == 0
             raise Failure(f"{path}: is {'empty' if empty else 'not a picture'}") from None
-        except (OSError, ValueError, SyntaxError, Pictures.DecompressionBombError) as error:
+        except (OSError, ValueError, SyntaxError) as error:
             raise Failure(f"{path}: is cut short or broken ({error})") from error
 
     def to_tensor(self, item: Picture) -> Example:
