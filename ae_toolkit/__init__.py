@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from ae_toolkit.data import Examples as Examples
     from ae_toolkit.errors import Failure as Failure
     from ae_toolkit.errors import Misuse as Misuse
-    from ae_toolkit.evaluate import evaluate as evaluate
     from ae_toolkit.modality import Modality as Modality
     from ae_toolkit.model import Model as Model
     from ae_toolkit.model import load as load
@@ -37,7 +36,6 @@ _HOME = {
     "Modality": "modality",
     "Model": "model",
     "Recipe": "recipe",
-    "evaluate": "evaluate",
     "fit": "trainer",
     "load": "model",
 }

@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as pack
 from torch import Tensor
 
 from ae_toolkit import CONTRACT, __version__, registry
@@ -104,7 +105,8 @@ def save(
 ) -> None:
     """Writes a model folder, and the training state beside the weights if there is one."""
     with writing(folder, folder=True) as temporary:
-        save_file({name: t.contiguous() for name, t in weights.items()}, temporary / WEIGHTS)
+        packed = pack({name: tensor.contiguous() for name, tensor in weights.items()})
+        (temporary / WEIGHTS).write_bytes(packed)
         (temporary / CONFIG).write_text(config, encoding="utf-8")
         if state is not None:
             torch.save(dict(state), temporary / STATE)

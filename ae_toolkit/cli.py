@@ -338,11 +338,26 @@ def export(model: str, out: Path, dtype: str) -> None:
 
 
 @main.command("recipes")
+@click.argument("recipe", required=False)
 @json_option
-def recipes(as_json: bool) -> None:
-    """List the recipes that can be trained."""
-    from ae_toolkit.recipe import summary
+def recipes(recipe: str | None, as_json: bool) -> None:
+    """List the recipes that can be trained, or all the settings of RECIPE.
 
+    \b
+    Examples:
+      ae recipes
+      ae recipes mnist-2d        what --set can change, and what it is now
+    """
+    from ae_toolkit.recipe import named, summary
+
+    if recipe is not None:
+        settings = named(recipe).settings()
+        if as_json:
+            _print_json(settings)
+            return
+        for name, value in settings.items():
+            click.echo(f"{name:26} {json.dumps(value)}")
+        return
     rows = []
     for name, origin, _ in registry.recipes.origins():
         try:

@@ -147,6 +147,18 @@ class Recipe(BaseModel):
             for kind in SUPPLIED
         }
 
+    def settings(self) -> dict[str, Any]:
+        """Everything that `with_` can change, `{dotted key: value}`, parts' defaults included."""
+        found: dict[str, Any] = {"condition": self.condition}
+        for kind in SUPPLIED:
+            factory, arguments = self._factory(kind)
+            prefix = "data" if kind == "dataset" else kind
+            found[f"{prefix}.name"] = self.part(kind).name
+            for name, parameter in inspect.signature(factory).parameters.items():
+                if name not in SUPPLIED[kind]:
+                    found[f"{prefix}.{name}"] = arguments.get(name, parameter.default)
+        return found | {f"train.{name}": value for name, value in self.train}
+
     def _factory(self, kind: str) -> tuple[Any, dict[str, Any]]:
         part = self.part(kind)
         factory = registry.ALL[kind].get(part.name, prefer=self.distribution)

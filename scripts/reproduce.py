@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-from ae_toolkit import __version__, checkpoint, evaluate, fit, load, zoo
+from ae_toolkit import __version__, checkpoint, fit, load, zoo
+from ae_toolkit.evaluate import evaluate
 from ae_toolkit.recipe import named, summary
 from ae_toolkit.registry import recipes
 

@@ -76,6 +76,8 @@ def test_every_verb_shows_an_example(ae, verb: str) -> None:
 
 def test_listings(ae) -> None:
     assert "mnist-2d" in ae("recipes").output
+    assert "encoder.dropout            0.0" in ae("recipes", "mnist-2d").output
+    assert json.loads(ae("recipes", "mnist-2d", "--json").output)["train.seed"] == 0
     rows = json.loads(ae("plugins", "--json").output)
     assert {"kind": "encoder", "name": "mlp", "state": "ok"}.items() <= next(
         row.items() for row in rows if row["name"] == "mlp" and row["kind"] == "encoder"

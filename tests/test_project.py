@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, SAMPLES
 
 from ae_toolkit import checkpoint, load, zoo
 from ae_toolkit.evaluate import evaluate
@@ -99,10 +99,8 @@ def readme_commands() -> list[str]:
 
 
 @pytest.mark.slow
-def test_readme_commands_run(ae, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readme_commands_run(ae, tmp_path: Path) -> None:
     """As pasted, in order, in one folder; trainings on the bundled digits for one epoch."""
-    from conftest import SAMPLES
-
     for name in ("three", "eight"):
         source = SAMPLES / f"digit-{'3' if name == 'three' else '8'}.png"
         (tmp_path / f"{name}.png").write_bytes(source.read_bytes())
@@ -120,7 +118,8 @@ def test_readme_commands_run(ae, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ae(*words[1:])
 
 
-def test_readme_python_runs() -> None:
+def test_readme_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert blocks
     for block in blocks:

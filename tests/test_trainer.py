@@ -242,3 +242,12 @@ def test_learner_averages_and_swaps_back() -> None:
     with learner.averaged():
         assert torch.allclose(layer.weight, (start + moved) / 2)
     assert torch.equal(layer.weight, moved)
+
+
+@pytest.mark.cuda
+def test_a_gpu_learns_what_a_cpu_learns(run: Path, tmp_path: Path) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    there = fit(small(train__compile="off"), tmp_path / "r", device="cuda", progress=False)
+    mine, its = rows(run, "validation")[-1], rows(there, "validation")[-1]
+    assert its["loss"] == pytest.approx(mine["loss"], rel=0.1)
