@@ -26,7 +26,7 @@ def mnist_2d() -> Recipe:
             "likelihood": {"name": "squared-error", "squash": True},
             # Without the warm-up, a deep decoder learns to ignore so small a code.
             "objective": {"name": "elbo", "warmup": 0.1},
-            "train": {"epochs": 60, "batch_size": 128, "lr": 1e-3, "clip": 1.0},
+            "train": {"epochs": 100, "batch_size": 320, "lr": 1.5e-3, "clip": 1.0},
         }
     )
 
