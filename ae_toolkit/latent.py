@@ -49,7 +49,7 @@ def axes(dim: int, first: int, second: int) -> tuple[Tensor, Tensor]:
     return eye[first], eye[second]
 
 
-def plane(a: Tensor, b: Tensor, c: Tensor, num: int, *, margin: float = 0.15) -> Tensor:
+def plane(a: Tensor, b: Tensor, c: Tensor, num: int, *, margin: int = 0) -> Tensor:
     """The plane through three codes, `(num, num, D)`: a top left, b top right, c bottom left.
 
     Args:
@@ -57,9 +57,9 @@ def plane(a: Tensor, b: Tensor, c: Tensor, num: int, *, margin: float = 0.15) ->
         b: the code at the top right.
         c: the code at the bottom left.
         num: codes per side.
-        margin: how far the square reaches beyond the three, as a share of its side.
+        margin: by how many codes the square reaches beyond the three, on every side.
     """
-    steps = torch.linspace(-margin, 1 + margin, num)
+    steps = (torch.arange(num) - margin) / (num - 1 - 2 * margin)
     return a + steps[:, None, None] * (c - a) + steps[None, :, None] * (b - a)
 
 

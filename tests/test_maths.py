@@ -203,11 +203,10 @@ def test_paths_begin_and_end_where_they_should() -> None:
 
 def test_plane_passes_through_its_three_points() -> None:
     a, b, c = torch.randn(3, 4)
-    square = latent.plane(a, b, c, 14, margin=0.15)
-    assert torch.allclose(latent.plane(a, b, c, 3, margin=0)[0, 0], a)
-    assert torch.allclose(latent.plane(a, b, c, 3, margin=0)[0, 2], b, atol=1e-6)
-    assert torch.allclose(latent.plane(a, b, c, 3, margin=0)[2, 0], c, atol=1e-6)
-    assert square.shape == (14, 14, 4)
+    square = latent.plane(a, b, c, 7, margin=2)
+    assert square.shape == (7, 7, 4)
+    for point, (row, column) in ((a, (2, 2)), (b, (2, 4)), (c, (4, 2))):
+        assert torch.allclose(square[row, column], point, atol=1e-6)
 
 
 def test_probes() -> None:

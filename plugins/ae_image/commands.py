@@ -103,12 +103,10 @@ def grid(
     condition = parse_labels(labels)
     if through:
         codes = loaded.encode(read_pictures(list(through), loaded), condition).cpu()
-        square = latent.plane(*codes, size)
-        step = (size - 1) / 1.3  # the margins of `plane` are 0.15 of the side
-        first = 0.15 * step
-        ticks: dict[str, Any] = {
-            "corners": [(first, first), (first, first + step), (first + step, first)]
-        }
+        near = (size - 2) // 6  # the margin, so that the three do not sit in the corners
+        far = size - 1 - near
+        square = latent.plane(*codes, size, margin=near)
+        ticks: dict[str, Any] = {"corners": [(near, near), (near, far), (far, near)]}
     else:
         i, j, center, std = _frame(loaded, axes)
         across, down = latent.axes(loaded.z_dim, i, j)

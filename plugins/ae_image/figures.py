@@ -92,7 +92,7 @@ def grid_figure(
     across: Sequence[float] | None = None,
     down: Sequence[float] | None = None,
     labels: tuple[str, str] = ("$z_1$", "$z_2$"),
-    corners: Sequence[tuple[float, float]] = (),
+    corners: Sequence[tuple[int, int]] = (),
 ) -> Figure:
     """A square of pictures, with the latent coordinates of rows and columns as ticks.
 
@@ -101,7 +101,7 @@ def grid_figure(
         across: the coordinate of each column; none: no ticks.
         down: the coordinate of each row.
         labels: what the coordinates are called.
-        corners: `(row, column)` of pictures to frame, fractions allowed.
+        corners: `(row, column)` of pictures to frame.
     """
     sheet = montage(pictures)
     width, height = pictures[0][0].size
