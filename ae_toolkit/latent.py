@@ -24,17 +24,10 @@ def quantiles(num: int, *, spread: float = 1.0) -> Tensor:
     return (spread * torch.special.ndtri(share)).float()
 
 
-def lattice(
-    num: int,
-    *,
-    center: Tensor,
-    across: Tensor,
-    down: Tensor,
-    spread: float = 1.0,
-) -> Tensor:
-    """A square of codes `(num, num, D)` around a centre; rows go down, columns across."""
+def lattice(num: int, *, across: Tensor, down: Tensor, spread: float = 1.0) -> Tensor:
+    """A square `(num, num, D)` of Gaussian quantiles; rows go along `down`, columns `across`."""
     steps = quantiles(num, spread=spread)
-    return center + steps[:, None, None] * down + steps[None, :, None] * across
+    return steps[:, None, None] * down + steps[None, :, None] * across
 
 
 def axes(dim: int, first: int, second: int) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from ae_toolkit import checkpoint, latent, zoo
 from ae_toolkit.autoencoder import Autoencoder
 from ae_toolkit.checkpoint import Config
-from ae_toolkit.contracts import Batch, Shape, flatten, unflatten
+from ae_toolkit.contracts import Batch, Shape, Step, flatten, unflatten
 from ae_toolkit.data import Examples
 from ae_toolkit.device import pick_device
 from ae_toolkit.errors import Failure, Misuse, choose
@@ -197,6 +197,31 @@ class Model:
         step = self.noise(seed, "sample").step(0)
         prior = self.autoencoder.bottleneck.prior
         return flatten(prior.sample(num, c, temperature=temperature, step=step))
+
+    @torch.inference_mode()
+    def push(self, noise: Tensor, labels: Mapping[str, Any] | None = None) -> Tensor:
+        """Standard normal noise `(N, D)` to the codes `(N, D)` that the prior makes of it.
+
+        A lattice in the noise is a lattice of equal probability in the code, whatever the prior's
+        shape; for a standard normal prior the two are the same.
+
+        Raises:
+            Misuse: the prior does not make its codes of D standard normal numbers.
+        """
+        waiting = noise.to(self.device)
+
+        def hand_out(shape: Shape) -> Tensor:
+            nonlocal waiting
+            size = math.prod(shape[1:])
+            if waiting.shape[1] < size:
+                raise Misuse(f"prior {self.recipe.prior.name!r} has no such coordinates")
+            given, waiting = waiting[:, :size], waiting[:, size:]
+            return given.reshape(shape)
+
+        c = self._condition(self._columns(labels, len(noise)), waiting)
+        step = Step(torch.ones((), device=self.device), hand_out, hand_out)
+        prior = self.autoencoder.bottleneck.prior
+        return flatten(prior.sample(len(noise), c, temperature=1.0, step=step))
 
     def levels(self, z: Tensor) -> tuple[Tensor, ...]:
         """Flat codes `(N, D)` to levels `(N, *z_shapes[i])`."""

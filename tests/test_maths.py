@@ -186,8 +186,8 @@ def test_quantiles_and_lattice() -> None:
     q = latent.quantiles(4)
     assert torch.allclose(D.Normal(0.0, 1.0).cdf(q), torch.tensor([0.125, 0.375, 0.625, 0.875]))
     across, down = latent.axes(3, 2, 0)
-    square = latent.lattice(4, center=torch.ones(3), across=across, down=down)
-    assert torch.allclose(square[1, 2], torch.ones(3) + q[1] * down + q[2] * across)
+    square = latent.lattice(4, across=across, down=down)
+    assert torch.allclose(square[1, 2], q[1] * down + q[2] * across)
 
 
 def test_paths_begin_and_end_where_they_should() -> None:

@@ -83,7 +83,7 @@ def grid(
 ) -> None:
     """Draw what lies between: a square of codes, decoded.
 
-    Codes stand at the quantiles of a Gaussian, so that every picture is as likely as the next. A
+    Codes stand at the quantiles of the prior, so that every picture is as likely as the next. A
     model with more than two latents varies its two most active axes, the two that you choose, or
     the plane through three pictures of yours.
 
@@ -97,6 +97,8 @@ def grid(
         raise Misuse("--axes and --through exclude each other")
     loaded = load_image_model(model, device)
 
+    import torch
+
     from ae_image.figures import grid_figure, save_figure
     from ae_toolkit import latent
 
@@ -108,15 +110,16 @@ def grid(
         square = latent.plane(*codes, size, margin=near)
         ticks: dict[str, Any] = {"corners": [(near, near), (near, far), (far, near)]}
     else:
-        i, j, center, std = _frame(loaded, axes)
+        i, j = axes or _most_active(loaded, condition)
         across, down = latent.axes(loaded.z_dim, i, j)
-        square = latent.lattice(
-            size, center=center, across=std[i] * across, down=-std[j] * down, spread=spread
-        )
+        noise = latent.lattice(size, across=across, down=-down, spread=spread)
+        square = loaded.push(noise.flatten(0, 1), condition).cpu().unflatten(0, (size, size))
+        values = latent.quantiles(size, spread=spread).tolist()
+        letter = "z" if torch.equal(square, noise) else r"\epsilon"
         ticks = {
-            "across": (center[i] + std[i] * latent.quantiles(size, spread=spread)).tolist(),
-            "down": (center[j] - std[j] * latent.quantiles(size, spread=spread)).tolist(),
-            "labels": (f"$z_{{{i}}}$", f"$z_{{{j}}}$"),
+            "across": values,
+            "down": values[::-1],
+            "labels": (f"${letter}_{{{i}}}$", f"${letter}_{{{j}}}$"),
         }
     pictures = loaded.decode(square.flatten(0, 1), condition)
     rows = [pictures[i * size : (i + 1) * size] for i in range(size)]
@@ -124,21 +127,18 @@ def grid(
     click.echo(f"{out}: {size}x{size} pictures of {model}")
 
 
-def _frame(model: Model, axes: tuple[int, int] | None) -> tuple[int, int, Tensor, Tensor]:
-    """Which two axes vary, about which code `(D,)`, in which units `(D,)`.
-
-    A code of two numbers varies as its prior does, N(0, I). A longer one varies along its most
-    active axes as the codes of the bundled digits do, about their mean.
-    """
+def _most_active(model: Model, condition: dict[str, float]) -> tuple[int, int]:
+    """The two axes of the prior that change the picture most, one standard deviation either way."""
     import torch
 
     if model.z_dim < 2:
         raise Misuse("a grid needs at least two latents, and this model has one")
     if model.z_dim == 2:
-        return *(axes or (0, 1)), torch.zeros(2), torch.ones(2)
-    codes = model.encode_examples(data_of(model, "mnist-sample"))
-    i, j = axes or codes.var(0).topk(2).indices.tolist()
-    return i, j, codes.mean(0).cpu(), codes.std(0).cpu()
+        return 0, 1
+    ways = torch.cat([torch.eye(model.z_dim), -torch.eye(model.z_dim)])
+    ahead, behind = model.decode_tensor(model.push(ways, condition), condition).chunk(2)
+    first, second = (ahead - behind).square().flatten(1).sum(1).topk(2).indices.tolist()
+    return first, second
 
 
 def data_of(model: Model, name: str) -> Examples:
