@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -55,3 +56,8 @@ def parse_labels(pairs: Iterable[str]) -> dict[str, float]:
             raise Misuse(f"--label takes name=number, such as pitch=7, not {pair!r}") from None
         labels[name] = int(number) if number.is_integer() else number
     return labels
+
+
+def print_json(value: Any) -> None:
+    """Prints for a program to read."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
