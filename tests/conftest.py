@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,7 +82,7 @@ def ae(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
             raise result.exception
         assert result.exit_code == code, result.output
         if code:
-            assert result.output.count("Error: ") == 1, result.output
+            assert len(re.findall("^Error: ", result.output, re.MULTILINE)) == 1, result.output
             assert "Traceback" not in result.output
         return result
 
