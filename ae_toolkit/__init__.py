@@ -2,7 +2,7 @@
 
     import ae_toolkit
     model = ae_toolkit.load("mnist-2d")     # a bundled name, a run directory or a hub id
-    pictures = model.sample(16, seed=0)     # items in, items out
+    items = model.sample(16, seed=0)        # items in, items out
 
 Names are imported when first used, so that `import ae_toolkit` costs nothing.
 """

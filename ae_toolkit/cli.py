@@ -77,7 +77,7 @@ def main(scripts: tuple[Path, ...]) -> None:
 
     \b
     Examples:
-      ae image grid -o grid.png          a picture of a latent space, at once
+      ae image grid -o grid.png          a latent space laid out, at once
       ae train mnist-2d --out runs/mine  a model of your own
       ae evaluate runs/mine
       ae --import my_encoder.py train mnist-2d --set encoder.name=mine

@@ -40,7 +40,7 @@ class Example(NamedTuple):
     Attributes:
         y: `(*shape)` in the storage dtype, such as uint8.
         labels: a class index or a real value for each of the modality's labels.
-        group: the key that the data is split by (a file, a tune, a speaker): examples of one group
+        group: the key that the data is split by (a file, a speaker): examples of one group
             never stand on both sides of a split.
     """
 

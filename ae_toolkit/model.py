@@ -1,7 +1,7 @@
 """A trained model: items in, items out.
 
     model = ae_toolkit.load("mnist-2d")
-    model.reconstruct(pictures); model.sample(16); model.interpolate(a, b, steps=9)
+    model.reconstruct(items); model.sample(16); model.interpolate(a, b, steps=9)
 
 `model.autoencoder` is the same model for tensors.
 """

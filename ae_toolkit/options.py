@@ -53,7 +53,7 @@ def parse_labels(pairs: Iterable[str]) -> dict[str, float]:
         try:
             number = float(value)
         except ValueError:
-            raise Misuse(f"--label takes name=number, such as pitch=7, not {pair!r}") from None
+            raise Misuse(f"--label takes name=number, such as kind=7, not {pair!r}") from None
         labels[name] = int(number) if number.is_integer() else number
     return labels
 

@@ -1,6 +1,6 @@
-"""Plain strided convolutions, the autoencoder of the textbooks, for any image size.
+"""Plain strided convolutions, the autoencoder of the textbooks, for planes of any size.
 
-Every width halves the image; sizes that do not divide are padded on the way in and cropped on the
+Every width halves the planes; sizes that do not divide are padded on the way in and cropped on the
 way out. Codes may be flat or spatial.
 
 Axes: B examples, N codes, P parameters per element, C channels, H height, W width.
@@ -63,7 +63,7 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """The mirror image: transposed 4x4 convolutions of stride 2, one per width.
+    """The mirror of the encoder: transposed 4x4 convolutions of stride 2, one per width.
 
     Args:
         widths: channels, from the bottleneck to the output.

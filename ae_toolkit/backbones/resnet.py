@@ -1,8 +1,8 @@
-"""Residual convolutional backbones, for any image size, with flat or spatial codes.
+"""Residual convolutional backbones, for planes of any size, with flat or spatial codes.
 
-The image is cut into patches by the first layer and put together from patches by the last, so that
-most of the work happens on few positions with many channels. Sizes that do not divide are padded on
-the way in and cropped on the way out.
+The planes are cut into patches by the first layer and put together from patches by the last: most
+of the work happens on few positions with many channels. Sizes that do not divide are padded on the
+way in and cropped on the way out.
 
 Axes: B examples, N codes, P parameters per element, C channels, H height, W width.
 """
@@ -73,7 +73,7 @@ class ResNetEncoder(nn.Module):
 
 
 class ResNetDecoder(nn.Module):
-    """The mirror image: stages of residual blocks with a doubling between, then patches.
+    """The mirror of the encoder: stages of residual blocks with a doubling between, then patches.
 
     Args:
         widths: channels of the stages, from the bottleneck to the output.
