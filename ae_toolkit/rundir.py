@@ -26,7 +26,6 @@ def claim(run: Path, recipe: Recipe, *, resume: bool) -> None:
             raise Misuse(
                 f"{run} already holds a run: add --resume to go on, or choose another --out"
             )
-        checkpoint.write_text(config, checkpoint.config_json(recipe))
         return
     if not config.exists():
         raise Misuse(f"{run} holds no run to resume")

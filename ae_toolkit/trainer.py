@@ -61,6 +61,7 @@ def fit(
     recipe.check()
     train, run, where = recipe.train, Path(out), pick_device(device)
     engine = Engine.pick(train, where)
+    rundir.claim(run, recipe, resume=resume)
 
     # The data: on the device, split by group.
     modality: Modality = recipe.make("modality")
@@ -77,7 +78,7 @@ def fit(
     # Where a former run stood.
     step, watch, log_size = 0, Watch(), rundir.NO_LOGS
     history = torch.zeros(schedule.evaluate_every, len(TERMS), device=where)
-    rundir.claim(run, recipe, resume=resume)
+    checkpoint.write_text(run / checkpoint.CONFIG, checkpoint.config_json(recipe))
     if resume and (state := rundir.last_state(run)):
         step, watch, log_size = state["step"], Watch(*state["watch"]), state["log_size"]
         engine = engine.as_before(Engine(*state["engine"]))

@@ -108,6 +108,7 @@ def test_missing_data_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.Mon
         raise RuntimeError("Error downloading train-images-idx3-ubyte.gz")
 
     monkeypatch.setenv("AE_DATA", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torchvision.datasets, "MNIST", offline)
     recipe = named("mnist-2d")

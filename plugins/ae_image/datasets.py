@@ -1,12 +1,14 @@
 """Pictures by name: MNIST and its kin through torchvision, and a sample of it that ships with us.
 
 The files are looked for under `AE_DATA`, `./data`, `../shared/data` and the user's cache, in that
-order, and downloaded into the first that can be written to.
+order. What is in none of them is downloaded, to `AE_DATA` if that is set and else to the cache.
 """
 
 from __future__ import annotations
 
 import os
+import sys
+from contextlib import redirect_stdout, suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -61,22 +63,22 @@ def _from_torchvision(folder: str, name: str, modality: Image, split: Split) -> 
 
     make: Any = getattr(torchvision.datasets, folder)
     roots = data_roots()
-    root = next((root for root in roots if (root / folder / "raw").is_dir()), None)
+    home = roots[0] if os.environ.get("AE_DATA") else roots[-1]
+    root = next((r for r in roots if any((r / folder / "raw").glob("*-ubyte*"))), home)
+    raw = root / folder / "raw"
     try:
-        if root is None:
-            root = roots[0] if os.environ.get("AE_DATA") else roots[-1]
-            source = make(root, train=split == "train", download=True)
-        else:
-            source = make(root, train=split == "train", download=False)
-        return _examples(source.data, source.targets, name, modality, split)
+        with redirect_stdout(sys.stderr):  # torchvision reports its attempts
+            source = make(root, train=split == "train", download=True)  # what is not there
     except (OSError, RuntimeError, ValueError) as error:
-        if isinstance(error, Misuse):
-            raise
+        for empty in (raw, raw.parent, root):
+            with suppress(OSError):
+                empty.rmdir()
         raise Failure(
-            f"data set {name!r}: {_reason(error)} at {root / folder / 'raw'}; put the four "
+            f"data set {name!r}: {_reason(error)} at {raw}; put the four "
             f"idx-ubyte files there (or set AE_DATA to the folder that holds {folder}/raw), or use "
             f"--data mnist-sample, which is bundled"
         ) from error
+    return _examples(source.data, source.targets, name, modality, split)
 
 
 def _reason(error: Exception) -> str:
