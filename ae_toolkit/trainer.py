@@ -122,9 +122,8 @@ def fit(
     bar = tqdm(
         total=schedule.steps,
         initial=step,
-        desc=recipe.name,
         disable=None if progress else True,
-        bar_format="{desc} {percentage:3.0f}% |{bar:20}| {postfix} {remaining} left",
+        bar_format="{percentage:3.0f}% |{bar:20}| {desc}{remaining} left",
     )
     model.train()
     permutation, epoch = torch.empty(0), -1
@@ -161,10 +160,8 @@ def fit(
             rows = history[checked % schedule.evaluate_every :][: step - checked].tolist()
             _need_finite(rows, checked, run)
             speed = (step - checked) * schedule.per_step / max(now - shown, 1e-9)
-            bar.set_postfix_str(
-                f"distortion {rows[-1][1]:.2f}  rate {rows[-1][2]:.2f}  {speed:,.0f} examples/s",
-                refresh=False,
-            )
+            numbers = f"distortion {rows[-1][1]:.2f}, rate {rows[-1][2]:.2f}"
+            bar.set_description_str(f"{numbers}, {speed:,.0f} examples/s, ", refresh=False)
             bar.update(step - bar.n)
             checked, shown = step, now
 
