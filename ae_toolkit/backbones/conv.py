@@ -8,7 +8,7 @@ Axes: B examples, N codes, P parameters per element, C channels, H height, W wid
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -16,15 +16,16 @@ from torch import Tensor, nn
 
 from ae_toolkit.backbones.layers import (
     ActivationName,
-    activation,
+    FeedForward,
     input_shape,
+    make_activation,
     need_one_level,
     need_planes,
     one_hot,
     pad_to_multiple,
     planes,
 )
-from ae_toolkit.contracts import Shape, Step
+from ae_toolkit.contracts import Shape
 
 
 class ConvEncoder(nn.Module):
@@ -51,7 +52,7 @@ class ConvEncoder(nn.Module):
         self.layers = nn.Sequential()
         for before, after in pairwise((channels + cond_dim, *widths)):
             self.layers.append(nn.Conv2d(before, after, 4, stride=2, padding=1))
-            self.layers.append(_activation(activation))
+            self.layers.append(make_activation(activation))
         self.out_shapes: tuple[Shape, ...] = (
             (widths[-1], -(-height // self.factor), -(-width // self.factor)),
         )
@@ -62,7 +63,7 @@ class ConvEncoder(nn.Module):
         return (self.layers(pad_to_multiple(x, self.factor)),)
 
 
-class ConvDecoder(nn.Module):
+class ConvDecoder(FeedForward):
     """The mirror of the encoder: transposed 4x4 convolutions of stride 2, one per width.
 
     Args:
@@ -89,28 +90,13 @@ class ConvDecoder(nn.Module):
             width=widths[0],
             size=(-(-out_shape[2] // factor), -(-out_shape[3] // factor)),
         )
-        self.layers = nn.Sequential(_activation(activation))
+        self.layers = nn.Sequential(make_activation(activation))
         for before, after in pairwise(widths):
             self.layers.append(nn.ConvTranspose2d(before, after, 4, stride=2, padding=1))
-            self.layers.append(_activation(activation))
+            self.layers.append(make_activation(activation))
         self.layers.append(nn.ConvTranspose2d(widths[-1], params * channels, 4, 2, padding=1))
 
-    def forward(
-        self, z: tuple[Tensor, ...], c: Tensor, mask: Tensor | None, *, target: Tensor, step: Step
-    ) -> Tensor:
-        return self._params(z, c)
-
-    def generate(
-        self,
-        z: tuple[Tensor, ...],
-        c: Tensor,
-        mask: Tensor | None,
-        *,
-        draw: Callable[[Tensor], Tensor],
-    ) -> Tensor:
-        return draw(self._params(z, c))
-
-    def _params(self, z: tuple[Tensor, ...], c: Tensor) -> Tensor:
+    def params(self, z: tuple[Tensor, ...], c: Tensor) -> Tensor:
         out = self.layers(self.entry(z[0], c))[..., : self.out_shape[2], : self.out_shape[3]]
         return out.unflatten(1, self.out_shape[:2])
 
@@ -145,6 +131,3 @@ class Entry(nn.Module):
         if self.spatial:
             return self.layer(torch.cat([z, planes(c, z.shape[2:])], 1))
         return self.layer(torch.cat([z, c], 1)).unflatten(1, self.planes)
-
-
-_activation = activation  # the constructors have an argument of that name

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ae_toolkit.contracts import Shape
+from ae_toolkit.contracts import Shape, Step
 
 ActivationName = Literal["relu", "silu", "gelu", "elu", "tanh"]
 
@@ -22,7 +23,30 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
-def activation(name: ActivationName) -> nn.Module:
+class FeedForward(nn.Module, ABC):
+    """A decoder that gives every parameter at once: it is its `params`, in training and after."""
+
+    @abstractmethod
+    def params(self, z: tuple[Tensor, ...], c: Tensor) -> Tensor:
+        """Codes `(N, *z_shapes[i])` and conditions `(N, cond_dim)` to `(N, P, *shape)`."""
+
+    def forward(
+        self, z: tuple[Tensor, ...], c: Tensor, mask: Tensor | None, *, target: Tensor, step: Step
+    ) -> Tensor:
+        return self.params(z, c)
+
+    def generate(
+        self,
+        z: tuple[Tensor, ...],
+        c: Tensor,
+        mask: Tensor | None,
+        *,
+        draw: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        return draw(self.params(z, c))
+
+
+def make_activation(name: ActivationName) -> nn.Module:
     return _ACTIVATIONS[name]()
 
 

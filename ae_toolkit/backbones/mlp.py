@@ -6,14 +6,20 @@ Axes: B examples, N codes, P parameters per element.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from ae_toolkit.backbones.layers import ActivationName, activation, input_shape, one_hot
-from ae_toolkit.contracts import Shape, Step
+from ae_toolkit.backbones.layers import (
+    ActivationName,
+    FeedForward,
+    input_shape,
+    make_activation,
+    one_hot,
+)
+from ae_toolkit.contracts import Shape
 
 
 class MLPEncoder(nn.Module):
@@ -45,7 +51,7 @@ class MLPEncoder(nn.Module):
         return (self.layers(torch.cat([one_hot(x, self.num_classes).flatten(1), c], 1)),)
 
 
-class MLPDecoder(nn.Module):
+class MLPDecoder(FeedForward):
     """Linear layers from the flattened code to every parameter at once.
 
     Args:
@@ -70,22 +76,7 @@ class MLPDecoder(nn.Module):
         self.head = nn.Linear(hidden[-1] if hidden else width, math.prod(out_shape))
         self.out_shape = out_shape
 
-    def forward(
-        self, z: tuple[Tensor, ...], c: Tensor, mask: Tensor | None, *, target: Tensor, step: Step
-    ) -> Tensor:
-        return self._params(z, c)
-
-    def generate(
-        self,
-        z: tuple[Tensor, ...],
-        c: Tensor,
-        mask: Tensor | None,
-        *,
-        draw: Callable[[Tensor], Tensor],
-    ) -> Tensor:
-        return draw(self._params(z, c))
-
-    def _params(self, z: tuple[Tensor, ...], c: Tensor) -> Tensor:
+    def params(self, z: tuple[Tensor, ...], c: Tensor) -> Tensor:
         flat = torch.cat([*(level.flatten(1) for level in z), c], 1)
         return self.head(self.layers(flat)).unflatten(1, self.out_shape)
 
@@ -96,7 +87,7 @@ def dense(widths: Sequence[int], name: ActivationName, dropout: float) -> nn.Seq
         raise ValueError(f"widths must be positive, not {tuple(widths)}")
     layers: list[nn.Module] = []
     for before, after in pairwise(widths):
-        layers += [nn.Linear(before, after), activation(name)]
+        layers += [nn.Linear(before, after), make_activation(name)]
         if dropout:
             layers.append(nn.Dropout(dropout))
     return nn.Sequential(*layers)

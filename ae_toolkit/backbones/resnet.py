@@ -9,7 +9,7 @@ Axes: B examples, N codes, P parameters per element, C channels, H height, W wid
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,16 +17,17 @@ from torch import Tensor, nn
 from ae_toolkit.backbones.conv import Entry
 from ae_toolkit.backbones.layers import (
     ActivationName,
-    activation,
+    FeedForward,
     group_norm,
     input_shape,
+    make_activation,
     need_one_level,
     need_planes,
     one_hot,
     pad_to_multiple,
     planes,
 )
-from ae_toolkit.contracts import Shape, Step
+from ae_toolkit.contracts import Shape
 
 
 class ResNetEncoder(nn.Module):
@@ -61,7 +62,7 @@ class ResNetEncoder(nn.Module):
             if i:
                 self.layers.append(nn.Conv2d(widths[i - 1], widths[i], 2, 2))
             self.layers.extend(Block(widths[i], activation, norm) for _ in range(num))
-        self.layers.append(_activation(activation))
+        self.layers.append(make_activation(activation))
         self.out_shapes: tuple[Shape, ...] = (
             (widths[-1], -(-height // self.factor), -(-width // self.factor)),
         )
@@ -72,7 +73,7 @@ class ResNetEncoder(nn.Module):
         return (self.layers(pad_to_multiple(x, self.factor)),)
 
 
-class ResNetDecoder(nn.Module):
+class ResNetDecoder(FeedForward):
     """The mirror of the encoder: stages of residual blocks with a doubling between, then patches.
 
     Args:
@@ -111,26 +112,11 @@ class ResNetDecoder(nn.Module):
                 self.layers.append(nn.Conv2d(widths[i - 1], 4 * widths[i], 1))
                 self.layers.append(nn.PixelShuffle(2))
             self.layers.extend(Block(widths[i], activation, norm) for _ in range(num))
-        self.layers.append(_activation(activation))
+        self.layers.append(make_activation(activation))
         self.layers.append(nn.Conv2d(widths[-1], params * channels * patch**2, 3, padding=1))
         self.layers.append(nn.PixelShuffle(patch))
 
-    def forward(
-        self, z: tuple[Tensor, ...], c: Tensor, mask: Tensor | None, *, target: Tensor, step: Step
-    ) -> Tensor:
-        return self._params(z, c)
-
-    def generate(
-        self,
-        z: tuple[Tensor, ...],
-        c: Tensor,
-        mask: Tensor | None,
-        *,
-        draw: Callable[[Tensor], Tensor],
-    ) -> Tensor:
-        return draw(self._params(z, c))
-
-    def _params(self, z: tuple[Tensor, ...], c: Tensor) -> Tensor:
+    def params(self, z: tuple[Tensor, ...], c: Tensor) -> Tensor:
         out = self.layers(self.entry(z[0], c))[..., : self.out_shape[2], : self.out_shape[3]]
         return out.unflatten(1, self.out_shape[:2])
 
@@ -144,9 +130,9 @@ class Block(nn.Module):
         last.weight.data.mul_(0.1)
         self.layers = nn.Sequential(
             group_norm(width) if norm else nn.Identity(),
-            activation(name),
+            make_activation(name),
             nn.Conv2d(width, width, 3, padding=1),
-            activation(name),
+            make_activation(name),
             last,
         )
 
@@ -160,6 +146,3 @@ def per_stage(blocks: int | tuple[int, ...], widths: Sequence[int]) -> tuple[int
     if len(each) != len(widths):
         raise ValueError(f"blocks has {len(each)} stages, but widths has {len(widths)}")
     return each
-
-
-_activation = activation  # the constructors have an argument of that name

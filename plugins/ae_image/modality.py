@@ -18,7 +18,7 @@ from PIL import ImageOps, UnidentifiedImageError
 from pydantic import Field
 from torch import Tensor
 
-from ae_toolkit import Failure, Modality
+from ae_toolkit import Failure, Misuse, Modality
 from ae_toolkit.contracts import Example, Step
 
 MAX_SIDE = 16_384  #: pixels; a longer side is refused before it is decoded
@@ -75,7 +75,7 @@ class Image(Modality):
                 picture.load()
                 yield ImageOps.exif_transpose(picture)
         except FileNotFoundError:
-            raise Failure(f"{path}: there is no such file") from None
+            raise Misuse(f"{path}: there is no such file") from None
         except (Pictures.DecompressionBombError, Pictures.DecompressionBombWarning):
             raise Failure(f"{path}: has too many pixels, {limit} is refused") from None
         except UnidentifiedImageError:
