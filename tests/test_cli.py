@@ -124,8 +124,8 @@ def test_train_on_a_folder_of_pictures_then_look(ae, tmp_path: Path) -> None:
     folder.mkdir()
     rng = np.random.default_rng(0)
     for i in range(30):
-        mode, size = ("RGB", (40, 30, 3)) if i % 2 else ("L", (28, 28))
-        Pictures.fromarray(rng.integers(0, 256, size, dtype=np.uint8), mode).save(
+        size = (40, 30, 3) if i % 2 else (28, 28)
+        Pictures.fromarray(rng.integers(0, 256, size, dtype=np.uint8)).save(
             folder / f"{i}.{'jpg' if i % 3 else 'webp'}"
         )
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n")

@@ -91,7 +91,7 @@ class Image(Modality):
             if self.fit == "stretch":
                 grey = grey.resize((width, height), Pictures.Resampling.LANCZOS)
             elif self.fit == "pad":
-                grey = ImageOps.pad(grey, (width, height), Pictures.Resampling.LANCZOS)
+                grey = pad(grey, (width, height))
             else:
                 grey = ImageOps.fit(grey, (width, height), Pictures.Resampling.LANCZOS)
         pixels = torch.from_numpy(np.array(grey, dtype=np.uint8))
@@ -140,6 +140,16 @@ class Image(Modality):
         from ae_image.figures import rows_figure, save_figure
 
         save_figure(rows_figure(rows), path)
+
+
+def pad(picture: Picture, size: tuple[int, int]) -> Picture:
+    """Fits a whole picture into `(width, height)`, black beside it; it keeps a pixel at least."""
+    share = min(size[0] / picture.width, size[1] / picture.height)
+    inner = max(round(share * picture.width), 1), max(round(share * picture.height), 1)
+    sheet = Pictures.new(picture.mode, size)
+    corner = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
+    sheet.paste(picture.resize(inner, Pictures.Resampling.LANCZOS), corner)
+    return sheet
 
 
 def flatten(picture: Picture, mode: str) -> Picture:
