@@ -99,13 +99,14 @@ def last_state(run: Path) -> dict[str, Any] | None:
 
 
 def keep_best_and_last(run: Path) -> None:
+    """Removes every other checkpoint, and what a killed run left half-written."""
     points = checkpoint.checkpoints(run)
     kept = {points[-1].folder, (checkpoint.best(run) or points[-1]).folder}
     for point in points:
         if point.folder not in kept:
-            doomed = point.folder.with_name(f".{point.folder.name}")
-            point.folder.rename(doomed)
-            shutil.rmtree(doomed, ignore_errors=True)
+            point.folder.rename(point.folder.with_name(f".{point.folder.name}"))
+    for doomed in run.glob("checkpoints/.step_*"):
+        shutil.rmtree(doomed, ignore_errors=True)
 
 
 @contextmanager

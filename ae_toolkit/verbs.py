@@ -91,7 +91,9 @@ def train(
 
 @click.command("evaluate")
 @click.argument("model")
-@click.option("--data", help="A data set or path instead of the one that the model learned from.")
+@click.option(
+    "--data", help="Another data set or path; of a folder, the tenth that training leaves out."
+)
 @click.option("--nll", "num_samples", type=click.IntRange(0), metavar="K",
               help="Samples per example of the importance-weighted NLL; 0: none.  "
                    "[default: 500 where the likelihood is a density]")  # fmt: skip

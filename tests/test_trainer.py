@@ -114,6 +114,7 @@ def test_killed_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
         process.kill()
         process.wait()
     assert last_weights(cut) == last_weights(tmp_path / "whole")
+    assert not list(cut.glob("checkpoints/.*")), "a killed run's half-written checkpoint was left"
 
 
 def test_nan_names_step_and_term_and_keeps_the_good_checkpoint(tmp_path: Path) -> None:
