@@ -84,7 +84,8 @@ def measure(weights: Path) -> None:
     """Measures the shipped file and writes what was measured beside it."""
     config = checkpoint.load_config(weights)
     report = evaluate(load(weights), num_samples=None, progress=True)
-    card = {**config.card, "metrics": report}
+    named_as = summary(recipes.get(weights.name))
+    card = {**config.card, "summary": named_as, "metrics": report}
     text = checkpoint.config_json(config.recipe, metrics=config.metrics, card=card)
     checkpoint.write_text(weights / checkpoint.CONFIG, text)
     checkpoint.write_text(weights / "README.md", readme(weights, card))

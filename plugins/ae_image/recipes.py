@@ -32,7 +32,7 @@ def mnist_2d() -> Recipe:
 
 
 def mnist_2d_bernoulli() -> Recipe:
-    """The same with the cross-entropy of grey pixels in place of squared error."""
+    """Dense VAE of digits with a two-number code and the cross-entropy of grey pixels."""
     return mnist_2d().with_({"name": "mnist-2d-bernoulli", "likelihood.name": "cross-entropy"})
 
 
