@@ -107,5 +107,29 @@ class Autoencoder(nn.Module):
         values: Tensor = self.decoder.generate(z, c, mask, draw=draw)
         return values
 
+    @property
+    def in_shape(self) -> Shape:
+        """The shape of `x` in training."""
+        shape: Shape = self.corruption.out_shape(self.shape)
+        return shape
+
+    @property
+    def any_size(self) -> bool:
+        """Whether `x` may have other positions than in training: every part is convolutional."""
+        spatial = all(len(shape) == len(self.shape) for shape in self.bottleneck.z_shapes)
+        return spatial and all(getattr(p, "any_size", False) for p in (self.encoder, self.decoder))
+
+    def translate(self, x: Tensor, c: Tensor, step: Step) -> Tensor:
+        """`(B, C, *positions)` of any number, where `any_size`, to the best guess of its target.
+
+        The target has as many positions for each of the input's as in training.
+        """
+        y = self.decode(self.encode(x, c), c, step)
+        for axis, (whole, part) in enumerate(
+            zip(self.shape[1:], self.in_shape[1:], strict=True), start=2
+        ):
+            y = y.narrow(axis, 0, x.shape[axis] * whole // part)
+        return y
+
     def num_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())

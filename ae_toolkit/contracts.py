@@ -121,7 +121,11 @@ class Corruption(Protocol):
 
 
 class Encoder(Protocol):
-    """`x -> features`, on one level or several."""
+    """`x -> features`, on one level or several, coarsest first.
+
+    An encoder or decoder that works on any number of positions says so by `any_size = True`: its
+    tensors then grow with the positions of `x`, and the decoder gives planes that are whole.
+    """
 
     out_shapes: tuple[Shape, ...]
 

@@ -1,4 +1,4 @@
-"""What the encoder sees instead of the target: noise, masking, binarisation, or just the target.
+"""What the encoder sees instead of the target: noise, masking, fewer positions, or just the target.
 
 Every corruption is drawn anew at each step, on the device, for the whole batch at once.
 """
@@ -70,6 +70,32 @@ class Masking:
     ) -> tuple[Tensor, Tensor]:
         hidden = step.rand(tuple(x.shape)) < self.share
         return torch.where(hidden, torch.as_tensor(self.value, dtype=x.dtype), x), y
+
+
+class Downsample:
+    """Shrinks every axis but the first by averaging: super-resolution learns to undo it.
+
+    Args:
+        factor: positions that become one; it must divide every axis.
+    """
+
+    def __init__(self, *, factor: int = 2):
+        if factor < 1:
+            raise ValueError(f"factor is {factor}, but it must be at least 1")
+        self.factor = factor
+
+    def out_shape(self, shape: Shape) -> Shape:
+        if any(size % self.factor for size in shape[1:]) or len(shape) < 2:
+            raise ValueError(f"factor {self.factor} does not divide every position axis of {shape}")
+        return (shape[0], *(size // self.factor for size in shape[1:]))
+
+    def __call__(
+        self, x: Tensor, y: Tensor, mask: Tensor | None, step: Step
+    ) -> tuple[Tensor, Tensor]:
+        for axis in range(2, x.dim()):
+            shape = (*x.shape[:axis], -1, self.factor, *x.shape[axis + 1 :])
+            x = x.reshape(shape).mean(axis + 1)
+        return x, y
 
 
 class Binarise:

@@ -7,7 +7,7 @@ What is no likelihood is called a distortion here, and no NLL is reported from i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -60,13 +60,16 @@ def evaluate(
     if limit is not None:
         examples = examples.select(range(min(limit, len(examples))))
     totals, density = Totals(), model.autoencoder.likelihood.is_density
+    beside: dict[str, Totals] = {}
     codes = []
     source = model.noise(seed, "evaluate")
     starts = tqdm(range(0, len(examples), CHUNK), desc="evaluating", disable=_off(progress))
     with torch.inference_mode():
         for start in starts:
             batch = model.to_device(examples, start, start + CHUNK)
-            result, z, supported = _measure(model, batch, source.step(start))
+            result, guesses, z, supported = _measure(model, batch, source.step(start))
+            for name, values in guesses.items():
+                beside.setdefault(name, Totals()).add(values, len(batch.y))
             density = density and supported
             totals.add(result, len(batch.y))
             codes.append(z)
@@ -98,6 +101,8 @@ def evaluate(
     report["z_dim"] = model.z_dim
     report["active_units"] = active_units(flat)
     report["metrics"] = means
+    if beside:
+        report["baselines"] = {name: others.means() for name, others in beside.items()}
     report["probes"] = {
         label: round(neighbour_accuracy(flat, column.cpu()), 4)
         for label, column in examples.labels.items()
@@ -122,8 +127,23 @@ class Totals:
         return {name: value / self.num for name, value in self.sums.items()}
 
 
-def _measure(model: Model, batch: Batch, step: Step) -> tuple[dict[str, Tensor], Tensor, bool]:
-    """Values per example, posterior means `(B, D)`, whether the likelihood supports the data."""
+class Measured(NamedTuple):
+    """Of one batch.
+
+    Attributes:
+        values: `(B,)` each.
+        baselines: the same metrics of simple methods.
+        z: posterior means `(B, D)`.
+        supported: whether the likelihood is a density of these targets.
+    """
+
+    values: dict[str, Tensor]
+    baselines: dict[str, dict[str, Tensor]]
+    z: Tensor
+    supported: bool
+
+
+def _measure(model: Model, batch: Batch, step: Step) -> Measured:
     net = model.autoencoder
     x, y = net.corruption(batch.y, batch.y, batch.mask, step)
     c = net.embed(batch.labels, like=x)
@@ -137,7 +157,11 @@ def _measure(model: Model, batch: Batch, step: Step) -> tuple[dict[str, Tensor],
         "rate": code.rate.sum(-1)[0],
         **model.modality.metrics(y, guess, batch.mask),
     }
-    return values, flatten(z), net.likelihood.supports(y)
+    baselines = {
+        name: model.modality.metrics(y, simple, batch.mask)
+        for name, simple in model.modality.baselines(x, y).items()
+    }
+    return Measured(values, baselines, flatten(z), net.likelihood.supports(y))
 
 
 def importance_weighted(

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from ae_toolkit.contracts import Example, Shape, Step
+from ae_toolkit.errors import Misuse
 
 
 class Modality(ABC):
@@ -51,6 +52,20 @@ class Modality(ABC):
     def write(self, items: Sequence[Any], path: Path) -> None:
         """Writes items into one file, side by side or one after the other."""
 
+    def to_input(self, item: Any, shape: Shape | None = None) -> Tensor:
+        """Turns an item into what a model is given, in the storage dtype.
+
+        Args:
+            item: of a user's.
+            shape: to bring it to; None: the item's own, for a model that works on any size.
+
+        Raises:
+            Misuse: this data type has one shape only (the default).
+        """
+        if shape not in (None, self.shape):
+            raise Misuse(f"this data type has no items of shape {shape}, only of {self.shape}")
+        return self.to_tensor(item).y
+
     def prepare(self, y: Tensor) -> Tensor:
         """`(B, *shape)` in the storage dtype to what the model sees, on the device."""
         return y
@@ -62,6 +77,13 @@ class Modality(ABC):
     def metrics(self, y: Tensor, y_hat: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """Judges reconstructions, `(B,)` per name, by the field's own measures."""
         return {"mse": (y.float() - y_hat.float()).square().flatten(1).mean(1)}
+
+    def baselines(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """What simple methods make of a corrupted input: name -> a guess `(B, *shape)` of `y`.
+
+        A model is reported beside them. By default, the input itself where it differs from `y`.
+        """
+        return {} if x.shape != y.shape or x.equal(y) else {"input": x}
 
     def figure(self, rows: Mapping[str, Sequence[Any]], path: Path) -> None:
         """Draws named rows of items into one PNG, for people to look at."""

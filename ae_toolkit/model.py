@@ -20,12 +20,13 @@ from torch import Tensor
 from ae_toolkit import checkpoint, latent, zoo
 from ae_toolkit.autoencoder import Autoencoder
 from ae_toolkit.checkpoint import Config
-from ae_toolkit.contracts import Batch, Shape, Step, flatten, unflatten
+from ae_toolkit.contracts import Batch, Example, Shape, Step, flatten, unflatten
 from ae_toolkit.data import Examples
 from ae_toolkit.device import pick_device
 from ae_toolkit.errors import Failure, Misuse, choose
 from ae_toolkit.modality import Modality
 from ae_toolkit.noise import Source
+from ae_toolkit.pieces import in_pieces
 
 CHUNK = 500  #: items that are decoded at once
 
@@ -103,9 +104,23 @@ class Model:
         return [self.modality.from_tensor(y) for y in self.decode_tensor(z, labels, temperature)]
 
     def reconstruct(
-        self, items: Sequence[Any], labels: Mapping[str, Any] | None = None
+        self,
+        items: Sequence[Any],
+        labels: Mapping[str, Any] | None = None,
+        *,
+        progress: bool = False,
     ) -> list[Any]:
-        """Items through the code and back, each like its original in size, tempo and so on."""
+        """Items through the code and back, each like its original in size, tempo and so on.
+
+        A model that learned to undo a corruption undoes it: items are its input as they are. A
+        convolutional model takes each at its own size, large ones in pieces.
+        """
+        net = self.autoencoder
+        if net.any_size or net.in_shape != net.shape:
+            rows = (self.restore(item, labels, progress=progress) for item in items)
+            return [
+                self.modality.from_tensor(y, like=item) for y, item in zip(rows, items, strict=True)
+            ]
         examples = self.examples(items, labels)
         decoded = self.decode_tensor(self.encode_examples(examples), examples.labels)
         return [
@@ -150,8 +165,24 @@ class Model:
 
     def examples(self, items: Sequence[Any], labels: Mapping[str, Any] | None = None) -> Examples:
         """Items as a data set. Labels given here win over those that the items carry."""
-        rows = Examples.stack(map(self.modality.to_tensor, items), length=self.modality.shape[0])
+        rows = Examples.stack(map(self._example, items), length=self.modality.shape[0])
         return replace(rows, labels={**rows.labels, **self._columns(labels, len(rows))})
+
+    @torch.inference_mode()
+    def restore(
+        self, item: Any, labels: Mapping[str, Any] | None = None, *, progress: bool = False
+    ) -> Tensor:
+        """One item, as the input at its own size, to prepared values `(*shape)` on the CPU."""
+        net, step = self.autoencoder, self.noise(0, "decode").step(0)
+        x = self.modality.to_input(item, None if net.any_size else net.in_shape)
+        x = self.modality.prepare(x[None])
+        known = {**self.modality.to_tensor(item).labels, **(labels or {})} if net.condition else {}
+        c = self._condition(self._columns(known, 1), x.to(self.device))
+
+        def run(piece: Tensor) -> Tensor:
+            return net.translate(piece.to(self.device), c, step).cpu()
+
+        return (in_pieces(run, x, progress=progress) if net.any_size else run(x))[0]
 
     @torch.inference_mode()
     def encode_examples(self, examples: Examples) -> Tensor:
@@ -239,6 +270,13 @@ class Model:
         for start in range(0, len(examples), CHUNK):
             batch = self.to_device(examples, start, start + CHUNK)
             yield batch.y, self._condition(batch.labels, batch.y), batch
+
+    def _example(self, item: Any) -> Example:
+        """An item as the encoder takes it, which may be smaller than the target."""
+        net = self.autoencoder
+        if net.in_shape == net.shape:
+            return self.modality.to_tensor(item)
+        return Example(self.modality.to_input(item, net.in_shape), {}, "")
 
     def _condition(self, labels: Mapping[str, Tensor], like: Tensor) -> Tensor:
         needed = self.autoencoder.condition

@@ -24,7 +24,17 @@ from ae_toolkit.registry import recipes
 
 ROOT = Path(__file__).parents[1]
 
-NAMES = ("mnist-2d", "mnist-2d-bernoulli", "fashion-2d", "mnist-vae")
+NAMES = (
+    "mnist-2d",
+    "mnist-2d-bernoulli",
+    "fashion-2d",
+    "mnist-vae",
+    "mnist-ae",
+    "mnist-denoise",
+    "mnist-superres",
+    "mnist-superres-4x",
+    "mnist-cvae",
+)
 
 DECIMALS = {"mse": 5, "psnr": 2, "pixel_bce": 4}
 
@@ -75,7 +85,8 @@ def card_of(name: str, seconds: float) -> dict[str, Any]:
         "data": f"{recipe.data.name}, training split; "
         f"{recipe.train.validation:.0%} of it held out to choose the checkpoint",
         "minutes": round(seconds / 60, 1),
-        "machine": f"{os.cpu_count()} CPU cores ({platform.machine()}), no GPU",
+        "machine": f"{torch.get_num_threads()} of {os.cpu_count()} CPU cores "
+        f"({platform.machine()}), no GPU",
         "versions": {"ae-toolkit": __version__, "torch": torch.__version__.partition("+")[0]},
     }
 

@@ -36,6 +36,8 @@ class ConvEncoder(nn.Module):
         activation: after each convolution.
     """
 
+    any_size = True
+
     def __init__(
         self,
         *,
@@ -90,6 +92,7 @@ class ConvDecoder(FeedForward):
             width=widths[0],
             size=(-(-out_shape[2] // factor), -(-out_shape[3] // factor)),
         )
+        self.any_size = self.entry.spatial
         self.layers = nn.Sequential(make_activation(activation))
         for before, after in pairwise(widths):
             self.layers.append(nn.ConvTranspose2d(before, after, 4, stride=2, padding=1))
@@ -97,8 +100,8 @@ class ConvDecoder(FeedForward):
         self.layers.append(nn.ConvTranspose2d(widths[-1], params * channels, 4, 2, padding=1))
 
     def params(self, z: tuple[Tensor, ...], c: Tensor) -> Tensor:
-        out = self.layers(self.entry(z[0], c))[..., : self.out_shape[2], : self.out_shape[3]]
-        return out.unflatten(1, self.out_shape[:2])
+        out = self.layers(self.entry(z[0], c))
+        return self.entry.finish(out, z[0], self.out_shape)
 
 
 class Entry(nn.Module):
@@ -131,3 +134,12 @@ class Entry(nn.Module):
         if self.spatial:
             return self.layer(torch.cat([z, planes(c, z.shape[2:])], 1))
         return self.layer(torch.cat([z, c], 1)).unflatten(1, self.planes)
+
+    def finish(self, planes: Tensor, z: Tensor, shape: Shape) -> Tensor:
+        """A decoder's last planes `(N, P·C, H', W')` to `(N, *shape)`, shape being `(P, C, H, W)`.
+
+        Codes of other positions than the trained ones give all of their planes, uncut.
+        """
+        if not self.spatial or tuple(z.shape[2:]) == self.planes[1:]:
+            planes = planes[..., : shape[2], : shape[3]]
+        return planes.reshape(-1, *shape[:2], *planes.shape[2:])

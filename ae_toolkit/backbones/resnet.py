@@ -2,7 +2,8 @@
 
 The planes are cut into patches by the first layer and put together from patches by the last: most
 of the work happens on few positions with many channels. Sizes that do not divide are padded on the
-way in and cropped on the way out.
+way in and cropped on the way out. With several levels the pair is a U-Net (Ronneberger et al. 2015)
+whose skips pass through the bottleneck; with spatial codes it works on planes of any size.
 
 Axes: B examples, N codes, P parameters per element, C channels, H height, W width.
 """
@@ -21,7 +22,6 @@ from ae_toolkit.backbones.layers import (
     group_norm,
     input_shape,
     make_activation,
-    need_one_level,
     need_planes,
     one_hot,
     pad_to_multiple,
@@ -39,7 +39,10 @@ class ResNetEncoder(nn.Module):
         patch: edge of the patches that the first layer sees.
         activation: inside blocks.
         norm: whether blocks begin with a GroupNorm.
+        levels: how many of the stages, from the coarsest, give features.
     """
+
+    any_size = True
 
     def __init__(
         self,
@@ -52,29 +55,44 @@ class ResNetEncoder(nn.Module):
         patch: int = 2,
         activation: ActivationName = "silu",
         norm: bool = True,
+        levels: int = 1,
     ):
         super().__init__()
         channels, height, width = need_planes(input_shape(in_shape, num_classes), "resnet")
+        if not 1 <= levels <= len(widths):
+            raise ValueError(f"levels is {levels}, but there are {len(widths)} stages")
         self.num_classes = num_classes
         self.factor = patch * 2 ** (len(widths) - 1)
         self.layers = nn.Sequential(nn.Conv2d(channels + cond_dim, widths[0], patch, patch))
+        ends = []
         for i, num in enumerate(per_stage(blocks, widths)):
             if i:
                 self.layers.append(nn.Conv2d(widths[i - 1], widths[i], 2, 2))
             self.layers.extend(Block(widths[i], activation, norm) for _ in range(num))
+            ends.append(len(self.layers) - 1)
         self.layers.append(make_activation(activation))
-        self.out_shapes: tuple[Shape, ...] = (
-            (widths[-1], -(-height // self.factor), -(-width // self.factor)),
+        self.ends = ends[-levels:]
+        coarsest = -(-height // self.factor), -(-width // self.factor)
+        self.out_shapes: tuple[Shape, ...] = tuple(
+            (widths[-1 - i], coarsest[0] * 2**i, coarsest[1] * 2**i) for i in range(levels)
         )
 
     def forward(self, x: Tensor, c: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
         x = one_hot(x, self.num_classes)
-        x = torch.cat([x, planes(c, x.shape[2:])], 1)
-        return (self.layers(pad_to_multiple(x, self.factor)),)
+        x = pad_to_multiple(torch.cat([x, planes(c, x.shape[2:])], 1), self.factor)
+        *layers, activation = self.layers
+        features: list[Tensor] = []
+        for i, layer in enumerate(layers):
+            x = layer(x)
+            if i in self.ends:
+                features.insert(0, activation(x))
+        return tuple(features)
 
 
 class ResNetDecoder(FeedForward):
     """The mirror of the encoder: stages of residual blocks with a doubling between, then patches.
+
+    A code of several levels, all spatial, enters stage by stage.
 
     Args:
         widths: channels of the stages, from the bottleneck to the output.
@@ -100,25 +118,40 @@ class ResNetDecoder(FeedForward):
         params, channels = out_shape[0], need_planes(out_shape[1:], "resnet")[0]
         self.out_shape = out_shape
         factor = patch * 2 ** (len(widths) - 1)
-        self.entry = Entry(
-            need_one_level(z_shapes, "resnet"),
-            cond_dim=cond_dim,
-            width=widths[0],
-            size=(-(-out_shape[2] // factor), -(-out_shape[3] // factor)),
-        )
+        size = -(-out_shape[2] // factor), -(-out_shape[3] // factor)
+        self.entry = Entry(z_shapes[0], cond_dim=cond_dim, width=widths[0], size=size)
+        self.any_size = self.entry.spatial
         self.layers = nn.Sequential()
+        self.starts = []
         for i, num in enumerate(per_stage(blocks, widths)):
             if i:
                 self.layers.append(nn.Conv2d(widths[i - 1], 4 * widths[i], 1))
                 self.layers.append(nn.PixelShuffle(2))
+            self.starts.append(len(self.layers))
             self.layers.extend(Block(widths[i], activation, norm) for _ in range(num))
         self.layers.append(make_activation(activation))
         self.layers.append(nn.Conv2d(widths[-1], params * channels * patch**2, 3, padding=1))
         self.layers.append(nn.PixelShuffle(patch))
+        self.joins = nn.ModuleList()
+        for i, (shape, width) in enumerate(zip(z_shapes[1:], widths[1:], strict=False), start=1):
+            expected = (size[0] * 2**i, size[1] * 2**i)
+            if shape[1:] != expected:
+                raise ValueError(f"level {i} of the code has shape {shape}, not (z, *{expected})")
+            self.joins.append(nn.Conv2d(shape[0], width, 1))
+        if len(z_shapes) > len(widths):
+            raise ValueError(
+                f"the code has {len(z_shapes)} levels, but there are {len(widths)} stages"
+            )
 
     def params(self, z: tuple[Tensor, ...], c: Tensor) -> Tensor:
-        out = self.layers(self.entry(z[0], c))[..., : self.out_shape[2], : self.out_shape[3]]
-        return out.unflatten(1, self.out_shape[:2])
+        x = self.entry(z[0], c)
+        joins = dict(zip(self.starts[1:], zip(self.joins, z[1:], strict=True), strict=False))
+        for i, layer in enumerate(self.layers):
+            if i in joins:
+                join, level = joins[i]
+                x = x + join(level)
+            x = layer(x)
+        return self.entry.finish(x, z[0], self.out_shape)
 
 
 class Block(nn.Module):

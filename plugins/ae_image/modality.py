@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ae_toolkit import Failure, Misuse, Modality
-from ae_toolkit.contracts import Example, Step
+from ae_toolkit.contracts import Example, Shape, Step
 
 MAX_SIDE = 16_384  #: pixels; a longer side is refused before it is decoded
 MAX_PIXELS = 64_000_000
@@ -85,8 +85,11 @@ class Image(Modality):
             raise Failure(f"{path}: is cut short or broken ({error})") from error
 
     def to_tensor(self, item: Picture) -> Example:
-        channels, height, width = self.shape
-        grey = flatten(item, "L" if channels == 1 else "RGB")
+        return Example(self.to_input(item, self.shape), {}, "")
+
+    def to_input(self, item: Picture, shape: Shape | None = None) -> Tensor:
+        grey = flatten(item, "L" if self.shape[0] == 1 else "RGB")
+        channels, height, width = shape or (self.shape[0], grey.height, grey.width)
         if grey.size != (width, height):
             if self.fit == "stretch":
                 grey = grey.resize((width, height), Pictures.Resampling.LANCZOS)
@@ -95,7 +98,7 @@ class Image(Modality):
             else:
                 grey = ImageOps.fit(grey, (width, height), Pictures.Resampling.LANCZOS)
         pixels = torch.from_numpy(np.array(grey, dtype=np.uint8))
-        return Example(pixels.reshape(height, width, channels).permute(2, 0, 1), {}, "")
+        return pixels.reshape(height, width, channels).permute(2, 0, 1)
 
     def prepare(self, y: Tensor) -> Tensor:
         return y.float() / 255
@@ -135,6 +138,15 @@ class Image(Modality):
         mse = (y - y_hat).square().flatten(1).mean(1)
         bce = F.binary_cross_entropy(y_hat.clamp(0, 1), y, reduction="none").flatten(1).mean(1)
         return {"mse": mse, "psnr": -10 * torch.log10(mse.clamp(min=1e-10)), "pixel_bce": bce}
+
+    def baselines(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """The noisy input itself; or the small one, resized bilinearly and bicubically."""
+        if x.shape == y.shape:
+            return super().baselines(x, y)
+        return {
+            mode: F.interpolate(x, y.shape[2:], mode=mode, align_corners=False).clamp(0, 1)
+            for mode in ("bilinear", "bicubic")
+        }
 
     def figure(self, rows: Mapping[str, Sequence[Picture]], path: Path) -> None:
         from ae_image.figures import rows_figure, save_figure

@@ -59,3 +59,101 @@ def mnist_vae() -> Recipe:
             "train": {"epochs": 80, "batch_size": 64, "lr": 1e-3, "ema": 0.9995},
         }
     )
+
+
+def mnist_ae() -> Recipe:
+    """Convolutional autoencoder of digits with a 4x4x8 code."""
+    return Recipe.of(
+        {
+            "name": "mnist-ae",
+            "data": {"name": "mnist"},
+            "modality": DIGITS,
+            "encoder": {"name": "resnet", "widths": [64, 128], "blocks": 1, **RESNET},
+            "bottleneck": {"name": "deterministic", "z_dim": 8, "spatial": True},
+            "decoder": {"name": "resnet", "widths": [128, 64], "blocks": [2, 3], **RESNET},
+            "likelihood": {"name": "cross-entropy"},
+            "train": {"epochs": 16, "batch_size": 64, "lr": 1.5e-3, "clip": 1.0},
+        }
+    )
+
+
+def mnist_dense_ae() -> Recipe:
+    """Dense autoencoder of digits with 49 numbers in its code, as in the lesson."""
+    return Recipe.of(
+        {
+            "name": "mnist-dense-ae",
+            "data": {"name": "mnist"},
+            "modality": DIGITS,
+            "encoder": {"name": "mlp", "hidden": [512, 256], "activation": "gelu"},
+            "bottleneck": {"name": "deterministic", "z_dim": 49},
+            "decoder": {"name": "mlp", "hidden": [256, 512], "activation": "gelu"},
+            "likelihood": {"name": "cross-entropy"},
+            "train": {"epochs": 30, "batch_size": 256, "lr": 1.5e-3, "clip": 1.0},
+        }
+    )
+
+
+def mnist_sparse_ae() -> Recipe:
+    """Dense autoencoder of digits whose 256 code numbers are made sparse by an L1 penalty."""
+    return mnist_dense_ae().with_(
+        {"name": "mnist-sparse-ae", "bottleneck.z_dim": 256, "bottleneck.l1": 0.05}
+    )
+
+
+def mnist_denoise() -> Recipe:
+    """Takes noise N(0.5, 0.5), added and clipped, off digits and off pictures of any size."""
+    return Recipe.of(
+        {
+            "name": "mnist-denoise",
+            "data": {"name": "mnist"},
+            "modality": DIGITS,
+            "corruption": {"name": "noise", "mean": 0.5, "std": 0.5},
+            "encoder": {"name": "resnet", "widths": [64], "blocks": 3, **RESNET},
+            "bottleneck": {"name": "deterministic", "z_dim": 64, "spatial": True},
+            "decoder": {"name": "resnet", "widths": [64], "blocks": 5, **RESNET},
+            "likelihood": {"name": "cross-entropy"},
+            "train": {"epochs": 14, "batch_size": 64, "lr": 1e-3, "clip": 1.0},
+        }
+    )
+
+
+def mnist_superres() -> Recipe:
+    """Doubles the size of digits, which were halved by averaging, and of pictures of any size."""
+    return Recipe.of(
+        {
+            "name": "mnist-superres",
+            "data": {"name": "mnist"},
+            "modality": DIGITS,
+            "corruption": {"name": "downsample", "factor": 2},
+            "encoder": {"name": "resnet", "widths": [64], "blocks": 2, **RESNET, "patch": 2},
+            "bottleneck": {"name": "deterministic", "z_dim": 64, "spatial": True},
+            "decoder": {"name": "resnet", "widths": [64], "blocks": 4, **RESNET},
+            "likelihood": {"name": "cross-entropy"},
+            "train": {"epochs": 10, "batch_size": 64, "lr": 1e-3, "clip": 1.0},
+        }
+    )
+
+
+def mnist_superres_4x() -> Recipe:
+    """Makes digits of 7x7 pixels four times as large, and pictures of any size."""
+    return mnist_superres().with_(
+        {"name": "mnist-superres-4x", "corruption.factor": 4, "encoder.patch": 1}
+    )
+
+
+def mnist_cvae() -> Recipe:
+    """Convolutional VAE of digits that is told which digit: it writes the one that is asked for."""
+    return Recipe.of(
+        {
+            "name": "mnist-cvae",
+            "data": {"name": "mnist"},
+            "modality": DIGITS,
+            "condition": ["digit"],
+            "encoder": {"name": "resnet", "widths": [64], "blocks": 1, **RESNET},
+            "bottleneck": {"name": "gaussian", "z_dim": 16},
+            "decoder": {"name": "resnet", "widths": [64], "blocks": 2, **RESNET},
+            "likelihood": {"name": "cross-entropy"},
+            "objective": {"name": "elbo", "warmup": 0.1},
+            "train": {"epochs": 16, "batch_size": 64, "lr": 1e-3, "clip": 1.0},
+        }
+    )
