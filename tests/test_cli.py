@@ -178,7 +178,7 @@ def test_image_commands(ae, run: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
-        ("train mnist-2e", 2, "there is no recipe 'mnist-2e': did you mean 'mnist-2d'"),
+        ("train mnist-2x", 2, "there is no recipe 'mnist-2x': did you mean 'mnist-2d'"),
         ("train mnist-2d --set train.lrr=1", 2, "no setting 'train.lrr'"),
         ("train mnist-2d --data nowhere", 2, "'nowhere' is neither a file or folder nor one of"),
         ("train mnist-2d --device cuda:77", 2, "PyTorch sees"),

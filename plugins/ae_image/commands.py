@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ae_toolkit import Failure, Misuse
-from ae_toolkit.options import (
-    device_option,
-    json_option,
-    model_option,
-    out_option,
-    parse_labels,
-    seed_option,
+from ae_image.loading import (
+    as_input,
+    data_of,
+    labels_of,
+    load_image_model,
+    need_condition,
+    read_pictures,
 )
+from ae_image.restoring import denoise, label_option, photo_option, reconstruct, upscale
+from ae_toolkit import Failure, Misuse
+from ae_toolkit.options import device_option, json_option, model_option, out_option, seed_option
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,31 +30,14 @@ if TYPE_CHECKING:
 
 @click.group()
 def image() -> None:
-    """Pictures: latent grids, cluster diagrams, samples.
+    """Pictures: restore, enlarge, generate, and see what a model has learned.
 
     \b
-    Example:
+    Examples:
       ae image grid -o grid.png
+      ae image denoise noisy.png -o clean.png
+      ae image sample --model mnist-cvae --label 7 -o sevens.png
     """
-
-
-def load_image_model(name: str, device: str) -> Model:
-    """Loads a model and makes sure that it is one of pictures."""
-    from ae_image.modality import Image
-    from ae_toolkit import load
-
-    model = load(name, device=device)
-    if not isinstance(model.modality, Image):
-        raise Misuse(
-            f"model {name!r} is of data type {model.recipe.modality.name!r}, and 'ae image' needs "
-            f"one of pictures"
-        )
-    return model
-
-
-def read_pictures(paths: list[Path], model: Model) -> list[Any]:
-    """Reads picture files; a file with several frames counts as its first."""
-    return [next(iter(model.modality.read(path))) for path in paths]
 
 
 @image.command()
@@ -67,9 +53,7 @@ def read_pictures(paths: list[Path], model: Model) -> list[Any]:
 @click.option("--spread", default=1.0, show_default=True,
               type=click.FloatRange(min=0, min_open=True),
               help="Stretches the Gaussian quantiles.")  # fmt: skip
-@click.option(
-    "--label", "labels", multiple=True, metavar="NAME=K", help="A condition, e.g. digit=7."
-)
+@label_option
 @device_option
 def grid(
     model: str,
@@ -102,7 +86,8 @@ def grid(
     from ae_image.figures import grid_figure, save_figure
     from ae_toolkit import latent
 
-    condition = parse_labels(labels)
+    condition = labels_of(loaded, labels)
+    need_condition(loaded, condition)
     if through:
         codes = loaded.encode(read_pictures(list(through), loaded), condition).cpu()
         near = (size - 2) // 6  # the margin, so that the three do not sit in the corners
@@ -128,25 +113,22 @@ def grid(
 
 
 def _most_active(model: Model, condition: dict[str, float]) -> tuple[int, int]:
-    """The two axes of the prior that change the picture most, one standard deviation either way."""
-    import torch
-
+    """The two axes of the prior that a grid varies."""
     if model.z_dim < 2:
         raise Misuse("a grid needs at least two latents, and this model has one")
     if model.z_dim == 2:
         return 0, 1
-    ways = torch.cat([torch.eye(model.z_dim), -torch.eye(model.z_dim)])
-    ahead, behind = model.decode_tensor(model.push(ways, condition), condition).chunk(2)
-    first, second = (ahead - behind).square().flatten(1).sum(1).topk(2).indices.tolist()
+    first, second = _by_activity(model, condition)[:2]
     return first, second
 
 
-def data_of(model: Model, name: str) -> Examples:
-    """The test split of a data set, in the model's form."""
-    from ae_toolkit.data import from_option, load_data
+def _by_activity(model: Model, condition: dict[str, float]) -> list[int]:
+    """The axes of the prior, first what changes the picture most one standard deviation away."""
+    import torch
 
-    recipe = model.recipe.with_({"data": from_option(name).model_dump()})
-    return load_data(recipe, model.modality, "test")
+    ways = torch.cat([torch.eye(model.z_dim), -torch.eye(model.z_dim)])
+    ahead, behind = model.decode_tensor(model.push(ways, condition), condition).chunk(2)
+    return (ahead - behind).square().flatten(1).sum(1).argsort(descending=True).tolist()
 
 
 @image.command()
@@ -220,9 +202,7 @@ def _labelled(model: Model, data: str | None) -> Examples:
               help="How many pictures.")  # fmt: skip
 @click.option("--temperature", default=1.0, show_default=True, type=click.FloatRange(0),
               help="Spread of the codes; less is safer and duller.")  # fmt: skip
-@click.option(
-    "--label", "labels", multiple=True, metavar="NAME=K", help="A condition, e.g. digit=7."
-)
+@label_option
 @seed_option
 @device_option
 def sample(
@@ -236,16 +216,172 @@ def sample(
 ) -> None:
     """Draw new pictures from the prior, on one sheet.
 
+    A model that is conditioned on a class draws the one that --label names; without it, a table of
+    its classes, one style to a row.
+
     \b
-    Example:
+    Examples:
       ae image sample --model mnist-vae -n 64 -o samples.png
+      ae image sample --model mnist-cvae --label 7 -o sevens.png
+      ae image sample --model mnist-cvae -n 10 -o styles.png
     """
     loaded = load_image_model(model, device)
 
     from ae_image.figures import grid_figure, save_figure
 
-    pictures = loaded.sample(num, parse_labels(labels), seed=seed, temperature=temperature)
-    side = int(num**0.5 + 0.999999)
+    condition = labels_of(loaded, labels)
+    if not condition and len(loaded.autoencoder.condition) == 1:
+        ((name, classes),) = loaded.autoencoder.condition.items()
+        if classes:
+            rows = _styles(loaded, name, classes, min(num, 100), seed, temperature)
+            save_figure(grid_figure(rows, columns=name), out)
+            click.echo(f"{out}: {len(rows)} styles of {model} in {classes} classes, seed {seed}")
+            return
+    need_condition(loaded, condition)
+    pictures = loaded.sample(num, condition, seed=seed, temperature=temperature)
+    side = math.ceil(math.sqrt(num))
     rows = [pictures[i : i + side] for i in range(0, num, side)]
     save_figure(grid_figure(rows), out)
     click.echo(f"{out}: {num} pictures of {model}, seed {seed}")
+
+
+def _styles(
+    model: Model, name: str, classes: int, num: int, seed: int, temperature: float
+) -> list[list[Any]]:
+    """Rows of one style each, columns of one class each: the same noise in every class."""
+    columns = [
+        model.sample(num, {name: k}, seed=seed, temperature=temperature) for k in range(classes)
+    ]
+    return [list(row) for row in zip(*columns, strict=True)]
+
+
+@image.command()
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+@model_option("mnist-vae")
+@out_option("walk.png")
+@click.option("--steps", default=9, show_default=True, type=click.IntRange(2, 200),
+              help="Pictures in all, both ends included.")  # fmt: skip
+@click.option("--path", default="slerp", show_default=True, type=click.Choice(["slerp", "lerp"]),
+              help="Along the great arc or the straight line.")  # fmt: skip
+@click.option("--gif/--no-gif", default=True, show_default=True,
+              help="Also write the walk as an animation, OUT with the ending .gif.")  # fmt: skip
+@photo_option
+@label_option
+@device_option
+def interpolate(
+    a: Path,
+    b: Path,
+    model: str,
+    out: Path,
+    steps: int,
+    path: str,
+    gif: bool,
+    photo: str,
+    labels: tuple[str, ...],
+    device: str,
+) -> None:
+    """Walk from picture A to picture B through the codes of a model: a strip and an animation.
+
+    \b
+    Example:
+      ae image interpolate three.png eight.png -o walk.png
+    """
+    loaded = load_image_model(model, device)
+
+    from ae_image.figures import animate, rows_figure, save_figure
+
+    if gif and out.suffix.lower() == ".gif":
+        raise Misuse(f"{out}: the strip is a still picture, and the animation goes beside it")
+    condition = labels_of(loaded, labels)
+    need_condition(loaded, condition)
+    ends = [as_input(loaded, p, photo=photo)[0] for p in read_pictures([a, b], loaded)]
+    walk = loaded.interpolate(*ends, steps=steps, path=path, labels=condition)
+    framed = [loaded.modality.from_tensor(y / 255) for y in loaded.examples(ends).y.float()]
+    rows = {"": [framed[0], *walk, framed[1]]}
+    captions = [a.name, *("" for _ in walk), b.name]
+    save_figure(rows_figure(rows, captions=captions), out)
+    if gif:
+        animate(walk, out.with_suffix(".gif"))
+    beside = f" and {out.with_suffix('.gif')}" if gif else ""
+    click.echo(f"{out}{beside}: {steps} steps from {a} to {b}, between the two originals")
+
+
+@image.command()
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@model_option("mnist-vae")
+@out_option("traverse.png")
+@click.option("--axes", "chosen", help="Latent axes that vary, such as 0,5,7.  [default: the most "
+              "active]")  # fmt: skip
+@click.option("-n", "--num", default=8, show_default=True, type=click.IntRange(1, 64),
+              help="How many axes, where none are chosen.")  # fmt: skip
+@click.option("--steps", default=11, show_default=True, type=click.IntRange(2, 100),
+              help="Pictures for each axis.")  # fmt: skip
+@click.option("--spread", default=3.0, show_default=True,
+              type=click.FloatRange(min=0, min_open=True),
+              help="How far to either side, in standard deviations.")  # fmt: skip
+@photo_option
+@label_option
+@device_option
+def traverse(
+    file: Path | None,
+    model: str,
+    out: Path,
+    chosen: str | None,
+    num: int,
+    steps: int,
+    spread: float,
+    photo: str,
+    labels: tuple[str, ...],
+    device: str,
+) -> None:
+    """Draw what each number of the code does: one latent axis a row, the others held.
+
+    Starts from FILE's code, or from the middle of the prior.
+
+    \b
+    Examples:
+      ae image traverse -o traverse.png
+      ae image traverse three.png --axes 0,5,7
+    """
+    loaded = load_image_model(model, device)
+
+    import torch
+
+    from ae_image.figures import rows_figure, save_figure
+
+    condition = labels_of(loaded, labels)
+    need_condition(loaded, condition)
+    axes = _axes(chosen, loaded) if chosen else _by_activity(loaded, condition)[:num]
+    ways = torch.linspace(-spread, spread, steps)
+    if file is None:
+        start = torch.zeros(loaded.z_dim)
+    else:
+        (picture,) = read_pictures([file], loaded)
+        prepared, _ = as_input(loaded, picture, photo=photo)
+        start = loaded.encode([prepared], condition)[0].cpu()
+    rows = {}
+    for axis in axes:
+        codes = start.repeat(steps, 1)
+        codes[:, axis] += ways
+        # From the middle of the prior the walk is in its own coordinates, else in the code's.
+        codes = loaded.push(codes, condition).cpu() if file is None else codes
+        rows[f"axis {axis}"] = loaded.decode(codes, condition)
+    captions = [f"{way:+.1f}".replace("-", "−") for way in (ways + 0.0).tolist()]
+    save_figure(rows_figure(rows, captions=captions), out)
+    click.echo(f"{out}: axes {', '.join(map(str, axes))} of {model}, {steps} steps each")
+
+
+def _axes(text: str, model: Model) -> list[int]:
+    """Reads `0,5,7`."""
+    try:
+        axes = [int(word) for word in text.split(",")]
+    except ValueError:
+        raise Misuse(f"--axes takes numbers such as 0,5,7, not {text!r}") from None
+    if wrong := [axis for axis in axes if not 0 <= axis < model.z_dim]:
+        raise Misuse(f"--axes: there is no axis {wrong[0]}, only 0 to {model.z_dim - 1}")
+    return axes
+
+
+for command in (reconstruct, denoise, upscale):
+    image.add_command(command)

@@ -10,6 +10,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from PIL import Image as Pictures
 
+from ae_image.modality import flatten
 from ae_toolkit.checkpoint import writing
 
 Picture = Pictures.Image
@@ -36,6 +37,8 @@ STYLE = {
 
 DPI = 200
 
+CELL = 224  #: pixels of a place in a figure of unlike pictures: eight for each of a digit's
+
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Writes a figure whole or not at all, in the format of its ending.
@@ -51,8 +54,9 @@ def montage(rows: Sequence[Sequence[Picture]], *, gap: int = 0) -> Picture:
     """Pictures of one size on a white sheet, `gap` pixels apart."""
     width, height = rows[0][0].size
     columns = max(len(row) for row in rows)
+    coloured = any(picture.mode == "RGB" for row in rows for picture in row)
     sheet = Pictures.new(
-        rows[0][0].mode,
+        "RGB" if coloured else rows[0][0].mode,
         (columns * (width + gap) - gap, len(rows) * (height + gap) - gap),
         "white",
     )
@@ -62,19 +66,49 @@ def montage(rows: Sequence[Sequence[Picture]], *, gap: int = 0) -> Picture:
     return sheet
 
 
-def rows_figure(rows: Mapping[str, Sequence[Picture]]) -> Figure:
-    """Named rows of pictures, the names at the left."""
-    names, pictures = list(rows), list(rows.values())
-    sheet = montage(pictures, gap=2)
-    height = pictures[0][0].height + 2
+def rows_figure(
+    rows: Mapping[str, Sequence[Picture]],
+    *,
+    captions: Sequence[str] = (),
+    cell: tuple[int, int] | None = None,
+) -> Figure:
+    """Named rows of pictures, the names at the left, a caption below each column.
+
+    Args:
+        rows: name -> pictures; those of unlike sizes are brought to one, pixels kept sharp.
+        captions: for the columns.
+        cell: width and height of a picture's place; None: that of the pictures.
+    """
+    names = list(rows)
+    sizes = {picture.size for row in rows.values() for picture in row}
+    cell = cell or (sizes.pop() if len(sizes) == 1 else (CELL, CELL))
+    pictures = [[in_cell(picture, cell) for picture in row] for row in rows.values()]
+    sheet = montage(pictures, gap=max(cell[0] // 14, 2))
+    step = [side + max(cell[0] // 14, 2) for side in cell]
     with rc_context(STYLE):
-        figure = Figure(figsize=(6.0, 6.0 * sheet.height / sheet.width))
+        width = 6.0 if len(pictures[0]) > 3 else 2.0 * len(pictures[0])
+        figure = Figure(figsize=(width, width * sheet.height / sheet.width))
         axes = figure.add_axes((0, 0, 1, 1))
         show(axes, sheet)
-        axes.set_yticks([height * i + height / 2 - 1.5 for i in range(len(names))], names)
+        axes.set_yticks([step[1] * i + cell[1] / 2 - 0.5 for i in range(len(names))], names)
         axes.tick_params(length=0)
-        axes.set_xticks([])
+        places = [step[0] * i + cell[0] / 2 - 0.5 for i in range(len(captions))]
+        axes.set_xticks(places, captions, fontsize=8)
     return figure
+
+
+def in_cell(picture: Picture, cell: tuple[int, int]) -> Picture:
+    """A picture, its shape kept, in the middle of a white cell."""
+    if picture.size == cell:
+        return picture
+    share = min(cell[0] / picture.width, cell[1] / picture.height)
+    size = [max(round(share * side), 1) for side in picture.size]
+    sharp = Pictures.Resampling.NEAREST if share > 1 else Pictures.Resampling.LANCZOS
+    picture = flatten(picture, "RGB")
+    sheet = Pictures.new("RGB", cell, "white")
+    corner = (cell[0] - size[0]) // 2, (cell[1] - size[1]) // 2
+    sheet.paste(picture.resize(size, sharp), corner)
+    return sheet
 
 
 def show(axes, picture: Picture, extent=None) -> None:  # type: ignore[no-untyped-def]
@@ -93,6 +127,7 @@ def grid_figure(
     down: Sequence[float] | None = None,
     labels: tuple[str, str] = ("$z_1$", "$z_2$"),
     corners: Sequence[tuple[int, int]] = (),
+    columns: str = "",
 ) -> Figure:
     """A square of pictures, with the latent coordinates of rows and columns as ticks.
 
@@ -102,6 +137,7 @@ def grid_figure(
         down: the coordinate of each row.
         labels: what the coordinates are called.
         corners: `(row, column)` of pictures to frame.
+        columns: what the columns are, where they are numbered classes.
     """
     sheet = montage(pictures)
     width, height = pictures[0][0].size
@@ -126,6 +162,10 @@ def grid_figure(
         if across is not None:
             axes.set_xlabel(labels[0])
             axes.set_ylabel(labels[1])
+        if columns:
+            axes.set_xticks([(k + 0.5) * width - 0.5 for k in range(len(pictures[0]))])
+            axes.set_xticklabels([str(k) for k in range(len(pictures[0]))])
+            axes.set_xlabel(columns)
         for row, column in corners:
             box = dict(fill=False, edgecolor="#ffa90e", linewidth=1.5)
             axes.add_patch(_box(column * width - 0.5, row * height - 0.5, width, height, box))
@@ -136,6 +176,25 @@ def _box(x: float, y: float, width: float, height: float, style: Mapping[str, ob
     from matplotlib.patches import Rectangle
 
     return Rectangle((x, y), width, height, **style)
+
+
+def animate(pictures: Sequence[Picture], path: Path, *, scale: int = 8) -> None:
+    """Writes pictures as a GIF that walks there and back, pixels kept sharp.
+
+    Args:
+        pictures: of one size.
+        path: ends in .gif.
+        scale: how many times as large, while the picture stays below 512 pixels.
+    """
+    width, height = pictures[0].size
+    scale = max(min(scale, 512 // max(width, height)), 1)
+    size = width * scale, height * scale
+    frames = [picture.resize(size, Pictures.Resampling.NEAREST) for picture in pictures]
+    there_and_back = [*frames, *frames[-2:0:-1]]
+    with writing(path) as temporary:
+        there_and_back[0].save(
+            temporary, save_all=True, append_images=there_and_back[1:], duration=120, loop=0
+        )
 
 
 def scatter_figure(
