@@ -1,7 +1,8 @@
-"""Cuts the bundled sample of real digits out of MNIST: `python scripts/make_samples.py DATA`.
+"""Cuts the bundled samples out of MNIST and Fashion-MNIST: `python scripts/make_samples.py DATA`.
 
 The first 100 (train) and 20 (test) digits of each class, in the order of the data set, on one
-lossless sheet per split, plus three single test digits as files for examples.
+lossless sheet per split, plus three single test digits as files for examples; and the first two
+test pictures of each kind of clothes, side by side.
 """
 
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from torchvision.datasets import MNIST
+from torchvision.datasets import MNIST, FashionMNIST
 
 COLUMNS = 40
 SAMPLES = Path(__file__).parents[1] / "plugins/ae_image/samples"
@@ -31,6 +32,13 @@ def main(root: str) -> None:
             for k in SINGLE:
                 first = Image.fromarray(digits[np.flatnonzero(classes[chosen] == k)[0]])
                 first.save(SAMPLES / f"digit-{k}.png")
+
+    clothes = FashionMNIST(root, train=False, download=False)
+    classes = clothes.targets.numpy()
+    # The first of every kind, then the second of every kind.
+    chosen = [np.flatnonzero(classes == k)[turn] for turn in range(2) for k in range(10)]
+    strip = np.concatenate(list(clothes.data.numpy()[chosen]), 1)
+    Image.fromarray(strip).save(SAMPLES / "fashion-test.png", optimize=True)
 
 
 if __name__ == "__main__":

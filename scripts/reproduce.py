@@ -123,13 +123,13 @@ def readme(weights: Path, card: dict[str, Any]) -> str:
 
 def numbers(report: dict[str, Any]) -> dict[str, str]:
     """What a card shows of a report, named for what it is."""
-    total = "negative ELBO" if report["is_density"] else "distortion + rate"
-    key = "negative_elbo" if report["is_density"] else "distortion_plus_rate"
-    rows = {
-        f"**{total}**": f"**{report[key]:.2f}**",
-        "distortion": f"{report['distortion']:.2f} ({report['likelihood']})",
-        "rate": f"{report['rate']:.2f} nats",
-    }
+    rows = {}
+    if report["rate"]:
+        total = "negative ELBO" if report["is_density"] else "distortion + rate"
+        key = "negative_elbo" if report["is_density"] else "distortion_plus_rate"
+        rows[f"**{total}**"] = f"**{report[key]:.2f}**"
+        rows["rate"] = f"{report['rate']:.2f} nats"
+    rows["distortion"] = f"{report['distortion']:.2f} ({report['likelihood']})"
     if "nll" in report:
         k = report["nll_num_samples"]
         rows[f"**NLL, importance-weighted, k = {k}**"] = (
@@ -138,6 +138,9 @@ def numbers(report: dict[str, Any]) -> dict[str, str]:
     rows["active units"] = f"{report['active_units']} of {report['z_dim']}"
     for name, value in report["metrics"].items():
         rows[name] = f"{value:.{DECIMALS.get(name, 4)}f}"
+    for simple, metrics in report.get("baselines", {}).items():
+        for name, value in metrics.items():
+            rows[f"{name} of {simple}, for comparison"] = f"{value:.{DECIMALS.get(name, 4)}f}"
     for name, value in report["probes"].items():
         rows[f"{name}, by 10 nearest codes"] = f"{value:.1%}"
     return rows
@@ -164,6 +167,11 @@ def headline(report: dict[str, Any]) -> str:
     """The number that a model is judged by, with its name."""
     if "nll" in report:
         return f"**{report['nll']:.2f}** nats, NLL with k = {report['nll_num_samples']}"
+    if not report["rate"]:
+        metrics, beside = report["metrics"], report.get("baselines", {})
+        others = [f"{name} {values['psnr']:.2f} dB" for name, values in beside.items()]
+        more = f" ({', '.join(others)})" if others else ""
+        return f"**{metrics['pixel_bce']:.4f}** BCE per pixel, {metrics['psnr']:.2f} dB{more}"
     terms = f"{report['distortion']:.2f} {report['likelihood']} + {report['rate']:.2f} rate"
     return f"**{report['distortion_plus_rate']:.2f}** = {terms}"
 

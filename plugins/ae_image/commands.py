@@ -372,6 +372,30 @@ def traverse(
     click.echo(f"{out}: axes {', '.join(map(str, axes))} of {model}, {steps} steps each")
 
 
+@image.command()
+@out_option("lesson.html")
+@click.option("--quick", is_flag=True, help="On 500 test digits instead of 5,000.")
+@seed_option
+@device_option
+def lesson(out: Path, quick: bool, seed: int, device: str) -> None:
+    """Write the lesson on autoencoders as one page, each claim run and measured.
+
+    \b
+    Examples:
+      ae image lesson -o lesson.html
+      ae image lesson --quick
+    """
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise Misuse(f"{out}: choose a name that ends in .html")
+
+    from ae_image.lesson import Lesson, write_page
+    from ae_toolkit.checkpoint import write_text
+
+    page = write_page(Lesson(num=500 if quick else 5000, seed=seed, device=device))
+    write_text(out, page)
+    click.echo(f"{out}: open it in a browser")
+
+
 def _axes(text: str, model: Model) -> list[int]:
     """Reads `0,5,7`."""
     try:
