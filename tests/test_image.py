@@ -12,7 +12,7 @@ from ae_image.modality import Image
 from conftest import SAMPLES
 from PIL import Image as Pictures
 
-from ae_toolkit import Failure, Misuse
+from ae_toolkit import Failure, Misuse, registry
 from ae_toolkit.noise import Source
 from ae_toolkit.recipe import named
 from ae_toolkit.testing import check_modality
@@ -98,6 +98,33 @@ def test_data_sets_of_another_size(real_mnist: Path) -> None:
         recipe = named(name).with_({"modality.size": [14, 20], "modality.channels": 3})
         examples = recipe.make("dataset", modality=recipe.make("modality"), split="test")
         assert examples.y.shape == (10_000, 3, 14, 20)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_data_sets_through_torchvision(channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Grey and colour, by stand-ins with torchvision's interface: nothing is downloaded here."""
+    import torchvision.datasets
+
+    class Stand:
+        def __init__(self, root: object, train: bool, download: bool):
+            num = 6 if train else 4
+            self.data: object = torch.full((num, 28, 28), 90, dtype=torch.uint8)
+            self.targets: object = torch.arange(num)
+
+    class Colour(Stand):
+        def __init__(self, root: object, train: bool, download: bool):
+            super().__init__(root, train, download)
+            self.data = np.full((6 if train else 4, 32, 32, 3), 90, dtype=np.uint8)
+            self.targets = list(range(6 if train else 4))
+
+    monkeypatch.setattr(torchvision.datasets, "KMNIST", Stand)
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", Colour)
+    labels = {"character": 10, "object": 10}
+    for name in ("kmnist", "cifar10"):
+        modality = Image(size=28, channels=channels, labels=labels)
+        examples = registry.datasets.get(name)(modality=modality, split="test")
+        assert examples.y.shape == (4, channels, 28, 28) and examples.y.dtype == torch.uint8
+        assert (examples.y == 90).all() and len(examples.labels) == 1
 
 
 def test_missing_data_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

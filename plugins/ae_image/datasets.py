@@ -23,7 +23,13 @@ from ae_image.modality import Image
 from ae_toolkit import Examples, Failure, Misuse
 from ae_toolkit.data import Split
 
-LABELS = {"mnist": "digit", "fashion-mnist": "garment", "mnist-sample": "digit"}
+LABELS = {
+    "mnist": "digit",
+    "fashion-mnist": "garment",
+    "kmnist": "character",
+    "cifar10": "object",
+    "mnist-sample": "digit",
+}
 
 SAMPLE_COLUMNS = 40  #: pictures in a row of a sample sheet
 
@@ -38,6 +44,16 @@ def fashion_mnist(*, modality: Image, split: Split) -> Examples:
     return _from_torchvision("FashionMNIST", "fashion-mnist", modality, split)
 
 
+def kmnist(*, modality: Image, split: Split) -> Examples:
+    """60,000 + 10,000 characters of Japanese cursive (Clanuwat et al. 2018; CC BY-SA 4.0)."""
+    return _from_torchvision("KMNIST", "kmnist", modality, split)
+
+
+def cifar10(*, modality: Image, split: Split) -> Examples:
+    """50,000 + 10,000 colour photographs, 32x32, of ten kinds of things (Krizhevsky 2009)."""
+    return _from_torchvision("CIFAR10", "cifar10", modality, split)
+
+
 def mnist_sample(*, modality: Image, split: Split) -> Examples:
     """1,000 + 200 of the digits of MNIST, which ship with the package and need no network."""
     folder = files("ae_image") / "samples"
@@ -46,9 +62,8 @@ def mnist_sample(*, modality: Image, split: Split) -> Examples:
     digits = (folder / f"mnist-{split}.txt").read_text(encoding="ascii").split()
     rows = sheet.unflatten(0, (-1, 28)).unflatten(2, (SAMPLE_COLUMNS, 28))  # r h c w
     pictures = rows.permute(0, 2, 1, 3).flatten(0, 1)[: len(digits)]
-    return _examples(
-        pictures, torch.tensor([int(d) for d in digits]), "mnist-sample", modality, split
-    )
+    classes = torch.tensor([int(d) for d in digits])
+    return _examples(pictures[:, None], classes, "mnist-sample", modality, split)
 
 
 def data_roots() -> list[Path]:
@@ -58,27 +73,31 @@ def data_roots() -> list[Path]:
     return [*named, Path("data"), Path("../shared/data"), cache / "ae-toolkit"]
 
 
-def _from_torchvision(folder: str, name: str, modality: Image, split: Split) -> Examples:
+def _from_torchvision(source: str, name: str, modality: Image, split: Split) -> Examples:
     import torchvision.datasets
 
-    make: Any = getattr(torchvision.datasets, folder)
+    folder = "cifar-10-batches-py" if source == "CIFAR10" else f"{source}/raw"
+    make: Any = getattr(torchvision.datasets, source)
     roots = data_roots()
     home = roots[0] if os.environ.get("AE_DATA") else roots[-1]
-    root = next((r for r in roots if any((r / folder / "raw").glob("*-ubyte*"))), home)
-    raw = root / folder / "raw"
+    pattern = "*_batch*" if source == "CIFAR10" else "*-ubyte*"
+    root = next((r for r in roots if any((r / folder).glob(pattern))), home)
+    place = root / folder
     try:
         with redirect_stdout(sys.stderr):  # torchvision reports its attempts
-            source = make(root, train=split == "train", download=True)  # what is not there
+            found = make(root, train=split == "train", download=True)  # what is not there
     except (OSError, RuntimeError, ValueError) as error:
-        for empty in (raw, raw.parent, root):
+        for empty in (place, place.parent, root):
             with suppress(OSError):
                 empty.rmdir()
+        files = "its batches" if source == "CIFAR10" else "the four idx-ubyte files"
         raise Failure(
-            f"data set {name!r}: {_reason(error)} at {raw}; put the four "
-            f"idx-ubyte files there (or set AE_DATA to the folder that holds {folder}/raw), or use "
-            f"--data mnist-sample, which is bundled"
+            f"data set {name!r}: {_reason(error)} at {place}; put {files} there (or set AE_DATA to "
+            f"the folder that holds {folder}), or use --data mnist-sample, which is bundled"
         ) from error
-    return _examples(source.data, source.targets, name, modality, split)
+    pictures = torch.as_tensor(found.data)
+    pictures = pictures[:, None] if pictures.dim() == 3 else pictures.permute(0, 3, 1, 2)
+    return _examples(pictures, torch.as_tensor(found.targets), name, modality, split)
 
 
 def _reason(error: Exception) -> str:
@@ -91,13 +110,16 @@ def _reason(error: Exception) -> str:
 def _examples(
     pictures: Tensor, classes: Tensor, name: str, modality: Image, split: Split
 ) -> Examples:
-    """`(N, 28, 28)` grey pictures, brought to the modality's shape if it asks for another."""
+    """Pictures `(N, C, H, W)` in uint8, brought to the modality's shape if it asks for another."""
     if not isinstance(modality, Image):
         raise Misuse(
             f"data set {name!r} holds pictures, which this recipe's data type does not read"
         )
     channels, *size = modality.shape
-    y = pictures[:, None]
+    y = pictures
+    if channels < y.shape[1]:
+        weights = torch.tensor([0.299, 0.587, 0.114])  # luma, as PIL's "L"
+        y = torch.einsum("n c h w, c -> n h w", y.float(), weights)[:, None].round().byte()
     if list(y.shape[2:]) != size:
         y = F.interpolate(y.float(), size, mode="bilinear", antialias=True).round().byte()
     y = y.expand(-1, channels, -1, -1).contiguous()

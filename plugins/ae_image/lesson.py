@@ -191,16 +191,16 @@ def noisy_codes(lesson: Lesson) -> Chapter:
         noise = torch.randn(codes.shape, generator=torch.Generator().manual_seed(lesson.seed))
         for spread in spreads:
             made = model.decode_tensor(codes + spread * codes.std(0) * noise)
-            kept = as_before(made, lesson)
+            kept, far = as_before(made, lesson)
             rows[f"{name[6:].upper()}, {spread:g}σ"] = pictures(made[lesson.shown])
             numbers[f"{name}, noise of {spread:g}σ"] = (
-                f"{kept:.0%} read as they were; {distance(made, lesson.y):.0f} from a real digit"
+                f"{kept:.0%} read as they were; {far:.0f} from the nearest real digit"
             )
     return Chapter(
         "Noise added to codes",
         "Noise of so many standard deviations of each code number. Digits are read by the ten "
         "nearest of the other real digits; beside it stands the squared distance to the nearest "
-        "real one. A plain autoencoder's digits keep their place, where they fall to pieces; a "
+        "of them. A plain autoencoder's digits keep their place, where they fall to pieces; a "
         "VAE's stay digits, but become other ones.",
         numbers,
         [rows_figure(rows)],
@@ -340,12 +340,16 @@ def neighbours(made: Tensor, real: Tensor, classes: Tensor) -> Tensor:
     return classes[nearest].mode(1).values
 
 
-def as_before(made: Tensor, lesson: Lesson) -> float:
-    """The share of decoded test digits that the other test digits read as their own class."""
-    distances = torch.cdist(made.flatten(1), lesson.y.flatten(1))
-    distances.fill_diagonal_(torch.inf)
-    nearest = distances.topk(10, largest=False).indices
-    return float((lesson.classes[nearest].mode(1).values == lesson.classes).float().mean())
+def as_before(made: Tensor, lesson: Lesson) -> tuple[float, float]:
+    """What the other test digits say of decoded ones.
+
+    Returns:
+        The share that is read as its own class, and the mean squared distance to the nearest.
+    """
+    distances = torch.cdist(made.flatten(1), lesson.y.flatten(1)).fill_diagonal_(torch.inf)
+    near = distances.topk(10, largest=False)
+    read = lesson.classes[near.indices].mode(1).values
+    return float((read == lesson.classes).float().mean()), float(near.values[:, 0].square().mean())
 
 
 def bundled_clothes() -> Tensor:

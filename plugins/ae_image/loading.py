@@ -62,12 +62,11 @@ def data_of(model: Model, name: str) -> Examples:
 def labels_of(model: Model, pairs: Sequence[str]) -> dict[str, float]:
     """Reads `--label digit=7`; for a model of one condition, `--label 7` will do."""
     own = model.recipe.condition
+    if pairs and not own:
+        raise Misuse(f"model {model.recipe.name!r} takes no label: it was trained without")
     if len(own) == 1:
         pairs = [pair if "=" in pair else f"{own[0]}={pair}" for pair in pairs]
-    labels = parse_labels(pairs)
-    if labels and not own:
-        raise Misuse(f"model {model.recipe.name!r} takes no label: it was trained without")
-    return labels
+    return parse_labels(pairs)
 
 
 def as_input(model: Model, picture: Picture, *, photo: str) -> tuple[Picture, dict[str, Picture]]:

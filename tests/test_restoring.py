@@ -1,0 +1,258 @@
+"""What people do with pictures of their own: any size, any mode, any light; restored and walked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ae_image.pictures import as_digit, is_form, restore
+from conftest import SAMPLES
+from PIL import Image as Pictures
+from PIL import ImageDraw, ImageFilter
+
+from ae_toolkit import Misuse, load
+from ae_toolkit.autoencoder import Autoencoder
+from ae_toolkit.corruption import Downsample
+from ae_toolkit.noise import Source
+from ae_toolkit.pieces import in_pieces
+from ae_toolkit.recipe import named
+from ae_toolkit.testing import check_part
+
+THREE = SAMPLES / "digit-3.png"
+STEP = Source(0, "test").step(0)
+
+
+def test_downsampling_averages() -> None:
+    y = torch.arange(16.0).reshape(1, 1, 4, 4)
+    x, target = Downsample(factor=2)(y, y, None, STEP)
+    assert x.tolist() == [[[[2.5, 4.5], [10.5, 12.5]]]] and target is y
+    with pytest.raises(ValueError, match="does not divide"):
+        Downsample(factor=3).out_shape((1, 28, 28))
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3])
+def test_skips_are_levels(levels: int) -> None:
+    parts = {"widths": [4, 8, 8], "blocks": 1, "patch": 1}
+    check_part(
+        "encoder",
+        "resnet",
+        arguments={**parts, "levels": levels},
+        changes={
+            "bottleneck": {"name": "deterministic", "spatial": True, "z_dim": 4},
+            "decoder": {"name": "resnet", **parts, "widths": [8, 8, 4]},
+        },
+    )
+
+
+def make(name: str) -> Autoencoder:
+    recipe = named(name)
+    torch.manual_seed(0)
+    return Autoencoder(recipe, modality=recipe.make("modality")).eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (13, 70), (3, 700)])
+@pytest.mark.parametrize("name", ["mnist-ae", "mnist-denoise", "mnist-superres-4x"])
+def test_any_size_goes_through(name: str, size: tuple[int, int]) -> None:
+    net = make(name)
+    factor = 28 // net.in_shape[1]
+    y = net.translate(torch.rand(1, 1, *size), torch.empty(1, 0), STEP)
+    assert y.shape == (1, 1, factor * size[0], factor * size[1])
+
+
+@pytest.mark.parametrize("name", ["mnist-denoise", "mnist-superres"])
+def test_pieces_are_the_whole(name: str) -> None:
+    net, c = make(name), torch.empty(1, 0)
+    x = torch.rand(1, 1, 40, 1200)
+    whole = net.translate(x, c, STEP)
+    pieces = in_pieces(lambda piece: net.translate(piece, c, STEP), x)
+    assert torch.allclose(whole, pieces, atol=1e-5)
+
+
+def test_dense_models_have_one_size() -> None:
+    assert not make("mnist-2d").any_size and not make("mnist-dense-ae").any_size
+
+
+def photograph(digit: Path, *, size: tuple[int, int] = (300, 400)) -> Pictures.Image:
+    """A digit written dark on unevenly lit paper, off the centre."""
+    ink = Pictures.open(digit).resize((140, 140), Pictures.Resampling.BICUBIC)
+    sheet = np.zeros((size[1], size[0]))
+    sheet[30:170, 20:160] = np.asarray(ink) / 255
+    light = np.linspace(0.55, 1, size[0])[None] * np.linspace(0.8, 1, size[1])[:, None]
+    noise = np.random.default_rng(0).normal(0, 4, sheet.shape)
+    values = (235 - 190 * sheet) * light + noise
+    return Pictures.fromarray(values.clip(0, 255).astype(np.uint8)).convert("RGB")
+
+
+@pytest.mark.parametrize("digit", [3, 5, 8])
+def test_photograph_becomes_the_digit(digit: int) -> None:
+    """MNIST's own normalisation undoes the photograph: nearly the digit that was pasted in."""
+    original = SAMPLES / f"digit-{digit}.png"
+    steps = as_digit(photograph(original))
+    assert list(steps) == ["inverted", "cropped", "centred"]
+    result = steps["centred"]
+    assert is_form(result)
+    a, b = (
+        np.asarray(p.filter(ImageFilter.GaussianBlur(1)), dtype=float).ravel()
+        for p in (Pictures.open(original), result)
+    )
+    assert np.corrcoef(a, b)[0, 1] > 0.85
+
+
+def test_blank_photographs_are_survived() -> None:
+    for size in ((1, 1), (1, 5000), (300, 300)):
+        assert as_digit(Pictures.new("RGB", size, "white"))["centred"].size == (28, 28)
+
+
+def test_paper_and_colour_come_back_as_they_were() -> None:
+    seen = []
+
+    def run(picture: Pictures.Image) -> Pictures.Image:
+        seen.append(picture)
+        return picture
+
+    paper = Pictures.new("RGB", (40, 30), "white")
+    ImageDraw.Draw(paper).rectangle((5, 5, 9, 20), fill=(200, 30, 30))
+    back = restore(run, paper, channels=1)
+    assert np.array_equal(np.asarray(back), np.asarray(paper))
+    assert len(seen) == 3 and np.asarray(seen[0])[0, 0] == 0
+
+
+def hostile(folder: Path) -> dict[str, Path]:
+    """Pictures as they lie about: all of them are to go through."""
+    digit = Pictures.open(THREE).resize((33, 21))
+    files = {}
+    for name, mode in (("alpha", "RGBA"), ("palette", "P"), ("grey-alpha", "LA"), ("bit", "1")):
+        files[name] = folder / f"{name}.png"
+        digit.convert(mode).save(files[name])
+    files["cmyk"] = folder / "cmyk.jpg"
+    digit.convert("CMYK").save(files["cmyk"])
+    files["deep"] = folder / "deep.png"
+    Pictures.fromarray(np.asarray(digit).astype(np.uint16) * 257).save(files["deep"])
+    files["turned"] = folder / "turned.jpg"
+    exif = digit.getexif()
+    exif[0x0112] = 6
+    digit.save(files["turned"], exif=exif)
+    files["animated"] = folder / "animated.webp"
+    digit.save(files["animated"], save_all=True, append_images=[digit.rotate(90)])
+    for width in (1, 5000):
+        files[f"1x{width}"] = folder / f"line-{width}.png"
+        Pictures.new("L", (width, 1), 90).save(files[f"1x{width}"])
+    return files
+
+
+VERBS = {
+    "reconstruct": ["{}"],
+    "denoise": ["{}"],
+    "upscale": ["{}"],
+    "interpolate": ["{}", str(THREE), "--steps", "3"],
+    "traverse": ["{}", "-n", "2", "--steps", "3"],
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_hostile_pictures_go_through(verb: str, ae, tmp_path: Path) -> None:
+    for name, path in hostile(tmp_path).items():
+        arguments = [str(path) if a == "{}" else a for a in VERBS[verb]]
+        ae("image", verb, *arguments, "-o", f"{name}.png")
+        with Pictures.open(tmp_path / f"{name}.png") as result:
+            result.load()
+        if verb in ("denoise", "upscale"):
+            with Pictures.open(path) as before:
+                width, height = before.size[:: -1 if name == "turned" else 1]
+            factor = 2 if verb == "upscale" else 1
+            assert result.size == (factor * width, factor * height), name
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_what_is_no_picture_is_refused(verb: str, ae, tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("not a picture")
+    whole = THREE.read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    for name, code in (("text.png", 1), ("cut.png", 1), ("missing.png", 2)):
+        arguments = [name if a == "{}" else a for a in VERBS[verb]]
+        result = ae("image", verb, *arguments, "-o", "out.png", code=code)
+        assert name in result.output
+        assert not list(tmp_path.glob("out*"))
+
+
+def test_denoising_helps(ae, tmp_path: Path) -> None:
+    clean = np.asarray(Pictures.open(THREE)) / 255
+    noise = np.random.default_rng(0).normal(0.5, 0.5, clean.shape)
+    noisy = (clean + noise).clip(0, 1)
+    Pictures.fromarray((255 * noisy).astype(np.uint8)).save(tmp_path / "noisy.png")
+    ae("image", "denoise", "noisy.png", "-o", "clean.png", "--figure", "both.png")
+    result = np.asarray(Pictures.open(tmp_path / "clean.png")) / 255
+    assert ((result - clean) ** 2).mean() < 0.1 * ((noisy - clean) ** 2).mean()
+    assert (tmp_path / "both.png").is_file()
+
+
+@pytest.mark.parametrize(("factor", "gain"), [(2, 3.0), (4, 1.5)])
+def test_upscaling_beats_bicubic(factor: int, gain: float, ae, tmp_path: Path) -> None:
+    """On whole bundled digits, by the squared error."""
+    original = Pictures.open(THREE)
+    small = original.resize((28 // factor, 28 // factor), Pictures.Resampling.BOX)
+    small.save(tmp_path / "small.png")
+    ae("image", "upscale", "small.png", "--factor", factor, "-o", "big.png")
+    bicubic = small.resize((28, 28), Pictures.Resampling.BICUBIC)
+    assert (tmp_path / "big.figure.png").is_file()
+    errors = [
+        ((np.asarray(p, dtype=float) - np.asarray(original)) ** 2).mean()
+        for p in (bicubic, Pictures.open(tmp_path / "big.png"))
+    ]
+    assert errors[0] > gain * errors[1]
+
+
+def test_demonstrations_need_no_file(ae, tmp_path: Path) -> None:
+    for verb in ("reconstruct", "denoise", "upscale", "traverse"):
+        ae("image", verb, "-o", f"{verb}.png")
+        assert (tmp_path / f"{verb}.png").is_file()
+
+
+def test_interpolation_is_a_strip_and_a_gif(ae, tmp_path: Path) -> None:
+    photograph(SAMPLES / "digit-8.png").save(tmp_path / "photo.jpg")
+    ae("image", "interpolate", THREE, "photo.jpg", "-o", "walk.png", "--steps", 5)
+    with Pictures.open(tmp_path / "walk.gif") as gif:
+        assert gif.n_frames == 8  # there and back
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("denoise x.png --model mnist-2d", "was not trained to denoise"),
+        ("upscale x.png --model mnist-denoise", "was not trained to upscale"),
+        ("upscale x.png --factor 3", "'3' is not one of '2', '4'"),
+        ("traverse --axes 99", "there is no axis 99"),
+        ("traverse --axes a,b", "takes numbers such as"),
+        ("sample --model mnist-vae --label 7", "takes no label"),
+        ("sample --model mnist-cvae --label 12", "a class from 0 to 9"),
+        ("grid --model mnist-cvae", "add --label digit="),
+        ("denoise x.png -o clean.txt", "choose a name that ends in"),
+        ("interpolate x.png x.png -o walk.gif", "the animation goes beside it"),
+        ("lesson -o lesson.pdf", "ends in .html"),
+    ],
+)
+def test_misuse_is_one_sentence(arguments: str, words: str, ae, tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(THREE.read_bytes())
+    assert words in ae("image", *arguments.split(), code=2).output
+
+
+def test_conditional_samples(ae, tmp_path: Path) -> None:
+    ae("image", "sample", "--model", "mnist-cvae", "--label", "7", "-n", 9, "-o", "sevens.png")
+    result = ae("image", "sample", "--model", "mnist-cvae", "-n", 3, "-o", "styles.png")
+    assert "3 styles of mnist-cvae in 10 classes" in result.output
+    model = load("mnist-cvae")
+    one, two = (np.asarray(model.sample(1, {"digit": k}, seed=1)[0], dtype=float) for k in (1, 0))
+    assert abs(one - two).mean() > 5
+    with pytest.raises(Misuse, match="neither given nor known"):
+        model.sample(1)
+
+
+@pytest.mark.slow
+def test_lesson_is_a_page(ae, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AE_DATA", str(SAMPLES.parents[1]))  # no data but what is bundled
+    ae("image", "lesson", "--quick", "-o", "lesson.html")
+    page = (tmp_path / "lesson.html").read_text()
+    assert page.count("<section>") == 9 and page.count("data:image/png") >= 10
+    assert "nan" not in page.partition("data:")[0].lower()
