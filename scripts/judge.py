@@ -57,14 +57,21 @@ def train(model: Model, *, epochs: int, batch_size: int = 128) -> nn.Module:
         if at == 0:
             order = source.permutation(len(y), epoch)
         index = order[at * batch_size : (at + 1) * batch_size]
-        right, down = torch.randint(-SHIFT, SHIFT + 1, (2,)).tolist()
-        moved = y[index].roll((down, right), (2, 3))
+        moved = shifted(y[index])
         loss = F.cross_entropy(classifier(moved), labels[index])
         optimiser.zero_grad()
         torch.autograd.backward(loss)
         optimiser.step()
         schedule.step()
     return classifier.eval()
+
+
+def shifted(y: Tensor) -> Tensor:
+    """Each picture moved on its own, by whole pixels; borders are black, so that they wrap."""
+    down, right = torch.randint(-SHIFT, SHIFT + 1, (2, len(y), 1))
+    rows = (torch.arange(y.shape[2]) + down) % y.shape[2]
+    columns = (torch.arange(y.shape[3]) + right) % y.shape[3]
+    return y[torch.arange(len(y))[:, None, None], 0, rows[:, :, None], columns[:, None]][:, None]
 
 
 @torch.inference_mode()
@@ -77,7 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", default="mnist-cvae")
     parser.add_argument("--num", type=int, default=1000, help="digits of each class")
-    parser.add_argument("--epochs", type=int, default=4, help="of the classifier")
+    parser.add_argument("--epochs", type=int, default=8, help="of the classifier")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()

@@ -1,7 +1,8 @@
 """Measures what the documentation says of speed: `python scripts/measure.py [--json]`.
 
-Start-up of the command, a grid from bundled weights against the bare imports, and throughput and
-peak memory of a training of `mnist-2d`, each in a process of its own; the least of several times.
+Start-up of the command, a grid and a denoised picture from bundled weights against the bare
+imports, and throughput and peak memory of a training of `mnist-2d`, each in a process of its own;
+the least of several times.
 Needs all of MNIST for the last (see the README).
 """
 
@@ -17,6 +18,9 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
 AE = [sys.executable, "-m", "ae_toolkit"]
 
 
@@ -28,6 +32,15 @@ def seconds(command: list[str], *, times: int = 3) -> float:
         subprocess.run(command, check=True, capture_output=True)
         taken.append(time.perf_counter() - began)
     return min(taken)
+
+
+def denoising(folder: Path, side: int) -> tuple[float, float]:
+    """Seconds for a noisy square picture from file to file, and peak memory in GB."""
+    noisy, clean = folder / f"noisy-{side}.png", folder / f"clean-{side}.png"
+    noise = np.random.default_rng(0).normal(0.5, 0.5, (side, side)).clip(0, 1)
+    Image.fromarray((255 * noise).astype(np.uint8)).save(noisy)
+    taken = seconds([*AE, "image", "denoise", str(noisy), "-o", str(clean)])
+    return taken, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
 
 
 def training(folder: Path, epochs: int) -> tuple[float, float]:
@@ -56,8 +69,16 @@ def main() -> None:
             ),
             "ae image grid, s": seconds(grid),
         }
+        bare = seconds([sys.executable, "-c", "import torch"])
+        small, _ = denoising(folder, 28)
+        large, large_peak = denoising(folder, 1024)
         speed, peak = training(folder, options.epochs)
     result["grid / import"] = result["ae image grid, s"] / result["import torch, torchvision, s"]
+    result["import torch, s"] = bare
+    result["ae image denoise, 28x28, s"] = small
+    result["denoise / import torch"] = small / bare
+    result["ae image denoise, 1024x1024, s more"] = large - small
+    result["peak memory up to there, GB"] = large_peak
     result["training mnist-2d, examples/s"] = speed
     result["training mnist-2d, peak memory, GB"] = peak
     if options.json:

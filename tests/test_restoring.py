@@ -155,8 +155,8 @@ VERBS = {
 def test_hostile_pictures_go_through(verb: str, ae, tmp_path: Path) -> None:
     for name, path in hostile(tmp_path).items():
         arguments = [str(path) if a == "{}" else a for a in VERBS[verb]]
-        ae("image", verb, *arguments, "-o", f"{name}.png")
-        with Pictures.open(tmp_path / f"{name}.png") as result:
+        ae("image", verb, *arguments, "-o", f"out-{name}.png")
+        with Pictures.open(tmp_path / f"out-{name}.png") as result:
             result.load()
         if verb in ("denoise", "upscale"):
             with Pictures.open(path) as before:

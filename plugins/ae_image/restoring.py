@@ -207,7 +207,6 @@ def _restored(model: Model, file: Path, out: Path, figure: Path | None, invert: 
     """Reads, restores and writes one picture, and draws it beside what it was."""
     from PIL import Image as Pictures
 
-    from ae_image.figures import rows_figure, save_figure
     from ae_image.modality import flatten
     from ae_image.pictures import has_colour, restore
     from ae_toolkit.checkpoint import writing
@@ -222,6 +221,8 @@ def _restored(model: Model, file: Path, out: Path, figure: Path | None, invert: 
     with writing(out) as temporary:
         model.modality.write([after], temporary)
     if figure is not None:
+        from ae_image.figures import rows_figure, save_figure  # a second, where nothing is drawn
+
         plain = flatten(before, "RGB" if has_colour(before) else "L")
         pictures = {"before": plain, model.recipe.name: after}
         if after.size != before.size:
