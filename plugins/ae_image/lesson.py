@@ -200,8 +200,8 @@ def noisy_codes(lesson: Lesson) -> Chapter:
         "Noise added to codes",
         "Noise of so many standard deviations of each code number. Digits are read by the ten "
         "nearest of the other real digits; beside it stands the squared distance to the nearest "
-        "of them. A plain autoencoder's digits keep their place, where they fall to pieces; a "
-        "VAE's stay digits, but become other ones.",
+        "of them. A plain autoencoder's digits fall to pieces where they stand; a VAE's drift "
+        "farther towards other digits, and stay nearer to real ones.",
         numbers,
         [rows_figure(rows)],
     )

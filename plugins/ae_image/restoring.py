@@ -93,18 +93,19 @@ def reconstruct(
     made = loaded.reconstruct(originals, condition)
     errors = psnr(originals, made, loaded)
 
-    rows: dict[str, list[Any]] = {}
     if any(steps for _, steps in prepared):
-        rows["your file"] = pictures
-        for i, name in enumerate(("light on dark", "cropped")):
-            rows[name] = [
-                list(steps.values())[i] if steps else original
-                for (_, steps), original in zip(prepared, originals, strict=True)
-            ]
-    rows["original" if not rows else "centred"] = originals
-    rows["reconstruction"] = made
-    captions = [f"{error:.1f} dB" for error in errors]
-    save_figure(rows_figure(rows, captions=captions), out)
+        # A row for each file, from left to right what was done to it.
+        names = ["your file", "light on dark", "cropped", "centred", "reconstruction"]
+        rows = {}
+        for i, (_, steps) in enumerate(prepared):
+            between = list(steps.values())[:-1] or [originals[i]] * 2
+            name = f"{i + 1}. {files[i].name}\n{errors[i]:.1f} dB"
+            rows[name] = [pictures[i], *between, originals[i], made[i]]
+        save_figure(rows_figure(rows, captions=names), out)
+    else:
+        captions = [f"{error:.1f} dB" for error in errors]
+        rows = {"original": originals, "reconstruction": made}
+        save_figure(rows_figure(rows, captions=captions), out)
     mean = sum(errors) / len(errors)
     click.echo(f"{out}: {len(made)} reconstructions by {model}, PSNR {mean:.1f} dB on average")
 
