@@ -150,7 +150,7 @@ def update_readme(path: Path) -> None:
     """Writes the measured numbers between the README's two marks."""
     start, end = "<!-- models -->", "<!-- /models -->"
     head, _, rest = path.read_text().partition(start)
-    lines = ["| model | what it is | measured | minutes on two cores |", "|---|---|---|---|"]
+    lines = ["| model | what it is | measured | minutes of training |", "|---|---|---|---|"]
     for name in NAMES:
         if name not in zoo.bundled():
             continue

@@ -177,6 +177,12 @@ def test_what_is_no_picture_is_refused(verb: str, ae, tmp_path: Path) -> None:
         assert not list(tmp_path.glob("out*"))
 
 
+def test_too_large_a_result_is_refused(ae, tmp_path: Path) -> None:
+    Pictures.new("L", (5000, 1000)).save(tmp_path / "wide.png")
+    result = ae("image", "upscale", "wide.png", "--factor", "4", "-o", "big.png", code=1)
+    assert "more than 64 million pixels" in result.output and not (tmp_path / "big.png").exists()
+
+
 def test_denoising_helps(ae, tmp_path: Path) -> None:
     clean = np.asarray(Pictures.open(THREE)) / 255
     noise = np.random.default_rng(0).normal(0.5, 0.5, clean.shape)

@@ -18,7 +18,7 @@ from ae_image.loading import (
     read_pictures,
     sample_pictures,
 )
-from ae_toolkit import Misuse
+from ae_toolkit import Failure, Misuse
 from ae_toolkit.options import device_option, model_option, out_option, seed_option
 
 if TYPE_CHECKING:
@@ -208,12 +208,18 @@ def _restored(model: Model, file: Path, out: Path, figure: Path | None, invert: 
     """Reads, restores and writes one picture, and draws it beside what it was."""
     from PIL import Image as Pictures
 
-    from ae_image.modality import flatten
+    from ae_image.modality import MAX_PIXELS, flatten
     from ae_image.pictures import has_colour, restore
     from ae_toolkit.checkpoint import writing
 
     picture_file(out, model.modality.suffixes)
     (before,) = read_pictures([file], model)
+    factor = model.autoencoder.shape[1] // model.autoencoder.in_shape[1]
+    if factor**2 * before.width * before.height > MAX_PIXELS:
+        raise Failure(
+            f"{file}: {factor} times as large it would have more than {MAX_PIXELS // 1_000_000} "
+            f"million pixels; cut it into parts"
+        )
 
     def run(picture: Picture) -> Picture:
         return model.reconstruct([picture], progress=True)[0]
