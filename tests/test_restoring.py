@@ -235,6 +235,7 @@ def test_interpolation_is_a_strip_and_a_gif(ae, tmp_path: Path) -> None:
         ("sample --model mnist-cvae --label 12", "a class from 0 to 9"),
         ("grid --model mnist-cvae", "add --label digit="),
         ("denoise x.png -o clean.txt", "choose a name that ends in"),
+        ("reconstruct -o copies.xyz", "ends in .png"),
         ("interpolate x.png x.png -o walk.gif", "the animation goes beside it"),
         ("lesson -o lesson.pdf", "ends in .html"),
     ],

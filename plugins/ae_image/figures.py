@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image as Pictures
 
 from ae_image.modality import flatten
+from ae_toolkit import Misuse
 from ae_toolkit.checkpoint import writing
 
 Picture = Pictures.Image
@@ -44,8 +45,12 @@ def save_figure(figure: Figure, path: Path) -> None:
     """Writes a figure whole or not at all, in the format of its ending.
 
     Raises:
+        Misuse: its ending is of no format that figures have.
         Failure: the place cannot be written.
     """
+    known = figure.canvas.get_supported_filetypes()
+    if path.suffix.lower().removeprefix(".") not in known:
+        raise Misuse(f"{path}: choose a name that ends in .png, .svg or .pdf")
     with rc_context(STYLE), writing(path) as temporary:
         figure.savefig(temporary, dpi=DPI, bbox_inches="tight", pad_inches=0.04)
 
