@@ -51,6 +51,7 @@ class Autoencoder(nn.Module):
             "decoder",
             z_shapes=self.bottleneck.z_shapes,
             out_shape=(self.likelihood.num_params, *modality.shape),
+            num_classes=modality.num_classes,
             cond_dim=cond_dim,
         )
 

@@ -28,7 +28,7 @@ SUPPLIED: Mapping[str, tuple[str, ...]] = {
     "encoder": ("in_shape", "num_classes", "cond_dim"),
     "bottleneck": ("in_shapes", "cond_dim", "prior"),
     "prior": ("z_shapes", "cond_dim"),
-    "decoder": ("z_shapes", "out_shape", "cond_dim"),
+    "decoder": ("z_shapes", "out_shape", "num_classes", "cond_dim"),
     "likelihood": ("num_classes",),
     "objective": (),
 }

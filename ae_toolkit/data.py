@@ -8,19 +8,17 @@ index operation.
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ae_toolkit.contracts import Batch, Example
-from ae_toolkit.errors import Failure, Misuse, choose
+from ae_toolkit.errors import Misuse, choose
 from ae_toolkit.modality import Modality
 from ae_toolkit.noise import seed_of
 from ae_toolkit.recipe import Part, Recipe
@@ -92,16 +90,14 @@ class Examples:
         mask = None
         if min(lengths) < length:
             mask = torch.arange(length) < torch.tensor(lengths)[:, None]
-            rows = [row._replace(y=_pad(row.y, length)) for row in rows]
+        y = rows[0].y.new_zeros(len(rows), length, *rows[0].y.shape[1:])
+        for to, row in zip(y.unbind(0), rows, strict=True):
+            to[: row.y.shape[0]] = row.y
         labels = {
             name: torch.tensor(np.array([row.labels[name] for row in rows]))
             for name in rows[0].labels
         }
-        return cls(torch.stack([row.y for row in rows]), mask, labels, [row.group for row in rows])
-
-
-def _pad(y: Tensor, length: int) -> Tensor:
-    return torch.cat([y, y.new_zeros(length - y.shape[0], *y.shape[1:])])
+        return cls(y, mask, labels, [row.group for row in rows])
 
 
 def load_data(recipe: Recipe, modality: Modality, split: Split) -> Examples:
@@ -159,71 +155,36 @@ def _chosen(groups: Iterable[str], share: float, *, seed: int) -> set[str]:
     return chosen if len(chosen) < len(hashes) else set()
 
 
-class Skipped(NamedTuple):
-    """A file that could not be read, and why."""
-
-    path: Path
-    reason: str
-
-
 def files(*, modality: Modality, split: Split, path: str) -> Examples:
     """Any file or folder of the data type's own files; a tenth of them is the test split.
 
-    Files that cannot be read are skipped, counted and listed.
+    Files that cannot be read are skipped, counted and listed. What a test file has in common with
+    a training file, example by example, is left out of the test split.
     """
-    root = Path(path)
-    found = find_files(root, modality)
-    tested = _chosen((_group(file, root) for file in found), TEST_SHARE, seed=0)
-    wanted = [file for file in found if (_group(file, root) in tested) == (split == "test")]
-    skipped: list[Skipped] = []
-    examples = [
-        modality.to_tensor(item)._replace(group=_group(file, root))
-        for file, item in read_items(wanted or found, modality, skipped)
-    ]
-    _tell(skipped, len(wanted or found), root)
-    if not examples:
-        raise Failure(f"{root}: none of {len(found)} files could be read, {skipped[0].reason}")
-    return Examples.stack(examples, length=modality.shape[0])
+    from ae_toolkit.corpus import read_corpus
+
+    examples = read_corpus([Path(path)], modality).examples
+    return part_of(examples, modality, split)
 
 
-def find_files(root: Path, modality: Modality) -> list[Path]:
-    """Every file below `root` whose ending the data type knows, sorted.
-
-    Raises:
-        Misuse: there is nothing at `root`, or nothing of the kind in it.
-    """
-    if not root.exists():
-        raise Misuse(f"{root}: there is no such file or folder")
-    inside = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
-    found = [file for file in inside if file.suffix.lower() in modality.suffixes]
-    if not found:
-        kinds = ", ".join(modality.suffixes)
-        raise Misuse(f"{root}: there are no files that end in {kinds} ({len(inside)} others)")
-    return found
-
-
-def read_items(
-    paths: Iterable[Path], modality: Modality, skipped: list[Skipped]
-) -> Iterator[tuple[Path, Any]]:
-    """Yields every readable item with its file; files that fail are added to `skipped`."""
-    paths = list(paths)
-    for path in tqdm(paths, desc="reading", unit=" files", delay=1, disable=None, leave=False):
-        try:
-            for item in modality.read(path):
-                yield path, item
-        except (Failure, OSError) as error:
-            skipped.append(Skipped(path, str(error).removeprefix(f"{path}: ")))
+def part_of(examples: Examples, modality: Modality, split: Split) -> Examples:
+    """The training or the test split of a corpus, by a hash of the groups that never changes."""
+    tested = _chosen(examples.groups, TEST_SHARE, seed=0)
+    if not tested:
+        return examples  # one group only: it is all that there is to look at
+    inside = [i for i, group in enumerate(examples.groups) if group in tested]
+    outside = [i for i, group in enumerate(examples.groups) if group not in tested]
+    if split == "train":
+        return examples.select(outside)
+    known = {*modality.fingerprints(examples.y[torch.tensor(outside)])}
+    prints = modality.fingerprints(examples.y[torch.tensor(inside)])
+    unseen = [i for i, mine in zip(inside, prints, strict=True) if mine not in known]
+    return examples.select(unseen or inside)
 
 
-def _group(file: Path, root: Path) -> str:
-    return file.name if file == root else file.relative_to(root).as_posix()
+def data_roots() -> list[Path]:
+    """Where data sets are looked for, in order: `AE_DATA`, usual places, the user's cache."""
+    from ae_toolkit.corpus import cache_root
 
-
-def _tell(skipped: list[Skipped], total: int, root: Path, *, most: int = 10) -> None:
-    if not skipped:
-        return
-    print(f"{root}: skipped {len(skipped)} of {total} files:", file=sys.stderr)
-    for path, reason in skipped[:most]:
-        print(f"  {path}: {reason}", file=sys.stderr)
-    if len(skipped) > most:
-        print(f"  … and {len(skipped) - most} more", file=sys.stderr)
+    named = [Path(os.environ["AE_DATA"])] if os.environ.get("AE_DATA") else []
+    return [*named, Path("data"), Path("../shared/data"), cache_root()]

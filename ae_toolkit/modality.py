@@ -7,7 +7,7 @@ This is the one class that a plugin author inherits from. Five methods must be w
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -45,12 +45,64 @@ class Modality(ABC):
         """Turns an item into an example, in the storage dtype; the caller sets the group."""
 
     @abstractmethod
-    def from_tensor(self, y: Tensor, *, like: Any = None) -> Any:
-        """Turns `(*shape)`, prepared, back into an item; `like` is an original to resemble."""
+    def from_tensor(
+        self, y: Tensor, *, like: Any = None, labels: Mapping[str, float] | None = None
+    ) -> Any:
+        """Turns `(*shape)`, prepared, back into an item.
+
+        Args:
+            y: a model's output.
+            like: an original to resemble, in size or tempo and so on.
+            labels: what `y` was made under, where that is known.
+        """
 
     @abstractmethod
     def write(self, items: Sequence[Any], path: Path) -> None:
         """Writes items into one file, side by side or one after the other."""
+
+    def parts(self, item: Any) -> list[Example]:
+        """An item as the examples that it consists of, in order: by default, one.
+
+        A data type whose items are longer than `shape` cuts them here, and puts them together in
+        `join`; everything that a model does to an item it then does part by part.
+        """
+        return [self.to_tensor(item)]
+
+    def join(
+        self,
+        parts: Sequence[Tensor],
+        *,
+        like: Any = None,
+        labels: Mapping[str, float] | None = None,
+    ) -> Any:
+        """Turns prepared parts `(*shape)` back into one item, as `from_tensor` does one."""
+        (only,) = parts
+        return self.from_tensor(only, like=like, labels=labels)
+
+    def examples(self, item: Any) -> Iterable[Example]:
+        """What a training makes of an item: by default its parts, but they may overlap."""
+        return self.parts(item)
+
+    def align(self, a: Any, b: Any) -> tuple[Any, Any]:
+        """Brings two items into one form before a walk from the one to the other.
+
+        What conditions a model must agree afterwards.
+        """
+        return a, b
+
+    def mask(self, labels: Mapping[str, Tensor], num: int) -> Tensor | None:
+        """Which positions of an item that is made from a code are real, `(num, T)`; None: all.
+
+        The length of what is made anew can follow from its labels only, `(num,)` each.
+        """
+        return None
+
+    def fingerprints(self, y: Tensor) -> list[bytes]:
+        """What makes examples `(N, *shape)` the same as others, in the storage dtype.
+
+        Whatever of a test split occurs in the training split by this measure is left out of it.
+        """
+        return [row.tobytes() for row in y.numpy()]
 
     def to_input(self, item: Any, shape: Shape | None = None) -> Tensor:
         """Turns an item into what a model is given, in the storage dtype.

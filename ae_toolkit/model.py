@@ -90,7 +90,10 @@ class Model:
         return sum(math.prod(shape) for shape in self.z_shapes)
 
     def encode(self, items: Sequence[Any], labels: Mapping[str, Any] | None = None) -> Tensor:
-        """Items to codes `(N, D)`, posterior means with all levels flattened."""
+        """Items to codes `(N, D)`, posterior means with all levels flattened.
+
+        An item of several parts has a row for each, in order.
+        """
         return self.encode_examples(self.examples(items, labels))
 
     def decode(
@@ -101,7 +104,11 @@ class Model:
         Raises:
             Misuse: the codes have another dimension.
         """
-        return [self.modality.from_tensor(y) for y in self.decode_tensor(z, labels, temperature)]
+        columns = self._columns(labels, len(z))
+        return [
+            self.modality.from_tensor(y, labels=_row(columns, i))
+            for i, y in enumerate(self.decode_tensor(z, columns, temperature))
+        ]
 
     def reconstruct(
         self,
@@ -121,11 +128,13 @@ class Model:
             return [
                 self.modality.from_tensor(y, like=item) for y, item in zip(rows, items, strict=True)
             ]
-        examples = self.examples(items, labels)
-        decoded = self.decode_tensor(self.encode_examples(examples), examples.labels)
-        return [
-            self.modality.from_tensor(y, like=item) for y, item in zip(decoded, items, strict=True)
-        ]
+        made = []
+        for item in items:
+            examples = self.examples([item], labels)
+            decoded = self.decode_tensor(self.encode_examples(examples), examples.labels)
+            known = _row(examples.labels, 0)
+            made.append(self.modality.join(list(decoded), like=item, labels=known))
+        return made
 
     def sample(
         self,
@@ -151,21 +160,52 @@ class Model:
     ) -> list[Any]:
         """`steps` items from a to b, the reconstructions of both included.
 
+        Items of several parts are walked part by part: where one has more than the other, the
+        other begins again, and the items on the way have numbers of parts that lie between. Each
+        resembles the nearer end, and all are made under the condition of a.
+
         Raises:
             Misuse: there are fewer than two steps, or the path is neither lerp nor slerp.
         """
+        codes, condition = self.walk(a, b, steps=steps, path=path, labels=labels)
+        made = []
+        for i, z in enumerate(codes):
+            columns = {name: column[:1].expand(len(z)) for name, column in condition.items()}
+            parts = list(self.decode_tensor(z, columns))
+            like = a if 2 * i < steps - 1 else b
+            made.append(self.modality.join(parts, like=like, labels=_row(condition, 0)))
+        return made
+
+    # Below: the same, nearer to tensors, for commands and figures.
+
+    def walk(
+        self,
+        a: Any,
+        b: Any,
+        *,
+        steps: int = 9,
+        path: str = "slerp",
+        labels: Mapping[str, Any] | None = None,
+    ) -> tuple[list[Tensor], Mapping[str, Tensor]]:
+        """The codes of an interpolation, `(parts, D)` for each step, and the labels of a."""
         if steps < 2:
             raise Misuse(f"an interpolation needs at least 2 steps, not {steps}")
         if path not in PATHS:
             raise Misuse(f"path {path!r}: choose from {', '.join(PATHS)}")
-        ends = self.encode([a, b], labels).cpu()
-        return self.decode(PATHS[path](ends[0], ends[1], steps), labels)
-
-    # Below: the same, nearer to tensors, for commands and figures.
+        ends = [self.examples([item], labels) for item in self.modality.align(a, b)]
+        first, last = (self.encode_examples(end).cpu() for end in ends)
+        arcs = [
+            PATHS[path](first[i % len(first)], last[i % len(last)], steps)
+            for i in range(max(len(first), len(last)))
+        ]
+        lengths = torch.linspace(len(first), len(last), steps).round().int().tolist()
+        codes = [torch.stack([arc[i] for arc in arcs[:num]]) for i, num in enumerate(lengths)]
+        return codes, ends[0].labels
 
     def examples(self, items: Sequence[Any], labels: Mapping[str, Any] | None = None) -> Examples:
         """Items as a data set. Labels given here win over those that the items carry."""
-        rows = Examples.stack(map(self._example, items), length=self.modality.shape[0])
+        parts = [part for item in items for part in self._parts(item)]
+        rows = Examples.stack(parts, length=self.modality.shape[0])
         return replace(rows, labels={**rows.labels, **self._columns(labels, len(rows))})
 
     @torch.inference_mode()
@@ -195,7 +235,12 @@ class Model:
 
     @torch.inference_mode()
     def decode_tensor(
-        self, z: Tensor, labels: Mapping[str, Any] | None = None, temperature: float = 0.0
+        self,
+        z: Tensor,
+        labels: Mapping[str, Any] | None = None,
+        temperature: float = 0.0,
+        *,
+        seed: int = 0,
     ) -> Tensor:
         """Codes `(N, D)` to prepared values `(N, *shape)`, on the CPU."""
         if z.dim() != 2 or z.shape[1] != self.z_dim:
@@ -206,11 +251,16 @@ class Model:
         out = []
         for start in range(0, len(z), CHUNK):
             rows = z[start : start + CHUNK].to(self.device)
-            c = self._condition({k: v[start : start + CHUNK] for k, v in columns.items()}, rows)
-            step = self.noise(0, "decode").step(start)
-            out.append(
-                self.autoencoder.decode(self.levels(rows), c, step, temperature=temperature).cpu()
+            some = {name: column[start : start + CHUNK] for name, column in columns.items()}
+            mask = self.modality.mask(some, len(rows))
+            values = self.autoencoder.decode(
+                self.levels(rows),
+                self._condition(some, rows),
+                self.noise(seed, "decode").step(start),
+                mask=None if mask is None else mask.to(self.device),
+                temperature=temperature,
             )
+            out.append(values.cpu())
         return torch.cat(out)
 
     @torch.inference_mode()
@@ -271,12 +321,12 @@ class Model:
             batch = self.to_device(examples, start, start + CHUNK)
             yield batch.y, self._condition(batch.labels, batch.y), batch
 
-    def _example(self, item: Any) -> Example:
+    def _parts(self, item: Any) -> list[Example]:
         """An item as the encoder takes it, which may be smaller than the target."""
         net = self.autoencoder
         if net.in_shape == net.shape:
-            return self.modality.to_tensor(item)
-        return Example(self.modality.to_input(item, net.in_shape), {}, "")
+            return self.modality.parts(item)
+        return [Example(self.modality.to_input(item, net.in_shape), {}, "")]
 
     def _condition(self, labels: Mapping[str, Tensor], like: Tensor) -> Tensor:
         needed = self.autoencoder.condition
@@ -303,3 +353,8 @@ class Model:
                 raise Misuse(f"label {name!r} is a class from 0 to {classes - 1}, not {value}")
             columns[name] = column
         return columns
+
+
+def _row(columns: Mapping[str, Tensor], index: int) -> dict[str, float]:
+    """One row of labels."""
+    return {name: column[index].item() for name, column in columns.items()}

@@ -67,7 +67,9 @@ class Tensors(Modality):
     def prepare(self, y: Tensor) -> Tensor:
         return y.long() if self.num_classes else y.float()
 
-    def from_tensor(self, y: Tensor, *, like: Any = None) -> Tensor:
+    def from_tensor(
+        self, y: Tensor, *, like: Any = None, labels: Mapping[str, float] | None = None
+    ) -> Tensor:
         return y
 
     def write(self, items: Sequence[Tensor], path: Path) -> None:

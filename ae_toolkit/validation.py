@@ -62,11 +62,18 @@ def draw(model: Autoencoder, modality: Modality, examples: Examples, path: Path)
     tensors = {
         "original": target,
         "reconstruction": model.decode(model.encode(x, c, batch.mask), c, now, mask=batch.mask),
-        "sample": model.decode(new, c, now),
+        "sample": model.decode(new, c, now, mask=batch.mask),
     }
+    labels = [{name: v[i].item() for name, v in batch.labels.items()} for i in range(num)]
     model.train()
     try:
-        rows = {name: [modality.from_tensor(t) for t in ts.cpu()] for name, ts in tensors.items()}
+        rows = {
+            name: [
+                modality.from_tensor(y, labels=known)
+                for y, known in zip(ys.cpu(), labels, strict=True)
+            ]
+            for name, ys in tensors.items()
+        }
         with checkpoint.writing(path) as temporary:
             modality.figure(rows, temporary)
     except Exception as error:  # a plugin's drawing must not end a training

@@ -285,7 +285,7 @@ def _read(
     model: Model, files: Iterable[Path], *, first_only: bool = False
 ) -> tuple[list[str], list[Any]]:
     """The items of files and folders, each with a name to write it under."""
-    from ae_toolkit.data import find_files
+    from ae_toolkit.corpus import find_files
 
     names, items = [], []
     for path in files:

@@ -78,6 +78,7 @@ class ConvDecoder(FeedForward):
         *,
         z_shapes: Sequence[Shape],
         out_shape: Shape,
+        num_classes: int,
         cond_dim: int,
         widths: tuple[int, ...] = (64, 32),
         activation: ActivationName = "relu",
@@ -99,7 +100,7 @@ class ConvDecoder(FeedForward):
             self.layers.append(make_activation(activation))
         self.layers.append(nn.ConvTranspose2d(widths[-1], params * channels, 4, 2, padding=1))
 
-    def params(self, z: tuple[Tensor, ...], c: Tensor) -> Tensor:
+    def params(self, z: tuple[Tensor, ...], c: Tensor, mask: Tensor | None) -> Tensor:
         out = self.layers(self.entry(z[0], c))
         return self.entry.finish(out, z[0], self.out_shape)
 

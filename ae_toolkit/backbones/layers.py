@@ -27,13 +27,13 @@ class FeedForward(nn.Module, ABC):
     """A decoder that gives every parameter at once: it is its `params`, in training and after."""
 
     @abstractmethod
-    def params(self, z: tuple[Tensor, ...], c: Tensor) -> Tensor:
+    def params(self, z: tuple[Tensor, ...], c: Tensor, mask: Tensor | None) -> Tensor:
         """Codes `(N, *z_shapes[i])` and conditions `(N, cond_dim)` to `(N, P, *shape)`."""
 
     def forward(
         self, z: tuple[Tensor, ...], c: Tensor, mask: Tensor | None, *, target: Tensor, step: Step
     ) -> Tensor:
-        return self.params(z, c)
+        return self.params(z, c, mask)
 
     def generate(
         self,
@@ -43,7 +43,7 @@ class FeedForward(nn.Module, ABC):
         *,
         draw: Callable[[Tensor], Tensor],
     ) -> Tensor:
-        return draw(self.params(z, c))
+        return draw(self.params(z, c, mask))
 
 
 def make_activation(name: ActivationName) -> nn.Module:

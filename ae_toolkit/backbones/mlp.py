@@ -65,6 +65,7 @@ class MLPDecoder(FeedForward):
         *,
         z_shapes: Sequence[Shape],
         out_shape: Shape,
+        num_classes: int,
         cond_dim: int,
         hidden: tuple[int, ...] = (256, 512),
         activation: ActivationName = "relu",
@@ -76,7 +77,7 @@ class MLPDecoder(FeedForward):
         self.head = nn.Linear(hidden[-1] if hidden else width, math.prod(out_shape))
         self.out_shape = out_shape
 
-    def params(self, z: tuple[Tensor, ...], c: Tensor) -> Tensor:
+    def params(self, z: tuple[Tensor, ...], c: Tensor, mask: Tensor | None) -> Tensor:
         flat = torch.cat([*(level.flatten(1) for level in z), c], 1)
         return self.head(self.layers(flat)).unflatten(1, self.out_shape)
 

@@ -107,6 +107,7 @@ class ResNetDecoder(FeedForward):
         *,
         z_shapes: Sequence[Shape],
         out_shape: Shape,
+        num_classes: int,
         cond_dim: int,
         widths: tuple[int, ...] = (64, 32),
         blocks: int | tuple[int, ...] = 2,
@@ -143,7 +144,7 @@ class ResNetDecoder(FeedForward):
                 f"the code has {len(z_shapes)} levels, but there are {len(widths)} stages"
             )
 
-    def params(self, z: tuple[Tensor, ...], c: Tensor) -> Tensor:
+    def params(self, z: tuple[Tensor, ...], c: Tensor, mask: Tensor | None) -> Tensor:
         x = self.entry(z[0], c)
         joins = dict(zip(self.starts[1:], zip(self.joins, z[1:], strict=True), strict=False))
         for i, layer in enumerate(self.layers):

@@ -10,7 +10,6 @@ import os
 import sys
 from contextlib import redirect_stdout, suppress
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from ae_image.modality import Image
 from ae_toolkit import Examples, Failure, Misuse
-from ae_toolkit.data import Split
+from ae_toolkit.data import Split, data_roots
 
 LABELS = {
     "mnist": "digit",
@@ -64,13 +63,6 @@ def mnist_sample(*, modality: Image, split: Split) -> Examples:
     pictures = rows.permute(0, 2, 1, 3).flatten(0, 1)[: len(digits)]
     classes = torch.tensor([int(d) for d in digits])
     return _examples(pictures[:, None], classes, "mnist-sample", modality, split)
-
-
-def data_roots() -> list[Path]:
-    """Where data sets are looked for, in order."""
-    named = [Path(os.environ["AE_DATA"])] if os.environ.get("AE_DATA") else []
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return [*named, Path("data"), Path("../shared/data"), cache / "ae-toolkit"]
 
 
 def _from_torchvision(source: str, name: str, modality: Image, split: Split) -> Examples:

@@ -117,7 +117,9 @@ class Image(Modality):
         grid = F.affine_grid(matrix, list(y.shape), align_corners=False)
         return F.grid_sample(y, grid, align_corners=False)
 
-    def from_tensor(self, y: Tensor, *, like: Any = None) -> Picture:
+    def from_tensor(
+        self, y: Tensor, *, like: Any = None, labels: Mapping[str, float] | None = None
+    ) -> Picture:
         pixels = (y.float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
         return Pictures.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
 

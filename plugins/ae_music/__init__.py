@@ -1,0 +1,1 @@
+"""The music plugin: monophonic melodies from MIDI, blended, varied, sampled and heard."""

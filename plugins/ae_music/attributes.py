@@ -1,0 +1,171 @@
+"""What can be counted in a melody, and the directions in latent space along which it changes.
+
+The paper's five attributes (Roberts et al. 2018, section 6.3.1), with the share of notes in a scale
+taken of the scale that fits best instead of C major, and the pitch range. A direction is, as there,
+the mean code of the upper quartile of windows less that of the lower; one for each meter.
+
+Axes: B windows, T steps, D code dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ae_music.grid import FIRST, LOWEST, METERS
+from ae_toolkit import Misuse
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ae_toolkit import Examples, Model
+
+Rows = NDArray[np.uint8]
+Column = NDArray[np.float64]
+
+FILE = "attributes.safetensors"  #: beside the weights
+MAJOR = [0, 2, 4, 5, 7, 9, 11]
+
+
+def density(steps: Rows, lengths: NDArray[np.int64], beats: NDArray[np.int64]) -> Column:
+    """Notes per step."""
+    return (steps >= FIRST).sum(1) / lengths
+
+
+def diatonic(steps: Rows, lengths: NDArray[np.int64], beats: NDArray[np.int64]) -> Column:
+    """The share of notes in the major scale that holds most of them; 1 without notes."""
+    classes = np.stack([(steps % 12 == k) & (steps >= FIRST) for k in range(12)], 1).sum(2)
+    scales = np.stack([classes[:, (np.array(MAJOR) + k) % 12].sum(1) for k in range(12)])
+    total = classes.sum(1)
+    return np.where(total > 0, scales.max(0) / np.maximum(total, 1), 1.0)
+
+
+def interval(steps: Rows, lengths: NDArray[np.int64], beats: NDArray[np.int64]) -> Column:
+    """The mean interval between notes in succession, in semitones."""
+    return np.array([_mean(np.abs(np.diff(row[row >= FIRST].astype(int)))) for row in steps])
+
+
+def pitch_range(steps: Rows, lengths: NDArray[np.int64], beats: NDArray[np.int64]) -> Column:
+    """From the lowest note to the highest, in semitones."""
+    low = np.where(steps >= FIRST, steps, 255).min(1).astype(int)
+    high = steps.max(1).astype(int)
+    return np.where(high >= FIRST, high - low, 0).astype(float)
+
+
+def syncopation_16th(steps: Rows, lengths: NDArray[np.int64], beats: NDArray[np.int64]) -> Column:
+    """The share of notes on an off-beat sixteenth with none on the sixteenth before."""
+    begins = steps >= FIRST
+    place = np.arange(steps.shape[1])
+    off = begins & (place % 2 == 1) & ~_before(begins, 1)
+    return off.sum(1) / np.maximum(begins.sum(1), 1)
+
+
+def syncopation_8th(steps: Rows, lengths: NDArray[np.int64], beats: NDArray[np.int64]) -> Column:
+    """The share of notes on an off-beat eighth with none on the sixteenth or eighth before."""
+    begins = steps >= FIRST
+    place = np.arange(steps.shape[1])
+    off_beat = (place % 2 == 0) & (place % beats[:, None] != 0)
+    off = begins & off_beat & ~_before(begins, 1) & ~_before(begins, 2)
+    return off.sum(1) / np.maximum(begins.sum(1), 1)
+
+
+ATTRIBUTES: dict[str, Callable[[Rows, NDArray[np.int64], NDArray[np.int64]], Column]] = {
+    "density": density,
+    "diatonic": diatonic,
+    "interval": interval,
+    "pitch-range": pitch_range,
+    "syncopation-16th": syncopation_16th,
+    "syncopation-8th": syncopation_8th,
+}
+
+
+def measure(steps: Rows, meters: NDArray[np.int64], *, bars: int) -> dict[str, Column]:
+    """Every attribute of windows.
+
+    Args:
+        steps: `(B, T)`.
+        meters: `(B,)` classes.
+        bars: of a window.
+    """
+    lengths = bars * np.array([meter.steps for meter in METERS])[meters]
+    compound = np.array([meter.denominator == 8 for meter in METERS])[meters]
+    real = np.where(np.arange(steps.shape[1]) < lengths[:, None], steps, 0).astype(np.uint8)
+    beats = np.where(compound, 6, 4)
+    return {name: count(real, lengths, beats) for name, count in ATTRIBUTES.items()}
+
+
+def directions(model: Model) -> dict[str, Tensor]:
+    """Name -> `(meters, D)`: as shipped with the weights, else from the model's training data."""
+    from safetensors.torch import load_file
+
+    path = model.folder / FILE
+    if path.is_file():
+        return {name: rows.float() for name, rows in load_file(path).items()}
+    from ae_toolkit.data import load_data
+
+    return find_directions(model, load_data(model.recipe, model.modality, "train"))
+
+
+def find_directions(model: Model, examples: Examples, *, most: int = 20_000) -> dict[str, Tensor]:
+    """The directions of a model, from data: name -> `(meters, D)`, 0 where data is too scarce."""
+    import torch
+
+    some = examples.select(range(0, len(examples), max(len(examples) // most, 1)))
+    codes = model.encode_examples(some).cpu()
+    meters = some.labels["meter"].numpy()
+    found = {name: torch.zeros(len(METERS), model.z_dim) for name in ATTRIBUTES}
+    for name, values in measure(some.y.numpy(), meters, bars=bars_of(model)).items():
+        for k in range(len(METERS)):
+            mine = np.flatnonzero(meters == k)
+            if len(mine) < 40:
+                continue
+            order = mine[np.argsort(values[mine], kind="stable")]
+            quarter = len(order) // 4
+            found[name][k] = codes[order[-quarter:]].mean(0) - codes[order[:quarter]].mean(0)
+    return found
+
+
+def combine(
+    given: Mapping[str, Tensor], amounts: Mapping[str, float], *, meter: int
+) -> Tensor:
+    """The sum of directions `(D,)`, each so many times.
+
+    Raises:
+        Misuse: there was too little data in that meter.
+    """
+    total = sum(amount * given[name][meter] for name, amount in amounts.items())
+    if any(not bool(given[name][meter].any()) for name in amounts):
+        raise Misuse(f"the model knows too few melodies in {METERS[meter]} to say what changes what")
+    return total  # type: ignore[return-value]
+
+
+def bars_of(model: Model) -> int:
+    """How many bars a model's windows have."""
+    bars: int = vars(model.modality)["bars"]
+    return bars
+
+
+def pitch_classes(steps: Rows) -> NDArray[np.int64]:
+    """The pitch classes of all notes, C is 0."""
+    return (steps[steps >= FIRST].astype(np.int64) + LOWEST - FIRST) % 12
+
+
+def intervals(steps: Rows) -> NDArray[np.int64]:
+    """The intervals between notes in succession, in semitones, all windows in one row."""
+    return np.concatenate(
+        [np.diff(row[row >= FIRST].astype(np.int64)) for row in steps] or [np.zeros(0, np.int64)]
+    )
+
+
+def _before(begins: NDArray[np.bool_], steps: int) -> NDArray[np.bool_]:
+    """Whether a note begins so many steps earlier."""
+    moved = np.zeros_like(begins)
+    moved[:, steps:] = begins[:, :-steps]
+    return moved
+
+
+def _mean(values: NDArray[np.int64]) -> float:
+    return float(values.mean()) if len(values) else 0.0

@@ -1,0 +1,8 @@
+"""`ae music`"""
+
+import click
+
+
+@click.group()
+def music() -> None:
+    """Melodies."""

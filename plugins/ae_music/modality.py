@@ -1,0 +1,247 @@
+"""Melodies as a data type: MIDI files of any length, cut into windows of whole bars.
+
+An item is a `pretty_midi.PrettyMIDI`, or a `Melody`, which is what `read` gives since it is lighter.
+Its tensor is `(T,)`, a value per sixteenth; shorter meters leave the end of a window masked.
+
+Axes: B windows, T steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ae_music.extract import melodies_of
+from ae_music.grid import (
+    ALIKE,
+    COMMON,
+    FIRST,
+    LONGEST_BAR,
+    METERS,
+    NUM_VALUES,
+    Melody,
+    meter_class,
+    tidy,
+    windows,
+)
+from ae_music.score import MIDI, NOTATION, read_score, score_of
+from ae_toolkit import Misuse, Modality
+from ae_toolkit.contracts import Example, Step
+
+if TYPE_CHECKING:
+    from pretty_midi import PrettyMIDI
+
+REGISTER = 67, 78  #: the median pitch that a model is given, moved there by octaves
+
+
+class Melodies(Modality):
+    """Windows of a melody.
+
+    Args:
+        bars: of a window.
+        transpose: augmentation, up to so many semitones up or down, drawn anew each time.
+        transposed: the share of windows that are transposed, at the training's beginning and end:
+            a prior learns the keys of the corpus where the share falls.
+    """
+
+    suffixes: ClassVar[tuple[str, ...]] = (*MIDI, *NOTATION)
+
+    def __init__(
+        self, *, bars: int = 2, transpose: int = 0, transposed: tuple[float, float] = (1.0, 1.0)
+    ):
+        if bars < 1:
+            raise ValueError(f"bars is {bars}, but a window has at least one")
+        if transpose < 0 or not all(0 <= share <= 1 for share in transposed):
+            raise ValueError("transpose is a number of semitones, transposed two shares in [0, 1]")
+        self.bars, self.transpose, self.transposed = bars, transpose, transposed
+        self.shape = (bars * LONGEST_BAR,)
+        self.num_classes = NUM_VALUES
+        self.labels = {"meter": len(METERS)}
+
+    # Files and objects.
+
+    def read(self, path: Path) -> Iterator[Melody]:
+        for melody in melodies_of(read_score(path), where=f"{path}: "):
+            yield melody if melody.name else replace(melody, name=path.stem)
+
+    def write(self, items: Sequence[Any], path: Path) -> None:
+        """One melody after the other, each in its own tempo and meter."""
+        from ae_music.writing import to_midi
+
+        if path.suffix.lower() not in MIDI:
+            raise Misuse(f"{path}: melodies are written as MIDI, choose a name that ends in .mid")
+        to_midi([melody_of(item) for item in items]).write(str(path))
+
+    # Items and tensors.
+
+    def to_tensor(self, item: Any) -> Example:
+        return self.parts(item)[0]
+
+    def parts(self, item: Any) -> list[Example]:
+        return self._windows(melody_of(item), hop=self.bars)
+
+    def examples(self, item: Any) -> list[Example]:
+        """A window from every bar on; of several that are the same, and of silence, none."""
+        rows = self._windows(melody_of(item), hop=1)
+        different = {row.y.numpy().tobytes(): row for row in rows}
+        return [row for row in different.values() if bool((row.y >= FIRST).any())]
+
+    def from_tensor(
+        self, y: Tensor, *, like: Any = None, labels: Mapping[str, float] | None = None
+    ) -> PrettyMIDI:
+        return self.join([y], like=like, labels=labels)
+
+    def join(
+        self,
+        parts: Sequence[Tensor],
+        *,
+        like: Any = None,
+        labels: Mapping[str, float] | None = None,
+    ) -> PrettyMIDI:
+        from ae_music.writing import to_midi
+
+        melody = self.melody(parts, like=None if like is None else melody_of(like), labels=labels)
+        return to_midi([melody])
+
+    def melody(
+        self,
+        parts: Sequence[Tensor],
+        *,
+        like: Melody | None = None,
+        labels: Mapping[str, float] | None = None,
+    ) -> Melody:
+        """Windows `(T,)` in order, as one melody.
+
+        Args:
+            parts: prepared values.
+            like: gives the meter, tempo, key, instrument, loudness and octave, and the number of
+                bars where the windows are as many as its own.
+            labels: the meter, where there is nothing to be like.
+        """
+        chosen = int((labels or {}).get("meter", meter_class(like.meter if like else COMMON)))
+        size = self.bars * METERS[chosen].steps
+        values = torch.cat([part[:size] for part in parts]).byte().numpy()
+        steps = tidy(values)
+        if like is None:
+            return Melody(steps, _loudness(steps, None), METERS[chosen])
+        if meter_class(like.meter) != chosen:
+            like = replace(like, meter=METERS[chosen])
+        made = replace(like, steps=steps, velocities=_loudness(steps, like))
+        bar = like.meter.steps
+        ends = len(like) if math.ceil(len(like) / size) == len(parts) else len(steps)
+        made = made.padded(max(ends // bar, 1) * bar)
+        return made.transposed(-12 * octaves_off(like))
+
+    def align(self, a: Any, b: Any) -> tuple[Melody, Melody]:
+        """Where a model knows their meters as two, b's bar lines are drawn anew in that of a."""
+        first, second = melody_of(a), melody_of(b)
+        return first, rebarred(second, first)
+
+    def mask(self, labels: Mapping[str, Tensor], num: int) -> Tensor | None:
+        bars = torch.tensor([meter.steps for meter in METERS])
+        meter = labels.get("meter", torch.zeros(num, dtype=torch.long)).cpu().long()
+        return torch.arange(self.shape[0]) < self.bars * bars[meter][:, None]
+
+    def fingerprints(self, y: Tensor) -> list[bytes]:
+        """Windows are the same in whatever key."""
+        values = y.numpy().astype(np.int16)
+        sounding = values >= FIRST
+        lowest = np.where(sounding, values, NUM_VALUES).min(1, keepdims=True)
+        relative = np.where(sounding, values - lowest + FIRST, values).astype(np.uint8)
+        return [row.tobytes() for row in relative]
+
+    def prepare(self, y: Tensor) -> Tensor:
+        return y.long()
+
+    def augment(self, y: Tensor, step: Step) -> Tensor:
+        """Each window in a key of its own, as far as the keyboard reaches."""
+        if not self.transpose:
+            return y
+        first, last = self.transposed
+        share = first + (last - first) * step.progress
+        noise = step.rand((y.shape[0], 2))
+        by = ((2 * self.transpose + 1) * noise[:, :1]).floor().long() - self.transpose
+        by = torch.where(noise[:, 1:] < share, by, 0)
+        sounding = y >= FIRST
+        low = torch.where(sounding, y, NUM_VALUES - 1).amin(1, keepdim=True)
+        high = torch.where(sounding, y, FIRST).amax(1, keepdim=True)
+        by = torch.maximum(torch.minimum(by, NUM_VALUES - 1 - high), FIRST - low)
+        return torch.where(sounding, y + by, y)
+
+    # Judging and looking.
+
+    def metrics(self, y: Tensor, y_hat: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+        """Per window: the share of steps that are right, and whether all are."""
+        real = torch.ones_like(y, dtype=torch.bool) if mask is None else mask
+        right = (y == y_hat) | ~real
+        accuracy = (right & real).sum(1) / real.sum(1)
+        return {"accuracy": accuracy, "exact": right.all(1).float()}
+
+    def figure(self, rows: Mapping[str, Sequence[Any]], path: Path) -> None:
+        from ae_music.figures import rolls_figure, save_figure
+
+        melodies = {name: [melody_of(item) for item in items] for name, items in rows.items()}
+        save_figure(rolls_figure(melodies), path)
+
+    def _windows(self, melody: Melody, *, hop: int) -> list[Example]:
+        labels = {"meter": meter_class(melody.meter)}
+        moved = melody.transposed(12 * octaves_off(melody))
+        return [
+            Example(torch.from_numpy(steps), labels, "")
+            for steps in windows(moved, self.bars, hop=hop)
+        ]
+
+
+def melody_of(item: Any, *, track: str | None = None) -> Melody:
+    """An item as a melody; the longest one of an object that has several sections.
+
+    Raises:
+        Misuse: it is neither a `PrettyMIDI` nor a `Melody`.
+        Failure: there is no melody in it.
+    """
+    if isinstance(item, Melody):
+        return item
+    if not hasattr(item, "instruments"):
+        raise Misuse(f"a melody is a pretty_midi.PrettyMIDI, not a {type(item).__name__}")
+    return max(melodies_of(score_of(item), track=track, where="the PrettyMIDI object: "), key=len)
+
+
+def octaves_off(melody: Melody) -> int:
+    """By how many octaves a melody must rise for its median pitch to lie in the register."""
+    pitches = melody.pitches
+    if not len(pitches):
+        return 0
+    median = int(np.median(pitches))
+    low, high = REGISTER
+    up = -(-(low - median) // 12) if median < low else 0
+    down = -(-(median - high) // 12) if median > high else 0
+    return up - down
+
+
+def rebarred(melody: Melody, like: Melody) -> Melody:
+    """A melody with the bar lines of another, if its own are of another kind; notes stay."""
+    if meter_class(melody.meter) == meter_class(like.meter):
+        return melody
+    meter = like.meter if like.meter in ALIKE else COMMON
+    bar = meter.steps
+    return replace(melody, meter=meter).padded(bar * math.ceil(len(melody) / bar))
+
+
+def _loudness(steps: np.ndarray, like: Melody | None) -> np.ndarray:
+    """Velocities: those of `like` where it has a note at the same step, else its usual one."""
+    velocities = np.zeros(len(steps), np.uint8)
+    at = np.flatnonzero(steps >= FIRST)
+    loud = like.velocities[like.velocities > 0] if like is not None else np.array([])
+    velocities[at] = int(np.median(loud)) if len(loud) else 80
+    if like is not None:
+        both = at[at < len(like)]
+        both = both[like.velocities[both] > 0]
+        velocities[both] = like.velocities[both]
+    return velocities

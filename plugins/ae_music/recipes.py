@@ -1,0 +1,88 @@
+"""The recipes of the music plugin.
+
+The shipped models give all steps at once and keep a small code for every quarter note: the code is
+flat for whoever blends it, but what it means is local, which is why so little training suffices.
+Beside them stand the autoregressive ones of MusicVAE (Roberts et al. 2018): recurrent, and a causal
+transformer in their place.
+"""
+
+from __future__ import annotations
+
+from ae_toolkit import Recipe
+
+#: A third of a training's first windows are in other keys; at its end nearly all are in their own,
+#: so that the prior learns those of the corpus.
+KEYS = {"transpose": 5, "transposed": [0.6, 0.2]}
+STRIDE = {"patch": 4, "heads": 4}
+
+
+def melody_2bar() -> Recipe:
+    """VAE of two bars of melody, all steps at once, with a learned prior."""
+    return Recipe.of(
+        {
+            "name": "melody-2bar",
+            "data": {"name": "folk-tunes"},
+            "modality": {"name": "melody", "bars": 2, **KEYS},
+            "condition": ["meter"],
+            "encoder": {"name": "transformer", "width": 192, "layers": 2, **STRIDE},
+            "bottleneck": {"name": "gaussian", "z_dim": 8, "spatial": True},
+            "prior": {"name": "flow"},
+            "decoder": {"name": "transformer", "width": 192, "layers": 2, **STRIDE},
+            "likelihood": {"name": "categorical"},
+            "objective": {"name": "elbo", "warmup": 0.5},
+            "train": {"epochs": 20, "batch_size": 128, "lr": 1.5e-3, "clip": 50.0},
+        }
+    )
+
+
+def melody_16bar() -> Recipe:
+    """VAE of sixteen bars of melody, all steps at once, with a learned prior."""
+    return melody_2bar().with_(
+        {
+            "name": "melody-16bar",
+            "modality.bars": 16,
+            "train.epochs": 6,
+            "train.batch_size": 64,
+            "train.clip": 200.0,
+        }
+    )
+
+
+def melody_2bar_ar() -> Recipe:
+    """VAE of two bars whose decoder is a causal transformer, step after step."""
+    return melody_2bar().with_(
+        {
+            "name": "melody-2bar-ar",
+            "decoder": {"name": "autoregressive", "width": 192, "layers": 2, "heads": 4},
+        }
+    )
+
+
+def melody_2bar_rnn() -> Recipe:
+    """MusicVAE's flat model of two bars: recurrent both ways, with scheduled sampling."""
+    return melody_2bar().with_(
+        {
+            "name": "melody-2bar-rnn",
+            "encoder": {"name": "recurrent", "width": 512},
+            "bottleneck": {"name": "gaussian", "z_dim": 128},
+            "prior": {"name": "standard-normal"},
+            "decoder": {"name": "recurrent", "width": 512, "scheduled_sampling": 0.3},
+            "objective": {"name": "elbo", "beta": 0.2, "warmup": 0.1, "free_bits": 48.0,
+                          "free_bits_per": "total"},
+        }
+    )  # fmt: skip
+
+
+def melody_16bar_rnn() -> Recipe:
+    """MusicVAE's hierarchical model of sixteen bars: a conductor over recurrent segments."""
+    return melody_2bar_rnn().with_(
+        {
+            "name": "melody-16bar-rnn",
+            "modality.bars": 16,
+            "bottleneck.z_dim": 256,
+            "decoder": {"name": "hierarchical", "segment": 16, "conductor": 512, "width": 512},
+            "objective.free_bits": 256.0,
+            "train.batch_size": 64,
+            "train.clip": 200.0,
+        }
+    )
