@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ae_toolkit.backbones.transformer import Layer
 from ae_toolkit.contracts import Posterior, Shape, Step, flatten, unflatten
 
 
@@ -72,6 +73,78 @@ class Flow(nn.Module):
             assert isinstance(coupling, Coupling)
             x = coupling.inverse(x, c)
         return unflatten(x, self.z_shapes)
+
+
+class AutoregressivePrior(nn.Module):
+    """A learned density in which each position of a code knows those before it.
+
+    A causal transformer gives a Gaussian for every position, of a spatial code `(z_dim, *positions)`
+    in reading order, or of a flat one number by number: an affine autoregressive flow (Papamakarios
+    et al. 2017). It begins as N(0, I), and it is for codes with an order, of sequences above all.
+
+    Args:
+        width: of the transformer.
+        layers: of attention and a feed-forward net each.
+        heads: of every attention.
+    """
+
+    def __init__(
+        self,
+        *,
+        z_shapes: Sequence[Shape],
+        cond_dim: int,
+        width: int = 128,
+        layers: int = 2,
+        heads: int = 4,
+    ):
+        super().__init__()
+        if len(z_shapes) != 1:
+            raise ValueError(f"this prior takes codes of one level, not of {len(z_shapes)}")
+        (self.shape,) = z_shapes
+        self.dim = self.shape[0] if len(self.shape) > 1 else 1
+        self.length = math.prod(self.shape) // self.dim
+        self.entry = nn.Linear(self.dim + cond_dim, width)
+        self.position = nn.Parameter(0.02 * torch.randn(self.length, width))
+        self.layers = nn.ModuleList(Layer(width, heads=heads, dropout=0.0) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, 2 * self.dim)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def log_prob(self, z: tuple[Tensor, ...], c: Tensor) -> Tensor:
+        x = z[0].float().reshape(-1, self.dim, self.length).transpose(1, 2)  # n l d
+        before = torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], 1)
+        h = self.entry(torch.cat([before, c[:, None].expand(-1, self.length, -1)], 2))
+        h = h + self.position
+        for layer in self.layers:
+            h = layer(h, causal=True)
+        mean, log_scale = self._moments(h)
+        square = ((x - mean) * torch.exp(-log_scale)).square()
+        each = -0.5 * (square + math.log(2 * math.pi)) - log_scale
+        return each.flatten(1).sum(1, keepdim=True)
+
+    def kl(self, posterior: Posterior, c: Tensor) -> None:
+        return None
+
+    def sample(self, num: int, c: Tensor, *, temperature: float, step: Step) -> tuple[Tensor, ...]:
+        noise = temperature * step.randn((num, *self.shape))
+        noise = noise.reshape(num, self.dim, self.length)
+        caches: list[tuple[Tensor, Tensor] | None] = [None] * len(self.layers)
+        x, made = noise.new_zeros(num, self.dim), []
+        for at in range(self.length):
+            h = self.entry(torch.cat([x, c], 1))[:, None] + self.position[at]
+            for i, layer in enumerate(self.layers):
+                assert isinstance(layer, Layer)
+                h, caches[i] = layer.grow(h, caches[i])
+            mean, log_scale = self._moments(h[:, 0])
+            x = mean + torch.exp(log_scale) * noise[:, :, at]
+            made.append(x)
+        return (torch.stack(made, 2).reshape(num, *self.shape),)
+
+    def _moments(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log scale, in fp32; scales stay within e^±4, so that no step explodes."""
+        mean, log_scale = self.head(self.norm(h)).float().chunk(2, -1)
+        return mean, 4 * torch.tanh(log_scale / 4)
 
 
 class Coupling(nn.Module):

@@ -16,7 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
+from ae_music.attributes import FILE, directions
+from ae_music.measure import WORDS
+from ae_music.measure import measure as measure_melodies
 from ae_toolkit import __version__, checkpoint, fit, load, zoo
 from ae_toolkit.evaluate import evaluate
 from ae_toolkit.recipe import named, summary
@@ -34,7 +38,11 @@ NAMES = (
     "mnist-superres",
     "mnist-superres-4x",
     "mnist-cvae",
+    "melody-2bar",
+    "melody-16bar",
 )
+
+MELODIES = tuple(name for name in NAMES if name.startswith("melody"))
 
 DECIMALS = {"mse": 5, "psnr": 2, "pixel_bce": 4}
 
@@ -52,6 +60,8 @@ def main() -> None:
         if not options.measure:
             seconds = train(name, run)
             zoo.export(str(run), weights, dtype="bf16", card=card_of(name, seconds))
+            if name in MELODIES:
+                write_directions(weights)
         measure(weights)
     update_readme(ROOT / "README.md")
 
@@ -91,10 +101,22 @@ def card_of(name: str, seconds: float) -> dict[str, Any]:
     }
 
 
+def write_directions(weights: Path) -> None:
+    """Finds the directions of attributes in the training data and ships them with the weights."""
+    model = load(weights)
+    found = directions(model)
+    packed = {name: rows.bfloat16().contiguous() for name, rows in found.items()}
+    with checkpoint.writing(weights / FILE) as temporary:
+        save_file(packed, temporary)
+
+
 def measure(weights: Path) -> None:
     """Measures the shipped file and writes what was measured beside it."""
-    config = checkpoint.load_config(weights)
-    report = evaluate(load(weights), num_samples=None, progress=True)
+    config, model = checkpoint.load_config(weights), load(weights)
+    melodies = weights.name in MELODIES
+    report = evaluate(model, num_samples=0 if melodies else None, progress=True)
+    if melodies:
+        report["melodies"] = measure_melodies(model, progress=True).report
     named_as = summary(recipes.get(weights.name))
     card = {**config.card, "summary": named_as, "metrics": report}
     text = checkpoint.config_json(config.recipe, metrics=config.metrics, card=card)
@@ -136,6 +158,9 @@ def numbers(report: dict[str, Any]) -> dict[str, str]:
             f"**{report['nll']:.2f} nats** (corruption: {report['corruption']})"
         )
     rows["active units"] = f"{report['active_units']} of {report['z_dim']}"
+    for key, words in WORDS.items() if "melodies" in report else ():
+        if key in report["melodies"] and key not in ("rate", "distortion"):
+            rows[words] = f"{report['melodies'][key]:.4f}"
     for name, value in report["metrics"].items():
         rows[name] = f"{value:.{DECIMALS.get(name, 4)}f}"
     for simple, metrics in report.get("baselines", {}).items():
@@ -165,6 +190,12 @@ def update_readme(path: Path) -> None:
 
 def headline(report: dict[str, Any]) -> str:
     """The number that a model is judged by, with its name."""
+    if "melodies" in report:
+        melodies = report["melodies"]
+        return (
+            f"**{melodies['accuracy_sampled']:.3f}** of steps right when drawn, at a rate of "
+            f"{melodies['rate']:.1f} nats; {melodies['exact']:.1%} of windows whole"
+        )
     if "nll" in report:
         return f"**{report['nll']:.2f}** nats, NLL with k = {report['nll_num_samples']}"
     if not report["rate"]:

@@ -8,8 +8,15 @@ from ae_toolkit import registry
 from ae_toolkit.testing import check_arguments_are_keywords, check_part
 
 # Parts that need a setting of their own, or data of a certain kind, to fit into the tiny recipe.
+WORDS = {"shape": (6,), "num_classes": 5}
 NEEDS: dict[tuple[str, str], dict[str, object]] = {
     ("likelihood", "categorical"): {"num_classes": 5},
+    ("encoder", "recurrent"): WORDS,
+    ("encoder", "transformer"): WORDS,
+    ("decoder", "recurrent"): WORDS,
+    ("decoder", "transformer"): WORDS,
+    ("decoder", "autoregressive"): WORDS,
+    ("decoder", "hierarchical"): {**WORDS, "arguments": {"segment": 3}},
 }
 
 KINDS = ("corruption", "encoder", "bottleneck", "prior", "decoder", "likelihood", "objective")

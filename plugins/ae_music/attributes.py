@@ -128,18 +128,18 @@ def find_directions(model: Model, examples: Examples, *, most: int = 20_000) -> 
     return found
 
 
-def combine(
-    given: Mapping[str, Tensor], amounts: Mapping[str, float], *, meter: int
-) -> Tensor:
+def combine(given: Mapping[str, Tensor], amounts: Mapping[str, float], *, meter: int) -> Tensor:
     """The sum of directions `(D,)`, each so many times.
 
     Raises:
         Misuse: there was too little data in that meter.
     """
-    total = sum(amount * given[name][meter] for name, amount in amounts.items())
-    if any(not bool(given[name][meter].any()) for name in amounts):
-        raise Misuse(f"the model knows too few melodies in {METERS[meter]} to say what changes what")
-    return total  # type: ignore[return-value]
+    total = next(iter(given.values()))[meter] * 0
+    for name, amount in amounts.items():
+        if not bool(given[name][meter].any()):
+            raise Misuse(f"the model has seen too few melodies in {METERS[meter]} to shift one")
+        total = total + amount * given[name][meter]
+    return total
 
 
 def bars_of(model: Model) -> int:

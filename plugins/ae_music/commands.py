@@ -1,8 +1,503 @@
-"""`ae music`"""
+"""`ae music`: what people want to do with melodies. Heavy imports happen inside the callbacks."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from ae_music.files import (
+    PAIR,
+    Source,
+    find_tune,
+    for_both,
+    need_ending,
+    read_source,
+    tune_names,
+    write_results,
+    write_sound,
+)
+from ae_toolkit import Misuse
+from ae_toolkit.options import device_option, json_option, model_option, print_json, seed_option
+
+if TYPE_CHECKING:
+    from ae_music.grid import Melody
+    from ae_music.score import Track
+
+MIDI_ENDINGS = (".mid", ".midi")
+SOUND_ENDINGS = (".wav", ".flac", ".ogg")
+PICTURE_ENDINGS = (".png", ".pdf", ".svg")
+
+Command = Callable[..., Any]
+
+
+def midi_option(default: str) -> Callable[[Command], Command]:
+    """`-o`: the MIDI file to write, and beside it `--wav` and `--png`."""
+
+    def decorate(command: Command) -> Command:
+        for option in (
+            click.option("--png", type=click.Path(path_type=Path),
+                         help="Also draw piano rolls (.png, .pdf or .svg)."),
+            click.option("--wav", type=click.Path(path_type=Path),
+                         help="Also write sound (.wav, .flac or .ogg)."),
+            click.option("-o", "--out", default=default, show_default=True,
+                         type=click.Path(path_type=Path), help="MIDI file to write."),
+        ):  # fmt: skip
+            command = option(command)
+        return command
+
+    return decorate
+
+
+track_option = click.option(
+    "--track", "tracks", multiple=True,
+    help="Which track is the melody: its number, its name, or 'all'; give it twice for A and B.",
+)  # fmt: skip
+bars_option = click.option(
+    "--bars", "bars", multiple=True, metavar="FIRST:LAST",
+    help="Which bars, counted from 1; give it twice for A and B.",
+)  # fmt: skip
 
 
 @click.group()
 def music() -> None:
-    """Melodies."""
+    """Melodies: blend, vary, shift, sample and hear them.
+
+    \b
+    Examples:
+      ae music interpolate drowsy-maggie salamanca-reel -o blend.mid --wav blend.wav
+      ae music sample -n 4 -o new.mid
+      ae music info tune.mid
+    """
+
+
+@music.command()
+@click.argument("a", required=False, type=click.Path(path_type=Path))
+@click.argument("b", required=False, type=click.Path(path_type=Path))
+@model_option("melody-2bar")
+@midi_option("blend.mid")
+@click.option("--steps", default=9, show_default=True, type=click.IntRange(2, 200),
+              help="Melodies in all, A and B included.")  # fmt: skip
+@click.option("--path", default="slerp", show_default=True, type=click.Choice(["slerp", "lerp"]),
+              help="Along the great arc or the straight line.")  # fmt: skip
+@click.option("--each", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER",
+              help="Also write every step as a file of its own.")  # fmt: skip
+@click.option("--keep-accompaniment", is_flag=True, help="A's other tracks sound beneath.")
+@track_option
+@bars_option
+@json_option
+@device_option
+def interpolate(
+    a: Path | None,
+    b: Path | None,
+    model: str,
+    out: Path,
+    wav: Path | None,
+    png: Path | None,
+    steps: int,
+    path: str,
+    each: Path | None,
+    keep_accompaniment: bool,
+    tracks: tuple[str, ...],
+    bars: tuple[str, ...],
+    as_json: bool,
+    device: str,
+) -> None:
+    """Blend melody A into melody B, step by step, into one file.
+
+    A and B are MIDI files (with 'pip install ae-toolkit[scores]', ABC, MusicXML and kern too), or
+    names of bundled tunes. The first step is A itself and the last is B; between them are blends of
+    their codes, two bars at a time, aligned by bar. Melodies may be of any length.
+
+    \b
+    Examples:
+      ae music interpolate a.mid b.mid -o blend.mid --wav blend.wav --png blend.png
+      ae music interpolate a.mid b.mid --bars 1:8 --steps 5 --each steps/
+      ae music interpolate song.mid other.mid --track 2 --keep-accompaniment
+    """
+    _check(out, wav, png)
+    if (a is None) != (b is None):
+        raise Misuse("an interpolation needs two melodies, A and B, or none for two bundled ones")
+    one, two = (
+        read_source(file, track=track, bars=chosen)
+        for file, track, chosen in zip(
+            (a or Path(PAIR[0]), b or Path(PAIR[1])),
+            for_both(tracks, "--track"),
+            for_both(bars, "--bars"),
+            strict=True,
+        )
+    )
+
+    from ae_music.blend import blend, hamming, load_melody_model
+
+    walk = blend(load_melody_model(model, device), one.melody, two.melody, steps=steps, path=path)
+    beneath = _others(one) if keep_accompaniment else ()
+    write_results(walk, out, wav=wav, each=each, beneath=beneath)
+    if png is not None:
+        from ae_music.figures import blend_figure, save_figure
+
+        save_figure(blend_figure(walk, names=(one.melody.name, two.melody.name)), png)
+    _say(one, two)
+    if as_json:
+        print_json(
+            {
+                "out": str(out),
+                "steps": [
+                    {
+                        "bars": melody.num_bars,
+                        "meter": str(melody.meter),
+                        "tempo": round(melody.tempo, 3),
+                        "notes": melody.num_notes,
+                        "distance_to_a": round(hamming(melody, walk[0]), 4),
+                        "distance_to_b": round(hamming(melody, walk[-1]), 4),
+                    }
+                    for melody in walk
+                ],
+            }
+        )
+        return
+    lengths = sorted({melody.num_bars for melody in walk})
+    each_has = f"{lengths[0]}" if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]}"
+    click.echo(
+        f"{out}: {steps} steps of {each_has} bars, {sum(m.num_bars for m in walk)} in all, from "
+        f"{one.melody.name} to {two.melody.name}"
+    )
+
+
+@music.command()
+@click.option("-n", "--num", default=4, show_default=True, type=click.IntRange(1, 1000),
+              help="How many melodies.")  # fmt: skip
+@click.option("--model", help="Bundled name, run directory or hub id.  [default: melody-2bar for "
+              "two bars, melody-16bar for more]")  # fmt: skip
+@midi_option("new.mid")
+@click.option("--bars", default=2, show_default=True, type=click.IntRange(1, 512),
+              help="Of each melody.")  # fmt: skip
+@click.option("--meter", default="4/4", show_default=True, help="4/4, 2/4, 3/4, 6/8 or 9/8.")
+@click.option("--temperature", default=1.0, show_default=True, type=click.FloatRange(0, 10),
+              help="Spread of the codes; less is safer and duller.")  # fmt: skip
+@click.option("--like", type=click.Path(path_type=Path), help="Neighbours of this melody instead.")
+@click.option("--spread", default=0.3, show_default=True, type=click.FloatRange(0, 1),
+              help="How far from --like, 0 to 1.")  # fmt: skip
+@click.option("--each", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER",
+              help="Also write every melody as a file of its own.")  # fmt: skip
+@seed_option
+@device_option
+def sample(
+    num: int,
+    model: str | None,
+    out: Path,
+    wav: Path | None,
+    png: Path | None,
+    bars: int,
+    meter: str,
+    temperature: float,
+    like: Path | None,
+    spread: float,
+    each: Path | None,
+    seed: int,
+    device: str,
+) -> None:
+    """Make melodies that nobody wrote, or that are like one of yours.
+
+    \b
+    Examples:
+      ae music sample -n 4 -o new.mid --wav new.wav
+      ae music sample --bars 16 --meter 6/8 -n 1 -o jig.mid
+      ae music sample --like tune.mid --spread 0.3 -n 3 -o near.mid
+    """
+    _check(out, wav, png)
+    near = read_source(like) if like is not None else None
+
+    from ae_music import blend
+
+    if near is not None:
+        loaded = blend.load_melody_model(model or "melody-2bar", device)
+        made = blend.vary(loaded, near.melody, num, spread=spread, seed=seed)
+        _say(near)
+    else:
+        known = parse_meter(meter)
+        short = bars <= 2
+        loaded = blend.load_melody_model(
+            model or ("melody-2bar" if short else "melody-16bar"), device
+        )
+        made = blend.sample(
+            loaded, num, bars=bars, meter=known, temperature=temperature, seed=seed
+        )
+    write_results(made, out, wav=wav, each=each)
+    _draw(made, png)
+    click.echo(f"{out}: {num} melodies of {made[0].num_bars} bars, seed {seed}")
+
+
+@music.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@model_option("melody-2bar")
+@midi_option("variations.mid")
+@click.option("-n", "--num", default=4, show_default=True, type=click.IntRange(1, 1000),
+              help="How many variations.")  # fmt: skip
+@click.option("--spread", default=0.3, show_default=True, type=click.FloatRange(0, 1),
+              help="How far from the original, 0 to 1.")  # fmt: skip
+@click.option("--each", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER",
+              help="Also write every one as a file of its own.")  # fmt: skip
+@track_option
+@bars_option
+@seed_option
+@device_option
+def vary(
+    file: Path,
+    model: str,
+    out: Path,
+    wav: Path | None,
+    png: Path | None,
+    num: int,
+    spread: float,
+    each: Path | None,
+    tracks: tuple[str, ...],
+    bars: tuple[str, ...],
+    seed: int,
+    device: str,
+) -> None:
+    """Write FILE's melody, then variations on it: its neighbours in latent space.
+
+    \b
+    Example:
+      ae music vary tune.mid -n 4 --spread 0.3 -o variations.mid
+    """
+    _check(out, wav, png)
+    source = _one(file, tracks, bars)
+
+    from ae_music import blend
+
+    loaded = blend.load_melody_model(model, device)
+    made = blend.vary(loaded, source.melody, num, spread=spread, seed=seed)
+    write_results([source.melody, *made], out, wav=wav, each=each)
+    _draw([source.melody, *made], png)
+    _say(source)
+    changed = ", ".join(f"{blend.hamming(source.melody, m):.0%}" for m in made)
+    click.echo(f"{out}: {source.melody.name} and {num} variations, of whose steps {changed} differ")
+    click.echo(f"seed {seed}")
+
+
+@music.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@model_option("melody-2bar")
+@midi_option("shifted.mid")
+@click.option("--density", type=float, help="More notes, or with a negative number fewer.")
+@click.option("--diatonic", type=float, help="More of the notes in one scale.")
+@click.option("--interval", type=float, help="Larger steps between notes.")
+@click.option("--pitch-range", type=float, help="From lower to higher notes.")
+@click.option("--syncopation", type=float, help="More notes off the beat, eighths and sixteenths.")
+@click.option("--syncopation-8th", type=float, help="More off-beat eighths.")
+@click.option("--syncopation-16th", type=float, help="More off-beat sixteenths.")
+@track_option
+@bars_option
+@json_option
+@device_option
+def shift(
+    file: Path,
+    model: str,
+    out: Path,
+    wav: Path | None,
+    png: Path | None,
+    tracks: tuple[str, ...],
+    bars: tuple[str, ...],
+    as_json: bool,
+    device: str,
+    **given: float | None,
+) -> None:
+    """Move FILE's melody along what can be counted, and say how much it changed.
+
+    Each number is how many times the direction is added that leads from the lower quartile of the
+    training melodies to the upper.
+
+    \b
+    Examples:
+      ae music shift tune.mid --density +1 -o denser.mid
+      ae music shift tune.mid --density -1 --pitch-range +0.5 --syncopation +1
+    """
+    _check(out, wav, png)
+    amounts = {name.replace("_", "-"): value for name, value in given.items() if value}
+    both = amounts.pop("syncopation", 0.0)
+    for kind in ("syncopation-8th", "syncopation-16th") if both else ():
+        amounts[kind] = amounts.get(kind, 0.0) + both
+    if not amounts:
+        raise Misuse("say what to shift and how far, such as --density +1; see --help")
+    source = _one(file, tracks, bars)
+
+    from ae_music import blend
+
+    loaded = blend.load_melody_model(model, device)
+    made = blend.shift(loaded, source.melody, amounts)
+    write_results([made], out, wav=wav)
+    _draw([source.melody, made], png)
+    _say(source)
+    before, after = (blend.attributes_of(loaded, melody) for melody in (source.melody, made))
+    changed = blend.hamming(source.melody, made)
+    if as_json:
+        print_json(
+            {"out": str(out), "asked": amounts, "before": before, "after": after,
+             "hamming": changed}
+        )  # fmt: skip
+        return
+    click.echo(f"{out}: {source.melody.name}, {changed:.0%} of its steps changed")
+    for name in before:
+        asked = f"  asked: {amounts[name]:+g}" if name in amounts else ""
+        click.echo(f"{name:18} {before[name]:6.3f} -> {after[name]:6.3f}{asked}")
+
+
+@music.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path),
+              help="Sound file to write: .wav, .flac or .ogg.")  # fmt: skip
+@click.option("--soundfont", type=click.Path(path_type=Path),
+              help="An .sf2 file.  [default: the one that pretty_midi ships]")  # fmt: skip
+def render(file: Path, out: Path, soundfont: Path | None) -> None:
+    """Turn FILE, all of its tracks, into sound.
+
+    FluidSynth plays it where it is installed; elsewhere plain waves do.
+
+    \b
+    Example:
+      ae music render tune.mid -o tune.wav
+    """
+    need_ending(out, SOUND_ENDINGS)
+    file = find_tune(file)
+
+    from ae_music.score import read_score
+    from ae_music.writing import score_to_midi
+
+    midi = score_to_midi(read_score(file))
+    write_sound(midi, out, soundfont=soundfont)
+    click.echo(f"{out}: {midi.get_end_time():.1f} s of {file}")
+
+
+@music.command()
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.option("--track", help="Which track is the melody: its number, its name, or 'all'.")
+@json_option
+def info(file: Path | None, track: str | None, as_json: bool) -> None:
+    """Show what FILE holds and which melody would be taken from it.
+
+    Without FILE, the bundled tunes are listed.
+
+    \b
+    Examples:
+      ae music info tune.mid
+      ae music info song.mid --track 2
+    """
+    from ae_music.describe import describe, lines
+
+    if file is None:
+        for name in tune_names():
+            click.echo(name)
+        return
+    report = describe(find_tune(file), track=track)
+    if as_json:
+        print_json(report)
+        return
+    for line in lines(report):
+        click.echo(line)
+
+
+@music.command()
+@model_option("melody-2bar")
+@click.option("--data", help="A data set, file or folder; of a folder, the tenth left out is used.")
+@click.option("--limit", type=click.IntRange(1), help="Reconstruct only the first so many windows.")
+@click.option("--png", type=click.Path(path_type=Path),
+              help="Draw the Hamming distance along interpolations.")  # fmt: skip
+@seed_option
+@json_option
+@device_option
+def evaluate(
+    model: str,
+    data: str | None,
+    limit: int | None,
+    png: Path | None,
+    seed: int,
+    as_json: bool,
+    device: str,
+) -> None:
+    """Measure a model of melodies as MusicVAE's paper does, on tunes that it has not seen.
+
+    \b
+    Examples:
+      ae music evaluate --json
+      ae music evaluate --model runs/mine --data my_midi/
+    """
+    need_ending(png, PICTURE_ENDINGS)
+
+    from ae_music.blend import load_melody_model, modality_of
+    from ae_music.measure import measure, table
+
+    loaded = load_melody_model(model, device)
+    numbers = measure(loaded, data=data, limit=limit, seed=seed, progress=not as_json)
+    if png is not None:
+        from ae_music.figures import path_figure, save_figure
+
+        save_figure(path_figure(numbers.curves, ylabel="Hamming distance to A"), png)
+    if as_json:
+        print_json({**numbers.report, "curves": numbers.curves})
+        return
+    for line in table(numbers.report, bars=modality_of(loaded).bars):
+        click.echo(line)
+
+
+def parse_meter(text: str) -> Any:
+    """Reads `6/8`.
+
+    Raises:
+        Misuse: models know no such meter.
+    """
+    from ae_music.grid import ALIKE, METERS, Meter
+
+    numerator, _, denominator = text.partition("/")
+    if numerator.isdigit() and denominator.isdigit():
+        meter = Meter(int(numerator), int(denominator))
+        if meter in METERS:
+            return meter
+        if meter in ALIKE and meter.steps == ALIKE[meter].steps:
+            return ALIKE[meter]
+    raise Misuse(f"--meter {text!r}: choose from {', '.join(map(str, METERS))}")
+
+
+def _check(out: Path, wav: Path | None, png: Path | None) -> None:
+    need_ending(out, MIDI_ENDINGS)
+    need_ending(wav, SOUND_ENDINGS)
+    need_ending(png, PICTURE_ENDINGS)
+
+
+def _one(file: Path, tracks: Sequence[str], bars: Sequence[str]) -> Source:
+    if len(tracks) > 1 or len(bars) > 1:
+        raise Misuse("--track and --bars are given once, since there is one file")
+    return read_source(file, track=next(iter(tracks), None), bars=next(iter(bars), None))
+
+
+def _others(source: Source) -> list[Track]:
+    """The tracks of a file but the one that its melody was taken from."""
+    return [track for track in source.score.tracks if track is not source.track]
+
+
+def _draw(melodies: Sequence[Melody], png: Path | None) -> None:
+    if png is not None:
+        from ae_music.figures import rolls_figure, save_figure
+
+        save_figure(rolls_figure({melody.name: [melody] for melody in melodies}), png)
+
+
+def _say(*sources: Source) -> None:
+    """Tells on standard error what was chosen and what was done about two meters."""
+    for source in sources:
+        if source.said:
+            print(source.said, file=sys.stderr)
+    if len(sources) == 2:
+        from ae_music.grid import meter_class
+
+        a, b = (source.melody for source in sources)
+        if meter_class(a.meter) != meter_class(b.meter):
+            print(
+                f"{b.name} is in {b.meter} and {a.name} in {a.meter}: on the way, the notes of "
+                f"{b.name} keep their lengths and get the bar lines of {a.meter}",
+                file=sys.stderr,
+            )

@@ -3,12 +3,14 @@
 The rule, where nothing is asked for: the melody is the track with the highest median pitch among
 those that are not drums and hold at least a quarter as many notes as the fullest; in it, the
 skyline, the highest note that sounds (Uitdenbogerd and Zobel 1998). A change of meter begins a new
-melody, and so does a change of tempo that lasts.
+melody, and so does a change of tempo that lasts; a bar shorter than the next, in a meter of its
+own, is that one's pickup.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -24,12 +26,23 @@ SAME_TEMPO = 0.02  #: relative difference
 
 @dataclass(frozen=True)
 class Section:
-    """A stretch of a score in one meter at one tempo, in steps."""
+    """A stretch of a score in one meter at one tempo, in steps.
+
+    Attributes:
+        start: where it begins.
+        end: where it ends.
+        meter: its time signature.
+        tempo: quarter notes per minute.
+        since: where the meter begins; earlier than `start` where the tempo has changed since.
+        pickup: steps from there to the first bar line; None: not written.
+    """
 
     start: int
     end: int
     meter: Meter
     tempo: float
+    since: int = 0
+    pickup: int | None = None
 
 
 def melodies_of(
@@ -53,14 +66,20 @@ def melodies_of(
     """
     chosen = choose_track(score, track, where=where)
     notes = skyline(chosen.on_grid())
-    found = []
+    found: list[Melody] = []
+    since, given = -1, pickup
     for section in sections(score):
-        inside = (notes.start >= section.start) & (notes.start < section.end)
-        if not inside.any():
+        first, last = np.searchsorted(notes.start, (section.start, section.end))
+        if first == last:
             continue
-        mine = Notes(*(column[inside] for column in notes))
-        mine = mine._replace(end=np.minimum(mine.end, section.end))
-        found.append(_melody(mine, section, score, chosen, pickup if not found else None))
+        mine = Notes(*(column[first:last] for column in notes))
+        mine.end[-1] = min(mine.end[-1], section.end)
+        if section.since != since:
+            since = section.since
+            pickup = given if not found and given is not None else section.pickup
+            if pickup is None:
+                pickup = find_pickup(mine, section.start, section.meter.steps)
+        found.append(_melody(mine, section, score, chosen, since + pickup))
     if not found:
         raise Failure(f"{where}no melody was found, its notes lie outside of every section")
     return found
@@ -77,21 +96,25 @@ def choose_track(score: Score, wanted: str | None, *, where: str = "") -> Track:
     if not pitched:
         raise Failure(f"{where}no melody was found, there are drums only")
     if wanted is None:
+        if len(pitched) == 1:
+            return pitched[0]
         fullest = max(map(len, pitched))
         full = [track for track in pitched if 4 * len(track) >= fullest]
         return max(full, key=lambda track: float(np.median(track.pitch)))
     if wanted == "all":
         return _merged(pitched)
-    if wanted.isdigit() and 1 <= int(wanted) <= len(score.tracks):
-        track = score.tracks[int(wanted) - 1]
-        if track.is_drum:
-            raise Misuse(f"{where}track {wanted} is a drum track, which has no melody")
-        return track
-    named = [track for track in score.tracks if wanted.lower() in track.name.lower()]
-    if wanted.isdigit() or not named:
+    number = int(wanted) if wanted.isdecimal() and len(wanted) < 6 else 0
+    if 1 <= number <= len(score.tracks):
+        named = [score.tracks[number - 1]]
+    else:
+        named = [t for t in score.tracks if wanted and wanted.lower() in t.name.lower()]
+    if not named:
         names = ", ".join(f"{i} {t.name!r}" for i, t in enumerate(score.tracks[:12], start=1))
         raise Misuse(f"{where}there is no track {wanted!r}: choose from {names}, or all")
-    return named[0]
+    track = next((track for track in named if not track.is_drum), None)
+    if track is None:
+        raise Misuse(f"{where}track {wanted!r} is a drum track, which has no melody")
+    return track
 
 
 def _merged(tracks: Sequence[Track]) -> Track:
@@ -114,12 +137,13 @@ def skyline(notes: Notes) -> Notes:
     first[1:] = np.diff(notes.start[order]) > 0
     start, end, pitch, velocity = (column[order[first]] for column in notes)
     if (end[:-1] > start[1:]).any():
-        kept, until, top = [0], int(end[0]), int(pitch[0])
-        for i, (s, e, p) in enumerate(zip(start[1:], end[1:], pitch[1:], strict=True), start=1):
+        kept, until, top = [], 0, 0
+        rows = zip(start.tolist(), end.tolist(), pitch.tolist(), strict=True)
+        for i, (s, e, p) in enumerate(rows):
             if s < until - 1 and p <= top:
                 continue
             kept.append(i)
-            until, top = int(e), int(p)
+            until, top = e, p
         start, end, pitch, velocity = (c[kept] for c in (start, end, pitch, velocity))
     end = np.minimum(end, np.append(start[1:], np.iinfo(np.int64).max))
     return Notes(start, end, pitch, velocity)
@@ -127,64 +151,98 @@ def skyline(notes: Notes) -> Notes:
 
 def sections(score: Score) -> list[Section]:
     """The score cut where the meter changes, and where the tempo changes for two bars or more."""
-    length = math.ceil(score.length)
+    latest = max((float(track.start[-1]) for track in score.tracks), default=0.0)
+    length = max(math.ceil(score.length), round(latest) + 1)
     found: list[Section] = []
-    meters = list(score.meters)
-    for i, (at, meter) in enumerate(meters):
-        end = meters[i + 1].at if i + 1 < len(meters) else length
-        start, end = round(at), min(round(end), length)
-        if found and found[-1].meter == meter:
-            start = found.pop().start
-        if found and found[-1].end - found[-1].start < min(found[-1].meter.steps, meter.steps):
-            start = found.pop().start  # an upbeat that was written as a bar of its own meter
-        if end > start:
-            found.append(Section(start, end, meter if meter.steps else COMMON, 0.0))
-    return [part for whole in found for part in _by_tempo(whole, score.tempi)]
+    for at, meter in score.meters:
+        start, meter = round(at), meter if meter.steps else COMMON
+        if found:
+            before = found.pop()
+            if before.meter == meter:
+                found.append(before)
+                continue
+            if before.start < start:
+                found.append(replace(before, end=start))
+        found.append(Section(start, length, meter, 0.0, start))
+    found = _without_short_bars(found)
+    tempi = [t for i, t in enumerate(score.tempi) if i == 0 or t.value != score.tempi[i - 1].value]
+    starts = [round(t.at) for t in tempi]
+    return [part for whole in found for part in _by_tempo(whole, tempi, starts)]
 
 
-def _by_tempo(section: Section, tempi: Sequence[Change]) -> list[Section]:
+def _without_short_bars(found: list[Section]) -> list[Section]:
+    """A bar that is shorter than its neighbour's, in a meter of its own, joins it.
+
+    That is how a pickup is written as a bar, and at the end the bar that it was taken from.
+    """
+    rows: list[Section] = []
+    for section in found:
+        if rows and _is_short_bar(rows[-1], section.meter):
+            before = rows.pop()
+            section = replace(
+                section,
+                start=before.start,
+                since=before.start,
+                pickup=section.start - before.start,
+            )
+        rows.append(section)
+    if len(rows) > 1 and _is_short_bar(rows[-1], rows[-2].meter):
+        end = rows.pop().end
+        rows[-1] = replace(rows[-1], end=end)
+    return rows
+
+
+def _is_short_bar(section: Section, neighbour: Meter) -> bool:
+    length = section.end - section.start
+    return length <= section.meter.steps and length < neighbour.steps
+
+
+def _by_tempo(section: Section, tempi: Sequence[Change], starts: Sequence[int]) -> list[Section]:
     least = LASTING * section.meter.steps
-    starts = [section.start, *(round(t.at) for t in tempi if section.start < t.at < section.end)]
-    ends = [*starts[1:], section.end]
-    pieces: list[list[tuple[int, int, float]]] = [[]]
-    for start, end in zip(starts, ends, strict=True):
-        tempo = [t.value for t in tempi if t.at <= start][-1]
-        before = pieces[-1]
-        so_far = sum(e - s for s, e, _ in before)
-        new = before and abs(tempo / _mean_tempo(before) - 1) > SAME_TEMPO
-        if new and so_far >= least and end - start >= least:
+    first = max(bisect_right(starts, section.start) - 1, 0)
+    last = bisect_left(starts, section.end)
+    edges = [section.start, *starts[first + 1 : last], section.end]
+    pieces: list[list[tuple[int, float]]] = [[]]  # of one section each: steps and tempo
+    steps = times = 0.0
+    for start, end, change in zip(edges[:-1], edges[1:], tempi[first:last], strict=True):
+        if start == end:
+            continue
+        new = steps >= least and abs(change.value * times / steps - 1) > SAME_TEMPO
+        if new and end - start >= least:
             pieces.append([])
-        pieces[-1].append((start, end, tempo))
-    return [
-        replace(section, start=p[0][0], end=p[-1][1], tempo=_mean_tempo(p)) for p in pieces if p
-    ]
+            steps = times = 0.0
+        pieces[-1].append((end - start, change.value))
+        steps, times = steps + end - start, times + (end - start) / change.value
+    parts, at = [], section.start
+    for piece in pieces:
+        end = at + sum(steps for steps, _ in piece)
+        parts.append(replace(section, start=at, end=end, tempo=_mean_tempo(piece)))
+        at = end
+    return parts
 
 
-def _mean_tempo(pieces: Sequence[tuple[int, int, float]]) -> float:
-    """Steps per time, over pieces of `(start, end, tempo)`."""
-    steps = sum(max(end - start, 1) for start, end, _ in pieces)
-    return steps / sum(max(end - start, 1) / tempo for start, end, tempo in pieces)
+def _mean_tempo(piece: Sequence[tuple[int, float]]) -> float:
+    """Steps per time, over pairs of steps and tempo."""
+    if len(piece) == 1:
+        return piece[0][1]
+    return sum(steps for steps, _ in piece) / sum(steps / tempo for steps, tempo in piece)
 
 
-def _melody(
-    notes: Notes, section: Section, score: Score, track: Track, pickup: int | None
-) -> Melody:
+def _melody(notes: Notes, section: Section, score: Score, track: Track, bar_line: int) -> Melody:
     bar = section.meter.steps
-    if pickup is None:
-        pickup = find_pickup(notes, section.start, bar)
-    origin = section.start + pickup % bar - (bar if pickup % bar else 0)
+    origin = section.start - (section.start - bar_line) % bar
     if origin + bar <= notes.start[0] < section.start + bar:
         origin += bar  # the first bar would be empty but for what a pickup fills up
     shifted = notes._replace(start=notes.start - origin, end=notes.end - origin)
     length = bar * math.ceil(int(shifted.end[-1]) / bar)
     steps, velocities = write_steps(shifted, length)
-    keys = [key.value for key in score.keys if round(key.at) <= section.start] or [None]
+    key = next((k.value for k in reversed(score.keys) if round(k.at) <= section.start), None)
     return Melody(
         steps,
         velocities,
         section.meter,
         section.tempo,
-        keys[-1],
+        key,
         track.program,
         track.name or score.title,
         origin,

@@ -9,6 +9,7 @@ Axes: B windows, T steps.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -264,3 +265,54 @@ def speed(model: Model, *, num: int = 2000) -> float:
         model.decode_tensor(z, labels)
         best = max(best, num / (time.perf_counter() - began))
     return best
+
+
+#: What the paper reports, where it reports the same (tables 1 and 2; 28 million melodies, GPUs).
+PAPER = {
+    2: {"accuracy_teacher_forced": 0.986, "accuracy_sampled": 0.951},
+    16: {"accuracy_teacher_forced": 0.919, "accuracy_sampled": 0.812},
+}
+
+
+def table(report: Mapping[str, Any], *, bars: int) -> Iterator[str]:
+    """A report as people read it, with the paper's numbers where there are any."""
+    paper = PAPER.get(bars, {})
+    yield (
+        f"{report['model']} on {report['num_windows']:,} windows of {report['num_tunes']} tunes of "
+        f"{report['data']}, held out {report['held_out']}"
+    )
+    for key, words in WORDS.items():
+        if key in report:
+            beside = f"   (MusicVAE {paper[key]:.3f})" if key in paper else ""
+            yield f"  {words:54} {report[key]:8.3f}{beside}"
+    walk = report["interpolation"]
+    yield f"  {'steps of ' + str(walk['num_pairs']) + ' interpolations that do not turn back':54} " + (
+        f"{walk['monotone_steps']:8.3f}   (data-space mix {walk['monotone_steps_mix']:.3f})"
+    )
+    drawn = report["samples"]
+    yield f"{drawn['num']:,} samples of the prior against the corpus, total variation"
+    for key, words in SAMPLE_WORDS.items():
+        yield f"  {words:54} {drawn[key]:8.3f}"
+    yield "attributes of held-out windows, +2 along their directions"
+    for name, row in report["shift"].items():
+        yield (
+            f"  {name:18} raised in {row['raised']:.0%}, {row['before']:.3f} -> {row['after']:.3f}, "
+            f"{row['hamming']:.0%} of steps changed"
+        )
+    yield f"decoded: {report['decoded_per_second']:,.0f} melodies a second"
+
+
+WORDS = {
+    "rate": "rate, nats",
+    "distortion": "distortion, nats",
+    "accuracy_teacher_forced": "next step, after the right ones",
+    "accuracy_sampled": "reconstruction, z and notes drawn at temperature 1",
+    "accuracy_mean": "reconstruction, posterior mean, most likely notes",
+    "exact": "windows that this gives back whole",
+}
+SAMPLE_WORDS = {
+    "density_tv": "notes in a window",
+    "pitch_class_tv": "pitch classes",
+    "interval_tv": "intervals",
+    "copies": "share that are copies of training windows",
+}

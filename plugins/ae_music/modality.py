@@ -1,7 +1,7 @@
 """Melodies as a data type: MIDI files of any length, cut into windows of whole bars.
 
-An item is a `pretty_midi.PrettyMIDI`, or a `Melody`, which is what `read` gives since it is lighter.
-Its tensor is `(T,)`, a value per sixteenth; shorter meters leave the end of a window masked.
+An item is a `pretty_midi.PrettyMIDI`, or a `Melody`, which is lighter and therefore what `read`
+gives. Its tensor is `(T,)`, a value per sixteenth; shorter meters leave the end of a window masked.
 
 Axes: B windows, T steps.
 """
@@ -85,13 +85,11 @@ class Melodies(Modality):
         return self.parts(item)[0]
 
     def parts(self, item: Any) -> list[Example]:
-        return self._windows(melody_of(item), hop=self.bars)
+        return self._examples(melody_of(item), hop=self.bars)
 
     def examples(self, item: Any) -> list[Example]:
         """A window from every bar on; of several that are the same, and of silence, none."""
-        rows = self._windows(melody_of(item), hop=1)
-        different = {row.y.numpy().tobytes(): row for row in rows}
-        return [row for row in different.values() if bool((row.y >= FIRST).any())]
+        return self._examples(melody_of(item), hop=1, different=True)
 
     def from_tensor(
         self, y: Tensor, *, like: Any = None, labels: Mapping[str, float] | None = None
@@ -140,9 +138,17 @@ class Melodies(Modality):
         return made.transposed(-12 * octaves_off(like))
 
     def align(self, a: Any, b: Any) -> tuple[Melody, Melody]:
-        """Where a model knows their meters as two, b's bar lines are drawn anew in that of a."""
+        """Bar by bar: where models know their meters as two, b's bar lines are drawn anew in a's.
+
+        Where only one begins with a pickup, the other waits for a bar.
+        """
         first, second = melody_of(a), melody_of(b)
-        return first, rebarred(second, first)
+        second = rebarred(second, first)
+        if has_pickup(first) and not has_pickup(second):
+            second = delayed(second)
+        elif has_pickup(second) and not has_pickup(first):
+            first = delayed(first)
+        return first, second
 
     def mask(self, labels: Mapping[str, Tensor], num: int) -> Tensor | None:
         bars = torch.tensor([meter.steps for meter in METERS])
@@ -190,13 +196,14 @@ class Melodies(Modality):
         melodies = {name: [melody_of(item) for item in items] for name, items in rows.items()}
         save_figure(rolls_figure(melodies), path)
 
-    def _windows(self, melody: Melody, *, hop: int) -> list[Example]:
+    def _examples(
+        self, melody: Melody, *, hop: int, different: bool = False
+    ) -> list[Example]:
         labels = {"meter": meter_class(melody.meter)}
-        moved = melody.transposed(12 * octaves_off(melody))
-        return [
-            Example(torch.from_numpy(steps), labels, "")
-            for steps in windows(moved, self.bars, hop=hop)
-        ]
+        rows = windows(melody.transposed(12 * octaves_off(melody)), self.bars, hop=hop)
+        if different:
+            rows = [row for row in {row.tobytes(): row for row in rows}.values() if row.max() > 1]
+        return [Example(torch.from_numpy(row), labels, "") for row in rows]
 
 
 def melody_of(item: Any, *, track: str | None = None) -> Melody:
@@ -218,7 +225,7 @@ def octaves_off(melody: Melody) -> int:
     pitches = melody.pitches
     if not len(pitches):
         return 0
-    median = int(np.median(pitches))
+    median = int(np.sort(pitches)[len(pitches) // 2])
     low, high = REGISTER
     up = -(-(low - median) // 12) if median < low else 0
     down = -(-(median - high) // 12) if median > high else 0
@@ -232,6 +239,24 @@ def rebarred(melody: Melody, like: Melody) -> Melody:
     meter = like.meter if like.meter in ALIKE else COMMON
     bar = meter.steps
     return replace(melody, meter=meter).padded(bar * math.ceil(len(melody) / bar))
+
+
+def has_pickup(melody: Melody) -> bool:
+    """Whether the first bar holds no more than an upbeat."""
+    bar = melody.meter.steps
+    begins = np.flatnonzero(melody.steps >= FIRST)
+    return melody.num_bars > 1 and len(begins) > 0 and int(begins[0]) >= bar / 2
+
+
+def delayed(melody: Melody) -> Melody:
+    """A melody after a bar of silence."""
+    bar = np.zeros(melody.meter.steps, np.uint8)
+    return replace(
+        melody,
+        steps=np.concatenate([bar, melody.steps]),
+        velocities=np.concatenate([bar, melody.velocities]),
+        start=melody.start - len(bar),
+    )
 
 
 def _loudness(steps: np.ndarray, like: Melody | None) -> np.ndarray:

@@ -24,13 +24,13 @@ def melody_2bar() -> Recipe:
             "data": {"name": "folk-tunes"},
             "modality": {"name": "melody", "bars": 2, **KEYS},
             "condition": ["meter"],
-            "encoder": {"name": "transformer", "width": 192, "layers": 2, **STRIDE},
+            "encoder": {"name": "transformer", "width": 128, "layers": 2, **STRIDE},
             "bottleneck": {"name": "gaussian", "z_dim": 8, "spatial": True},
             "prior": {"name": "flow"},
-            "decoder": {"name": "transformer", "width": 192, "layers": 2, **STRIDE},
+            "decoder": {"name": "transformer", "width": 128, "layers": 2, **STRIDE},
             "likelihood": {"name": "categorical"},
-            "objective": {"name": "elbo", "warmup": 0.5},
-            "train": {"epochs": 20, "batch_size": 128, "lr": 1.5e-3, "clip": 50.0},
+            "objective": {"name": "elbo", "beta": 0.15, "warmup": 0.3},
+            "train": {"epochs": 20, "batch_size": 64, "lr": 2e-3, "clip": 50.0},
         }
     )
 

@@ -1,11 +1,15 @@
 """What a file or a `pretty_midi.PrettyMIDI` holds, as arrays: tracks of notes, meters, tempi, keys.
 
-Files are read by symusic, which is quick, after a look at their outermost form; a hostile one is
-refused with a sentence before it can cost time or memory.
+Files are read by symusic, which is quick and believes every byte. So it is never given a file as
+it is, but its tracks in a new frame; and where a glance finds what symusic would misread, they are
+gone through event by event first. A hostile file is refused with a sentence before it costs time
+or memory.
 """
 
 from __future__ import annotations
 
+import re
+import stat
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,9 +27,20 @@ if TYPE_CHECKING:
 MAX_BYTES = 16 << 20
 MAX_STEPS = 1 << 17  #: 8,192 bars of 4/4, four and a half hours at 120
 MAX_NOTES = 1_000_000
+MAX_TRACKS = 1024  #: and as many instruments
+MAX_CHANGES = 1 << 16  #: of meter, tempo and key
+MAX_SECONDS = 1e6  #: of an object, whose times are in seconds
+MAX_TICKS = 2**31 - 1  #: symusic counts on from below 0
+LARGE = 1 << 16  #: bytes from which a file is gone through event by event
+LONG_NAME = 1024  #: bytes of a track's name; symusic copies it for each of its instruments
 MIDI = (".mid", ".midi", ".kar")
 NOTATION = (".abc", ".musicxml", ".mxl", ".xml", ".krn")  #: what music21 reads, an extra
 TEMPI = 10.0, 1000.0  #: quarter notes per minute that are believed
+
+TEXT, TRACK_NAME, END_OF_TRACK, METER = 0x01, 0x03, 0x2F, 0x58  #: kinds of meta events
+META_SIZES = {0x51: 3, METER: 4, 0x59: 2}  #: bytes of those that are read as numbers
+STRANGE_METER = re.compile(rb"\xff\x58\x04.[\x08-\xff]", re.DOTALL)
+HIGH = b"0" * 128 + b"1" * 128  #: for each byte, whether it is at least 128
 
 
 @dataclass(frozen=True)
@@ -93,24 +108,38 @@ def read_score(path: Path) -> Score:
 
         return _parse(to_midi(path), path)
     try:
-        if path.stat().st_size > MAX_BYTES:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise Misuse(f"{path}: is a folder, not a file")
+        if not stat.S_ISREG(status.st_mode):
+            raise Misuse(f"{path}: is a device or a pipe, not a file")
+        if status.st_size > MAX_BYTES:
             raise Failure(f"{path}: is larger than {MAX_BYTES >> 20} MB, which no tune is")
-        return _parse(path.read_bytes(), path)
+        data = path.read_bytes()
     except FileNotFoundError:
         raise Misuse(f"{path}: there is no such file") from None
-    except IsADirectoryError:
-        raise Misuse(f"{path}: is a folder, not a file") from None
+    except OSError as error:
+        raise Failure(f"{path}: cannot be read ({error.strerror})") from None
+    return _parse(data, path)
 
 
 def _parse(data: bytes, path: Path) -> Score:
     import symusic
 
-    quarter = check_form(data, path)
+    form = _form(data, path)
+    framed = form.framed()
+    if _is_odd(framed):
+        framed = form.repaired(path).framed()
     try:
-        score = symusic.Score.from_midi(data)
+        score = symusic.Score.from_midi(framed)
     except Exception as error:  # whatever the parser raises
+        form.repaired(path)  # says it better, if it also finds something
         raise Failure(f"{path}: is cut short or broken ({_first_line(error)})") from error
-    scale = STEPS_PER_QUARTER / quarter
+    if len(score.tracks) > MAX_TRACKS:
+        raise Failure(f"{path}: has more than {MAX_TRACKS:,} instruments")
+    if sum(map(len, (score.time_signatures, score.tempos, score.key_signatures))) > MAX_CHANGES:
+        raise Failure(f"{path}: has more than {MAX_CHANGES:,} changes of meter, tempo and key")
+    scale = STEPS_PER_QUARTER / form.division
 
     tracks = []
     for track in score.tracks:
@@ -128,6 +157,8 @@ def _parse(data: bytes, path: Path) -> Score:
                     *(column[order] for column in columns),
                 )
             )
+    if not tracks and (num := form.repaired(path).num_onsets):
+        raise Failure(f"{path}: has no notes, none of the {num:,} that begin ever ends")
     meters = [Change(m.time * scale, (m.numerator, m.denominator)) for m in score.time_signatures]
     tempi = [Change(t.time * scale, float(t.qpm)) for t in score.tempos]
     keys = [Change(k.time * scale, _key_number(k.key, k.tonality)) for k in score.key_signatures]
@@ -140,35 +171,159 @@ def score_of(midi: PrettyMIDI) -> Score:
     Raises:
         Failure: it holds what no melody can be made of.
     """
-    scale = STEPS_PER_QUARTER / midi.resolution
+    where, scale = "the PrettyMIDI object: ", STEPS_PER_QUARTER / midi.resolution
+
+    def steps(seconds: float) -> float:
+        if not 0 <= seconds <= MAX_SECONDS:
+            raise Failure(f"{where}has a note, meter, tempo or key at {seconds:.6g} seconds")
+        return scale * midi.time_to_tick(seconds)
+
     tracks = []
     for instrument in midi.instruments:
         notes = sorted(instrument.notes, key=lambda note: (note.start, note.pitch))
-        if not notes:
-            continue
-        if min(note.start for note in notes) < 0:
-            raise Failure("the PrettyMIDI object: has a note that begins before time 0")
-        columns = [
-            np.array([scale * midi.time_to_tick(note.start) for note in notes]),
-            np.array([scale * midi.time_to_tick(note.end) for note in notes]),
-            np.array([note.pitch for note in notes]),
-            np.array([note.velocity for note in notes]),
-        ]
-        tracks.append(
-            Track(_printable(instrument.name), instrument.program, instrument.is_drum, *columns)
-        )
+        strange = [note.pitch for note in notes if not 0 <= note.pitch <= 127]
+        if strange:
+            raise Failure(f"{where}has a note of pitch {strange[0]}, and MIDI knows 0 to 127")
+        if notes:
+            columns = (
+                np.array([steps(note.start) for note in notes]),
+                np.array([steps(note.end) for note in notes]),
+                np.array([note.pitch for note in notes]),
+                np.array([min(max(note.velocity, 1), 127) for note in notes]),
+            )
+            program = int(instrument.program) & 127
+            tracks.append(Track(_printable(instrument.name), program, instrument.is_drum, *columns))
     meters = [
-        Change(scale * midi.time_to_tick(m.time), (m.numerator, m.denominator))
-        for m in midi.time_signature_changes
+        Change(steps(m.time), (m.numerator, m.denominator)) for m in midi.time_signature_changes
     ]
-    times, values = midi.get_tempo_changes()
     tempi = [
-        Change(scale * midi.time_to_tick(t), float(v)) for t, v in zip(times, values, strict=True)
+        Change(steps(at), float(value)) for at, value in zip(*midi.get_tempo_changes(), strict=True)
     ]
-    keys = [
-        Change(scale * midi.time_to_tick(k.time), k.key_number) for k in midi.key_signature_changes
-    ]
-    return _checked(tracks, meters, tempi, keys, where="the PrettyMIDI object: ")
+    keys = [Change(steps(k.time), k.key_number) for k in midi.key_signature_changes]
+    return _checked(tracks, meters, tempi, keys, where=where)
+
+
+class _Form(NamedTuple):
+    """What a MIDI file's frame holds: ticks per quarter note, and tracks, each a row of events."""
+
+    division: int
+    tracks: list[bytes]
+    num_onsets: int = 0  #: where the events have been gone through
+
+    def framed(self) -> bytes:
+        """A MIDI file. symusic reads a few bytes beyond a track's end, so there are some."""
+        head = struct.pack(">4sIHHH", b"MThd", 6, 1, len(self.tracks), self.division)
+        chunks = (struct.pack(">4sI", b"MTrk", len(t)) + t for t in self.tracks)
+        return head + b"".join(chunks) + bytes(16)
+
+    def repaired(self, path: Path) -> _Form:
+        """The same, with what symusic misreads made harmless.
+
+        Raises:
+            Failure: there is something in it that is no event; or there is too much of it.
+        """
+        tracks, instruments, num_onsets = [], 0, 0
+        for number, track in enumerate(self.tracks, start=1):
+            where = f"{path}: is broken, in track {number} "
+            events = _Events(track)
+            try:
+                events.run()
+            except IndexError:
+                raise Failure(f"{where}an event reaches beyond the track's end") from None
+            except ValueError as error:
+                raise Failure(f"{where}{error}") from None
+            tracks.append(bytes(events.fixed))
+            instruments += len(events.instruments)
+            num_onsets += events.num_onsets
+            if events.ticks > MAX_TICKS:
+                raise Failure(f"{path}: lasts {events.ticks / self.division:,.0f} quarter notes")
+            if instruments > MAX_TRACKS:
+                raise Failure(f"{path}: has more than {MAX_TRACKS:,} instruments")
+            if num_onsets > MAX_NOTES:
+                raise Failure(f"{path}: has more than {MAX_NOTES:,} notes")
+        return _Form(self.division, tracks, num_onsets)
+
+
+class _Events:
+    """The events of one track, gone through slowly.
+
+    What symusic would misread becomes a text, which it passes over: meta events of a wrong size, of
+    which it takes the bytes after them; a meter whose denominator overflows; a name so long that a
+    copy for each instrument would fill the memory. A packet of system-exclusive bytes becomes a
+    message of them, since symusic takes what is in it for events.
+    """
+
+    def __init__(self, track: bytes):
+        self.track, self.fixed = track, bytearray(track)
+        self.at = self.ticks = self.num_onsets = 0
+        self.instruments: set[tuple[int, int]] = set()
+
+    def quantity(self) -> int:
+        """A number of one to four bytes, the last of which is below 128."""
+        value = 0
+        for _ in range(4):
+            byte = self.track[self.at]
+            self.at += 1
+            value = value << 7 | byte & 127
+            if byte < 128:
+                break
+        return value
+
+    def run(self) -> None:
+        """Goes to the end.
+
+        Raises:
+            IndexError: an event is cut off.
+            ValueError: there is no event where one must be; the sentence goes on from "there".
+        """
+        track, status, programs = self.track, 0, [0] * 16
+        while self.at < len(track):
+            self.ticks += self.quantity()
+            first = track[self.at]
+            if first == 0xFF:
+                if not self.meta():
+                    return
+            elif first in (0xF0, 0xF7):
+                self.fixed[self.at] = 0xF0
+                self.at += 1
+                self.skip(self.quantity())
+                status = 0
+            elif first > 0xF0:
+                raise ValueError(f"there is an event of kind 0x{first:x}, which no file may hold")
+            else:
+                if first >= 128:
+                    status, self.at = first, self.at + 1
+                elif not status:
+                    raise ValueError("there is data where an event must begin")
+                kind, channel = status >> 4, status & 15
+                data = track[self.at : self.at + (1 if kind in (0xC, 0xD) else 2)]
+                self.skip(1 if kind in (0xC, 0xD) else 2)
+                if max(data) > 127:
+                    raise ValueError(f"there is a value of {max(data)}, and MIDI knows 0 to 127")
+                if kind == 0xC:
+                    programs[channel] = data[0]
+                elif kind == 0x9 and data[1]:
+                    self.instruments.add((channel, programs[channel]))
+                    self.num_onsets += 1
+
+    def meta(self) -> bool:
+        """Passes over a meta event; returns whether the track goes on."""
+        kind_at = self.at + 1
+        kind = self.track[kind_at]
+        self.at += 2
+        size_at, size = self.at, self.quantity()
+        data = self.track[self.at : self.at + 2]
+        self.skip(size)
+        right = META_SIZES.get(kind, size)
+        strange = kind in META_SIZES and not self.track[size_at] == size == right
+        if strange or (kind == METER and data[1] > 7) or (kind == TRACK_NAME and size > LONG_NAME):
+            self.fixed[kind_at] = TEXT
+        return kind != END_OF_TRACK
+
+    def skip(self, size: int) -> None:
+        self.at += size
+        if self.at > len(self.track):
+            raise IndexError
 
 
 def check_form(data: bytes, path: Path) -> int:
@@ -180,10 +335,14 @@ def check_form(data: bytes, path: Path) -> int:
     Raises:
         Failure: it is no MIDI file, or of a kind that holds no bars.
     """
+    return _form(data, path).division
+
+
+def _form(data: bytes, path: Path) -> _Form:
     if not data:
         raise Failure(f"{path}: is empty")
-    if data[:4] == b"RIFF" and b"MThd" in data[:32]:
-        data = data[data.index(b"MThd") :]
+    if data[:4] == b"RIFF" and (at := data.find(b"MThd", 0, 4096)) >= 4:
+        data = data[at : at + int.from_bytes(data[at - 4 : at], "little")]
     if data[:4] != b"MThd":
         raise Failure(f"{path}: is not a MIDI file, it does not begin with 'MThd'")
     if len(data) < 14:
@@ -199,18 +358,47 @@ def check_form(data: bytes, path: Path) -> int:
         raise Failure(f"{path}: is timed in SMPTE frames instead of beats, so it has no bars")
     if division == 0:
         raise Failure(f"{path}: has 0 ticks per quarter note")
-    at, found = 8 + length, 0
+    tracks: list[bytes] = []
+    at = 8 + length
     while at + 8 <= len(data):
         name, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "big")
-        if at + 8 + size > len(data):
-            raise Failure(
-                f"{path}: is cut short, track {found + 1} misses {at + 8 + size - len(data)} bytes"
-            )
-        found += name == b"MTrk"
-        at += 8 + size
-    if not found:
+        at += 8
+        if at + size > len(data):
+            if name != b"MTrk" or len(tracks) >= num_tracks:
+                break
+            missing = at + size - len(data)
+            raise Failure(f"{path}: is cut short, track {len(tracks) + 1} misses {missing:,} bytes")
+        if name == b"MTrk":
+            tracks.append(data[at : at + size])
+        at += size
+    if len(tracks) < num_tracks:
+        raise Failure(
+            f"{path}: is cut short or broken, it has {len(tracks)} of {num_tracks} tracks"
+        )
+    if not tracks:
         raise Failure(f"{path}: has no tracks")
-    return division
+    if len(tracks) > MAX_TRACKS:
+        raise Failure(f"{path}: has more than {MAX_TRACKS:,} tracks")
+    return _Form(division, tracks)
+
+
+def _is_odd(data: bytes) -> bool:
+    """Whether there may be something in a MIDI file that symusic misreads.
+
+    That is: times that may overflow, for which there must be a number of four bytes, 512 of three
+    or a large file; system-exclusive bytes; meta events of a wrong size, which may also be bytes
+    that only look like one; a denominator above 128.
+    """
+    if len(data) > LARGE or b"\xf0" in data or b"\xf7" in data:
+        return True
+    high = data.translate(HIGH)
+    if b"111" in high or high.count(b"11") >= 512:
+        return True
+    for kind, size in META_SIZES.items():
+        name = bytes([0xFF, kind])
+        if data.count(name) != data.count(name + bytes([size])):
+            return True
+    return STRANGE_METER.search(data) is not None
 
 
 def _checked(
@@ -236,10 +424,11 @@ def _checked(
         )
     if any(float((track.end - track.start).min()) < 0 for track in tracks):
         raise Failure(f"{where}has a note that ends before it begins")
-    good = [m for m in meters if m.value[0] > 0 and m.value[1] > 0 and m.at <= longest]
-    believed = [t for t in tempi if TEMPI[0] <= t.value <= TEMPI[1] and t.at <= longest]
-    if tempi and not believed:
-        raise Failure(f"{where}has a tempo of {tempi[0].value:.3g} quarter notes per minute")
+    good = [m for m in meters if _is_meter(*m.value) and m.at <= longest]
+    heard = [t for t in tempi if t.at <= longest]
+    believed = [t for t in heard if TEMPI[0] <= t.value <= TEMPI[1]]
+    if heard and not believed:
+        raise Failure(f"{where}has a tempo of {heard[0].value:.3g} quarter notes per minute")
     names = [track.name for track in tracks if track.name]
     return Score(
         tracks,
@@ -259,16 +448,22 @@ def _from_zero(changes: list[Change], default: Any) -> list[Change]:
     return rows
 
 
+def _is_meter(numerator: int, denominator: int) -> bool:
+    return 0 < numerator < 256 and denominator in (1, 2, 4, 8, 16, 32, 64, 128)
+
+
 def _key_number(sharps: int, tonality: int) -> int:
     """Sharps (or, negative, flats) and mode to pretty_midi's number of a key; -1: none."""
-    if not -7 <= sharps <= 7:
+    if not -7 <= sharps <= 7 or tonality not in (0, 1):
         return -1
     major = sharps * 7 % 12
     return (major + 9) % 12 + 12 if tonality else major
 
 
 def _printable(name: str) -> str:
-    return "".join(letter for letter in name if letter.isprintable()).strip()[:60]
+    if not name.isprintable():
+        name = "".join(letter for letter in name[:LONG_NAME] if letter.isprintable())
+    return name.strip()[:60]
 
 
 def _first_line(error: Exception) -> str:

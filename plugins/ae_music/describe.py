@@ -1,0 +1,90 @@
+"""What a file holds, in words: its tracks, its sections, and which melody would be taken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pretty_midi
+
+from ae_music.extract import choose_track, melodies_of
+from ae_music.grid import ALIKE, METERS, meter_class
+from ae_music.modality import has_pickup, octaves_off
+from ae_music.score import read_score
+
+
+def describe(path: Path, *, track: str | None = None) -> dict[str, Any]:
+    """A report on a file.
+
+    Raises:
+        Misuse: there is no such file or track.
+        Failure: the file cannot be understood, or has no melody.
+    """
+    score = read_score(path)
+    chosen = choose_track(score, track, where=f"{path}: ")
+    tracks = [
+        {
+            "number": number,
+            "name": each.name,
+            "instrument": "drums"
+            if each.is_drum
+            else pretty_midi.program_to_instrument_name(each.program),
+            "notes": len(each),
+            "lowest": _note(each.pitch.min()),
+            "highest": _note(each.pitch.max()),
+            "melody": each is chosen or track == "all",
+        }
+        for number, each in enumerate(score.tracks, start=1)
+    ]
+    sections, before = [], 0
+    for melody in melodies_of(score, track=track, where=f"{path}: "):
+        sections.append(
+            {
+                "bars": f"{before + 1}:{before + melody.num_bars}",
+                "meter": str(melody.meter),
+                "model_meter": str(METERS[meter_class(melody.meter)]),
+                "known": melody.meter in ALIKE,
+                "tempo": round(melody.tempo, 2),
+                "key": None
+                if melody.key is None
+                else pretty_midi.key_number_to_key_name(melody.key),
+                "pickup": has_pickup(melody),
+                "notes": melody.num_notes,
+                "octaves": octaves_off(melody),
+                "opening": " ".join(_note(pitch) for pitch in melody.pitches[:8]),
+            }
+        )
+        before += melody.num_bars
+    return {"file": str(path), "title": score.title, "tracks": tracks, "sections": sections}
+
+
+def lines(report: Mapping[str, Any]) -> Iterator[str]:
+    """A report as people read it."""
+    title = f": {report['title']}" if report["title"] else ""
+    yield f"{report['file']}{title}"
+    for track in report["tracks"]:
+        mark = "*" if track["melody"] else " "
+        span = f"{track['lowest']} to {track['highest']}"
+        name = f"{track['name']}, " if track["name"] else ""
+        yield (
+            f"{mark} track {track['number']}: {name}{track['instrument']}, {track['notes']} notes, "
+            f"{span}"
+        )
+    yield "the melody is the skyline of what is marked *, its highest note at any moment:"
+    for section in report["sections"]:
+        key = f", {section['key']}" if section["key"] else ""
+        pickup = ", the first is a pickup" if section["pickup"] else ""
+        yield (
+            f"  bars {section['bars']}{pickup}, in {section['meter']}, {section['tempo']:g} quarter "
+            f"notes a minute{key}, {section['notes']} notes: {section['opening']} …"
+        )
+        if not section["known"]:
+            yield f"    models bar {section['meter']} as {section['model_meter']}"
+        if section["octaves"]:
+            moved = f"{abs(section['octaves'])} octaves {'up' if section['octaves'] > 0 else 'down'}"
+            yield f"    models see it {moved}, and what they make of it is moved back"
+
+
+def _note(pitch: Any) -> str:
+    return str(pretty_midi.note_number_to_name(int(pitch)))

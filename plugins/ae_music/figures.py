@@ -1,0 +1,238 @@
+"""Pictures for people: piano rolls, and the way from one melody to another."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+
+from ae_music.grid import Melody, read_steps
+from ae_toolkit import Misuse
+from ae_toolkit.checkpoint import writing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+#: From A to B, which stay apart in the common kinds of colour blindness: blue, plum, orange.
+BLEND = LinearSegmentedColormap.from_list("blend", ("#2b6cb0", "#8b5c9e", "#c9607a", "#df7d1f"))
+
+#: Of rows and lines: those of A and B, a green, a grey.
+COLOURS = ("#2b6cb0", "#df7d1f", "#3a8f76", "#7a7f87")
+
+INK, BAR_LINE, LINE = "#33373d", "#b4b8be", "#e6e8eb"
+
+STYLE = {
+    "font.family": "serif",
+    "font.serif": ["STIXGeneral", "DejaVu Serif"],
+    "mathtext.fontset": "stix",
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.linewidth": 0.6,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+}
+
+DPI = 200
+
+WIDTH = 10.0  #: inches, of the widest figure
+BARS_ACROSS = 20  #: of one row of panels side by side
+MINIATURES, BARS_IN_MINIATURE = 12, 66  #: of one row of small rolls
+LINE_HEIGHT = 0.12  #: inches between the names of two notes, at least
+
+SCALE = (0, 2, 4, 5, 7, 9, 11)
+SHARPS = ("C", "C♯", "D", "D♯", "E", "F", "F♯", "G", "G♯", "A", "A♯", "B")
+FLATS = ("C", "D♭", "D", "E♭", "E", "F", "G♭", "G", "A♭", "A", "B♭", "B")
+WITH_FLATS = {5, 10, 3, 8, 1}  #: the major keys that are written with flats
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a figure whole or not at all, in the format of its ending.
+
+    Raises:
+        Misuse: its ending is of no format that figures have.
+        Failure: the place cannot be written.
+    """
+    known = figure.canvas.get_supported_filetypes()
+    if path.suffix.lower().removeprefix(".") not in known:
+        raise Misuse(f"{path}: choose a name that ends in .png, .svg or .pdf")
+    with rc_context(STYLE), writing(path) as temporary:
+        figure.savefig(temporary, dpi=DPI, bbox_inches="tight", pad_inches=0.04)
+
+
+def rolls_figure(rows: Mapping[str, Sequence[Melody]]) -> Figure:
+    """Named rows of small piano rolls; of a long row, as many as can be told apart.
+
+    Args:
+        rows: name -> melodies.
+    """
+    longest = max(melody.num_bars for row in rows.values() for melody in row)
+    most = max(map(len, rows.values())), MINIATURES, BARS_IN_MINIATURE // max(longest, 1)
+    columns = max(min(most), 1)
+    shown = [list(row)[:columns] for row in rows.values()]
+    low, high = _range(melody for row in shown for melody in row)
+    pitches = _pitches(low, high, height=0.8, key=None)
+    with rc_context(STYLE):
+        size = min(0.6 + 0.5 * longest * columns, WIDTH), 0.9 * len(shown) + 0.1
+        figure = Figure(figsize=size, layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.03, h_pad=0.04, wspace=0.02, hspace=0.02)
+        grid = figure.subplots(len(shown), columns, squeeze=False, sharex=True, sharey=True)
+        for panels, name, row, colour in zip(
+            grid, rows, shown, _cycle(COLOURS, len(shown)), strict=True
+        ):
+            for panel in panels[len(row) :]:
+                panel.set_visible(False)
+            for panel, melody in zip(panels, row, strict=False):
+                draw_roll(panel, melody, colour, low=low, high=high, pitches=pitches)
+                panel.set_xticks([])
+            panels[0].set_ylabel(name, fontsize=9)
+        grid[0, 0].set_xlim(0, max(len(melody) for row in shown for melody in row))
+    return figure
+
+
+def blend_figure(steps: Sequence[Melody], *, names: tuple[str, str]) -> Figure:
+    """The way from A to B: short melodies side by side, long ones below each other.
+
+    Args:
+        steps: A, what lies between at equal distances, B.
+        names: of A and B.
+    """
+    num, longest = len(steps), max(melody.num_bars for melody in steps)
+    rows = math.ceil(num / max(BARS_ACROSS // max(longest, 1), 1))
+    columns = math.ceil(num / rows)
+    height = max(2.5 / rows, 1.6 if columns > 1 else 0.85)
+    low, high = _range(steps)
+    pitches = _pitches(low, high, height=height, key=steps[0].key)
+    length = max(map(len, steps))
+    with rc_context(STYLE):
+        width = min(0.6 + 0.75 * longest * columns, WIDTH)
+        figure = Figure(figsize=(width, (height + 0.25) * rows + 0.3), layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.02, hspace=0.02)
+        panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+        for panel in panels[num:]:
+            panel.set_visible(False)
+        across = (width - 0.5) / columns
+        for i, (panel, melody) in enumerate(zip(panels, steps, strict=False)):
+            share = i / max(num - 1, 1)
+            draw_roll(panel, melody, BLEND(share), low=low, high=high, pitches=pitches)
+            title = f"{100 * share:.3g}%"
+            if i in (0, num - 1):
+                title = f"{'B' if i else 'A'}: {names[i > 0]}"
+            title = "\n".join(textwrap.wrap(title, max(int(14 * across), 8), max_lines=3))
+            panel.set_title(title, loc="left", color=BLEND(share), pad=3)
+            _number_bars(panel, melody, across * len(melody) / length, last=i + columns >= num)
+        panels[0].set_xlim(0, length)
+    return figure
+
+
+def path_figure(curves: Mapping[str, Sequence[float]], *, ylabel: str) -> Figure:
+    """Values on the way from A to B, at equal distances, as lines.
+
+    Args:
+        curves: name -> values, the first at A, the last at B.
+        ylabel: what they measure.
+    """
+    with rc_context(STYLE):
+        figure = Figure(figsize=(4.2, 2.8), layout="constrained")
+        axes = figure.subplots()
+        axes.grid(color=LINE, linewidth=0.6)
+        axes.set_axisbelow(True)
+        for (name, values), colour in zip(
+            curves.items(), _cycle(COLOURS, len(curves)), strict=True
+        ):
+            way = np.linspace(0, 100, len(values))
+            mark = dict(marker="o", markersize=3.5) if len(values) <= 21 else {}
+            axes.plot(way, values, color=colour, linewidth=1.5, label=name, clip_on=False, **mark)
+        axes.set_xlim(0, 100)
+        axes.set_xticks(range(0, 101, 25), ["A", "25%", "50%", "75%", "B"])
+        axes.set_ylabel(ylabel)
+        axes.set_ylim(bottom=min(0.0, *(min(values) for values in curves.values())))
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(length=2, color=BAR_LINE)
+        for side in ("left", "bottom"):
+            axes.spines[side].set_color(BAR_LINE)
+        if len(curves) > 1:
+            figure.legend(loc="outside upper left", ncols=len(curves), frameon=False)
+    return figure
+
+
+def draw_roll(
+    panel: Axes, melody: Melody, colour: object, *, low: int, high: int, pitches: Mapping[int, str]
+) -> None:
+    """One piano roll between two MIDI numbers, with its bar lines.
+
+    Args:
+        panel: whose `sharey` panels are drawn with the same range and pitches.
+        melody: what is drawn.
+        colour: of its notes.
+        low: MIDI number.
+        high: MIDI number.
+        pitches: MIDI number -> name, each with a thin line.
+    """
+    bar_lines = np.arange(0, len(melody) + 1, melody.meter.steps)
+    panel.hlines(list(pitches), 0, len(melody), colors=LINE, linewidth=0.5, zorder=0.4)
+    panel.vlines(
+        bar_lines, low - 0.5, high + 0.5, colors=BAR_LINE, linewidth=0.6, zorder=0.5, clip_on=False
+    )
+    notes = read_steps(melody.steps)
+    corners = [
+        [(start, pitch - 0.5), (end, pitch - 0.5), (end, pitch + 0.5), (start, pitch + 0.5)]
+        for start, end, pitch in zip(notes.start, notes.end, notes.pitch, strict=True)
+    ]
+    panel.add_collection(
+        PolyCollection(corners, facecolors=[colour], edgecolors="white", linewidths=0.4, zorder=2)
+    )
+    panel.set_ylim(low - 0.5, high + 0.5)
+    panel.set_yticks(list(pitches), pitches.values())
+    panel.spines[:].set_visible(False)
+    panel.tick_params(length=0, pad=2, labelsize=7)
+
+
+def _range(melodies: Iterable[Melody]) -> tuple[int, int]:
+    """The lowest and the highest note, and a margin; at least an octave."""
+    pitches = np.concatenate([melody.pitches for melody in melodies])
+    if not len(pitches):
+        return 60, 72
+    low, high = int(pitches.min()) - 1, int(pitches.max()) + 1
+    missing = max(12 - (high - low), 0)
+    return low - missing // 2, high + (missing + 1) // 2
+
+
+def _pitches(low: int, high: int, *, height: float, key: int | None) -> dict[int, str]:
+    """The notes of a scale between two MIDI numbers, or as many as have room in so many inches."""
+    major = 0 if key is None else key if key < 12 else (key - 9) % 12
+    names = FLATS if major in WITH_FLATS else SHARPS
+    scale = {(major + step) % 12 for step in SCALE}
+    shown: list[int] = []
+    for classes in (scale, {0, 4, 7}, {0, 7}, {0}):
+        shown = [pitch for pitch in range(low, high + 1) if pitch % 12 in classes]
+        gap = min(np.diff(shown), default=12)
+        if gap * height / (high - low + 1) >= LINE_HEIGHT:
+            break
+    return {pitch: f"{names[pitch % 12]}{pitch // 12 - 1}" for pitch in shown}
+
+
+def _number_bars(panel: Axes, melody: Melody, width: float, *, last: bool) -> None:
+    """Numbers below the bars, or below every second, fourth ... where bars are narrow."""
+    every = 1
+    while every * width < 0.25 * melody.num_bars:
+        every *= 2
+    shown = range(0, melody.num_bars, every)
+    panel.set_xticks([(i + 0.5) * melody.meter.steps for i in shown], [str(i + 1) for i in shown])
+    panel.tick_params(labelbottom=last)
+
+
+def _cycle(colours: Sequence[str], num: int) -> list[str]:
+    return [colours[i % len(colours)] for i in range(num)]

@@ -1,0 +1,171 @@
+"""What the commands share: melodies from files as people name them, and what they write."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from ae_toolkit import Failure, Misuse
+
+if TYPE_CHECKING:
+    from ae_music.grid import Melody
+    from ae_music.score import Score, Track
+
+PAIR = ("drowsy-maggie", "salamanca-reel")  #: what is blended where nobody says what
+
+
+class Source(NamedTuple):
+    """A melody and where it was found.
+
+    Attributes:
+        melody: one section of it, or the bars that were asked for.
+        score: all of the file.
+        track: the one that the melody was taken from.
+        said: what the user should know of the choice; may be empty.
+    """
+
+    melody: Melody
+    score: Score
+    track: Track
+    said: str
+
+
+def read_source(path: Path, *, track: str | None = None, bars: str | None = None) -> Source:
+    """The melody of a file: the longest of its sections, or the bars asked for.
+
+    Args:
+        path: of a file, or the name of a tune that ships with the package.
+        track: as `extract.melodies_of` takes it.
+        bars: such as `5:7`, counted from 1 through all sections.
+
+    Raises:
+        Misuse: there is no such file, track or bar.
+        Failure: there is no melody in it; the sentence says why.
+    """
+    from dataclasses import replace
+
+    from ae_music.extract import choose_track, melodies_of
+    from ae_music.score import read_score
+
+    path = find_tune(path)
+    where = f"{path}: "
+    score = read_score(path)
+    found = melodies_of(score, track=track, where=where)
+    said = ""
+    if bars is not None:
+        first, last = parse_bars(bars)
+        melody, before = _section_of(found, first, where)
+        if last - before > melody.num_bars:
+            total = sum(each.num_bars for each in found)
+            what = "has" if len(found) == 1 or last > total else "changes meter or tempo within"
+            raise Misuse(f"{where}{what} bars {first}:{min(last, total)}, of {total} in all")
+        melody = melody.bars(first - before, last - before)
+        if not melody.num_notes:
+            raise Failure(f"{where}no melody was found, bars {bars} hold no notes")
+    else:
+        melody = max(found, key=len)
+        if len(found) > 1:
+            at = 1 + sum(each.num_bars for each in found[: found.index(melody)])
+            said = (
+                f"{where}changes meter or tempo, so it has {len(found)} sections; the longest was "
+                f"taken, bars {at}:{at + melody.num_bars - 1} (see 'ae music info', choose with "
+                f"--bars)"
+            )
+    if not melody.name:
+        melody = replace(melody, name=path.stem)
+    return Source(melody, score, choose_track(score, track, where=where), said)
+
+
+def _section_of(found: Sequence[Melody], bar: int, where: str) -> tuple[Melody, int]:
+    """The section that holds a bar, and how many bars lie before it."""
+    before = 0
+    for melody in found:
+        if bar <= before + melody.num_bars:
+            return melody, before
+        before += melody.num_bars
+    raise Misuse(f"{where}has {before} bars, and none with the number {bar}")
+
+
+def parse_bars(text: str) -> tuple[int, int]:
+    """Reads `5:7` or `5`.
+
+    Raises:
+        Misuse: it is of another form.
+    """
+    match = re.fullmatch(r"(\d+)(?::(\d+))?", text.strip())
+    first, last = (int(n) for n in (match[1], match[2] or match[1])) if match else (0, 0)
+    if not 1 <= first <= last:
+        raise Misuse(f"--bars takes first:last, such as 5:7, counted from 1, not {text!r}")
+    return first, last
+
+
+def for_both(values: Sequence[str], option: str) -> tuple[str | None, str | None]:
+    """An option that is given once for A and B alike, or twice."""
+    if len(values) > 2:
+        raise Misuse(f"{option} is given once for both files or twice, not {len(values)} times")
+    return (values[0], values[-1]) if values else (None, None)
+
+
+def tune_names() -> list[str]:
+    """The tunes that ship for examples."""
+    folder = files("ae_music") / "samples"
+    return sorted(item.name.removesuffix(".mid") for item in folder.iterdir() if _is_tune(item.name))
+
+
+def find_tune(path: Path) -> Path:
+    """A path, or where a bundled tune of that name lies."""
+    if not path.exists() and path.parent == Path() and path.name.removesuffix(".mid") in tune_names():
+        name = path.name.removesuffix(".mid") + ".mid"
+        with as_file(files("ae_music") / "samples" / name) as inside:
+            return inside
+    return path
+
+
+def _is_tune(name: str) -> bool:
+    return name.endswith(".mid")
+
+
+def need_ending(path: Path | None, endings: Sequence[str]) -> None:
+    """Refuses a name early, before any work is done."""
+    if path is not None and path.suffix.lower() not in endings:
+        raise Misuse(f"{path}: choose a name that ends in {' or '.join(endings)}")
+    if path is not None and path.is_dir():
+        raise Failure(f"{path}: is a folder")
+
+
+def write_results(
+    melodies: Sequence[Melody],
+    out: Path,
+    *,
+    wav: Path | None = None,
+    each: Path | None = None,
+    beneath: Sequence[Track] = (),
+    soundfont: Path | None = None,
+) -> None:
+    """Writes melodies one after the other as MIDI and, where asked for, as sound and one by one."""
+    from ae_music.writing import to_midi
+    from ae_toolkit.checkpoint import writing
+
+    midi = to_midi(melodies, beneath=beneath)
+    with writing(out) as temporary:
+        midi.write(str(temporary))
+    if wav is not None:
+        write_sound(midi, wav, soundfont=soundfont)
+    for i, melody in enumerate(melodies) if each is not None else ():
+        path = each / f"{out.stem}-{i:02}.mid"
+        with writing(path) as temporary:
+            to_midi([melody], beneath=beneath).write(str(temporary))
+
+
+def write_sound(midi: object, path: Path, *, soundfont: Path | None = None) -> None:
+    """Renders and writes; says on standard error what would sound better."""
+    from ae_music.render import RATE, render, write_wav
+
+    audio, notice = render(midi, soundfont=soundfont)
+    if notice:
+        print(notice, file=sys.stderr)
+    write_wav(audio, path, rate=RATE)

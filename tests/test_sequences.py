@@ -1,0 +1,231 @@
+"""Sequences in the core: masks, teacher forcing, drawing step by step, items of several parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from ae_toolkit import Misuse, Modality, Model, registry
+from ae_toolkit.autoencoder import Autoencoder
+from ae_toolkit.backbones.recurrent import HierarchicalDecoder, RecurrentDecoder, RecurrentEncoder
+from ae_toolkit.backbones.transformer import (
+    AutoregressiveDecoder,
+    TransformerDecoder,
+    TransformerEncoder,
+)
+from ae_toolkit.checkpoint import Config
+from ae_toolkit.contracts import Example
+from ae_toolkit.noise import Source
+from ae_toolkit.recipe import Recipe
+from ae_toolkit.testing import check_part
+
+LENGTH, CLASSES = 6, 5
+DECODERS = {
+    "autoregressive": (AutoregressiveDecoder, {"width": 16}),
+    "recurrent": (RecurrentDecoder, {"width": 16, "layers": 2}),
+    "hierarchical": (HierarchicalDecoder, {"width": 16, "conductor": 16, "segment": 3}),
+}
+
+
+def decoder(name: str, *, num_classes: int = CLASSES, **changes: Any) -> Any:
+    make, arguments = DECODERS[name]
+    torch.manual_seed(0)
+    return make(
+        z_shapes=((4,),), out_shape=(num_classes or 1, LENGTH), num_classes=num_classes,
+        cond_dim=2, **{**arguments, **changes},
+    )  # fmt: skip
+
+
+def inputs(num: int = 3) -> tuple[tuple[Tensor], Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    z = torch.randn(num, 4, generator=generator)
+    c = torch.randn(num, 2, generator=generator)
+    return (z,), c, torch.randint(CLASSES, (num, LENGTH), generator=generator)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_a_position_knows_only_those_before_it(name: str) -> None:
+    part, (z, c, target) = decoder(name), inputs()
+    step = Source(0, "test").step(0)
+    whole = part(z, c, None, target=target, step=step)
+    for at in reversed(range(LENGTH)):
+        other = target.clone()
+        other[:, at:] = (other[:, at:] + 1) % CLASSES
+        changed = part(z, c, None, target=other, step=step)
+        assert torch.allclose(changed[..., : at + 1], whole[..., : at + 1], atol=1e-5)
+    assert not torch.allclose(changed, whole, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("num_classes", [CLASSES, 0], ids=["classes", "reals"])
+def test_generating_agrees_with_teaching(name: str, num_classes: int) -> None:
+    """What is generated greedily is, taught, its own most likely continuation."""
+    part, (z, c, _) = decoder(name, num_classes=num_classes), inputs()
+
+    def draw(params: Tensor) -> Tensor:
+        return params.argmax(1) if num_classes else params[:, 0]
+
+    part.eval()
+    made = part.generate(z, c, None, draw=draw)
+    taught = part(z, c, None, target=made, step=Source(0, "test").step(0))
+    assert torch.allclose(draw(taught).float(), made.float(), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_scheduled_sampling_mixes_in_own_draws_late_and_in_training_only(name: str) -> None:
+    part, (z, c, target) = decoder(name, scheduled_sampling=1.0), inputs(16)
+    source = Source(0, "test")
+    plain = decoder(name)(z, c, None, target=target, step=source.step(0))
+    early = part(z, c, None, target=target, step=source.step(0, progress=0.0))
+    late = part(z, c, None, target=target, step=source.step(0, progress=1.0))
+    assert torch.allclose(early, plain, atol=1e-6)
+    assert not torch.allclose(late, plain, atol=1e-3)
+    part.eval()
+    assert torch.allclose(part(z, c, None, target=target, step=source.step(0)), plain, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [RecurrentEncoder, TransformerEncoder])
+def test_encoders_do_not_see_what_is_masked(make: Any) -> None:
+    torch.manual_seed(0)
+    part = make(in_shape=(LENGTH,), num_classes=CLASSES, cond_dim=2, width=16)
+    _, c, x = inputs()
+    mask = torch.arange(LENGTH) < torch.tensor([6, 4, 1])[:, None]
+    other = torch.where(mask, x, (x + 1) % CLASSES)
+    (mine,), (its,) = part(x, c, mask), part(other, c, mask)
+    assert torch.allclose(mine, its, atol=1e-6)
+    assert not torch.allclose(part(x, c, None)[0], mine)
+
+
+def test_a_masked_decoder_gives_the_same_for_what_is_real() -> None:
+    torch.manual_seed(0)
+    part = TransformerDecoder(
+        z_shapes=((3, 3),), out_shape=(CLASSES, LENGTH), num_classes=CLASSES, cond_dim=2,
+        width=16, patch=2,
+    )  # fmt: skip
+    z, c = torch.randn(2, 3, 3), torch.randn(2, 2)
+    mask = torch.arange(LENGTH) < torch.tensor([6, 4])[:, None]
+    other = torch.where(mask[:, None, ::2], z, z + 1)
+    mine, its = part.params((z,), c, mask), part.params((other,), c, mask)
+    real = mask[:, None].expand_as(mine)
+    assert torch.allclose(mine[real], its[real], atol=1e-5)
+
+
+@pytest.mark.parametrize("patch", [1, 2, 3])
+@pytest.mark.parametrize("spatial", [False, True], ids=["flat", "spatial"])
+def test_transformers_take_patches_and_both_kinds_of_code(patch: int, spatial: bool) -> None:
+    small = {"name": "transformer", "width": 8, "heads": 2, "patch": patch}
+    check_part(
+        "encoder", "transformer", shape=(LENGTH,), num_classes=CLASSES, condition=True,
+        arguments={"width": 8, "heads": 2, "patch": patch, "dropout": 0.1},
+        changes={"decoder": small, "bottleneck.spatial": spatial},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", [(LENGTH,), (LENGTH, 2)])
+@pytest.mark.parametrize("name", ["recurrent", "transformer"])
+def test_encoders_take_real_sequences(name: str, shape: tuple[int, ...]) -> None:
+    check_part("encoder", name, shape=shape, changes={"decoder": {"name": "mlp"}})
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "arguments", "words"),
+    [
+        ("encoder", "transformer", {"patch": 4}, "patch 4 does not divide the 6"),
+        ("encoder", "transformer", {"width": 10, "heads": 4}, "cannot be shared out among 4 heads"),
+        ("decoder", "hierarchical", {"segment": 4}, "segment 4 does not divide the 6"),
+        ("decoder", "autoregressive", {"scheduled_sampling": 2}, "not a share"),
+    ],
+)
+def test_what_does_not_fit_is_said(
+    kind: str, name: str, arguments: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(Misuse, match=words):
+        check_part(kind, name, shape=(LENGTH,), num_classes=CLASSES, arguments=arguments)
+
+
+class Words(Modality):
+    """Texts of the letters a to d, cut into lines of six; `kind` says how long a new one is."""
+
+    suffixes: ClassVar[tuple[str, ...]] = (".txt",)
+
+    def __init__(self) -> None:
+        self.shape, self.num_classes, self.labels = (LENGTH,), CLASSES, {"kind": 3}
+
+    def read(self, path: Path) -> Iterator[str]:
+        yield path.read_text()
+
+    def to_tensor(self, item: str) -> Example:
+        return self.parts(item)[0]
+
+    def parts(self, item: str) -> list[Example]:
+        lines = [item[at : at + LENGTH] for at in range(0, len(item), LENGTH)]
+        return [
+            Example(torch.tensor([ord(letter) - 96 for letter in line]), {"kind": 1}, "")
+            for line in lines
+        ]
+
+    def join(
+        self, parts: Sequence[Tensor], *, like: Any = None, labels: Any = None
+    ) -> str:
+        letters = "".join(chr(int(value) + 96) for part in parts for value in part)
+        return letters if like is None else letters[: max(len(like), LENGTH)]
+
+    def from_tensor(
+        self, y: Tensor, *, like: Any = None, labels: Mapping[str, float] | None = None
+    ) -> str:
+        return self.join([y], like=like)
+
+    def write(self, items: Sequence[str], path: Path) -> None:
+        path.write_text("\n".join(items))
+
+    def mask(self, labels: Mapping[str, Tensor], num: int) -> Tensor:
+        kind = labels.get("kind", torch.zeros(num))
+        return torch.arange(LENGTH) < 2 + 2 * kind[:, None]
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> Model:
+    registry.modalities.register("words")(Words)
+    registry.datasets.register("words")(lambda *, modality, split: None)
+    recipe = Recipe.of(
+        {
+            "name": "words", "data": {"name": "words"}, "modality": {"name": "words"},
+            "condition": ["kind"],
+            "encoder": {"name": "transformer", "width": 8, "heads": 2},
+            "bottleneck": {"name": "gaussian", "z_dim": 3},
+            "decoder": {"name": "autoregressive", "width": 8, "heads": 2},
+            "likelihood": {"name": "categorical"},
+        }
+    )  # fmt: skip
+    torch.manual_seed(0)
+    modality = Words()
+    net = Autoencoder(recipe, modality=modality).eval().requires_grad_(False)
+    return Model(net, modality=modality, config=Config(recipe, {}, {}), folder=tmp_path)
+
+
+def test_long_items_go_through_part_by_part(words: Model) -> None:
+    long = "abcd" * 5
+    assert words.encode([long, "ab"]).shape == (5, 3)
+    back = words.reconstruct([long, "abc"])
+    assert [len(text) for text in back] == [20, LENGTH]
+
+
+def test_walks_between_items_of_different_lengths(words: Model) -> None:
+    walk = words.interpolate("abcdabcdabcdabcdab", "aaaaaa", steps=5)
+    assert [len(text) for text in walk] == [18, 12, 6, 6, 6]
+    codes, labels = words.walk("abcdabcdabcdabcdab", "aaaaaa", steps=3)
+    ends = words.encode(["abcdabcdabcdabcdab", "aaaaaa"])
+    assert [len(z) for z in codes] == [3, 2, 1]
+    assert torch.allclose(codes[0], ends[:3], atol=1e-5)
+    assert torch.allclose(codes[2][0], ends[3], atol=1e-5)
+    assert int(labels["kind"][0]) == 1
+
+
+def test_what_is_made_anew_is_as_long_as_its_labels_say(words: Model) -> None:
+    values = words.decode_tensor(torch.randn(3, 3), {"kind": torch.tensor([0, 0, 1])})
+    assert (values[:, 4:] == 0).all()
