@@ -153,14 +153,14 @@ def _place(files: Sequence[tuple[Path, str]], modality: Modality, grouped_by: st
 
 
 def _store(corpus: Corpus, folder: Path) -> Corpus:
-    """Writes a corpus and opens what was written; a cache that cannot be written is done without."""
+    """Writes a corpus and opens what was written; where it cannot be written, none is kept."""
     examples = corpus.examples
     try:
         with checkpoint.writing(folder, folder=True) as temporary:
             np.save(temporary / "y.npy", examples.y.numpy())
             if examples.mask is not None:
                 np.save(temporary / "mask.npy", examples.mask.numpy())
-            columns = {name: column.numpy() for name, column in examples.labels.items()}
+            columns: dict[str, Any] = {name: column.numpy() for name, column in examples.labels.items()}
             np.savez(temporary / "labels.npz", **columns)
             rest = {"groups": examples.groups, "skipped": corpus.skipped}
             (temporary / "rest.json").write_text(json.dumps(rest), encoding="utf-8")

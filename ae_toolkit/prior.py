@@ -76,16 +76,21 @@ class Flow(nn.Module):
 
 
 class AutoregressivePrior(nn.Module):
-    """A learned density in which each position of a code knows those before it.
+    """A learned density in which every number of a code knows those before it.
 
-    A causal transformer gives a Gaussian for every position, of a spatial code `(z_dim, *positions)`
-    in reading order, or of a flat one number by number: an affine autoregressive flow (Papamakarios
-    et al. 2017). It begins as N(0, I), and it is for codes with an order, of sequences above all.
+    A causal transformer reads the positions of a spatial code in order, or a flat code number by
+    number; within a position the numbers are modelled one after the other by a small net whose
+    first layer accumulates them (RNADE, Uria et al. 2013). Each number has a mixture of Gaussians,
+    so that codes may lie in clusters, as those of discrete data do. It begins near N(0, I).
+
+    Axes: L positions, E numbers of each, H hidden units, M components.
 
     Args:
         width: of the transformer.
         layers: of attention and a feed-forward net each.
         heads: of every attention.
+        hidden: H, of the net within a position.
+        components: M, of every mixture.
     """
 
     def __init__(
@@ -96,6 +101,8 @@ class AutoregressivePrior(nn.Module):
         width: int = 128,
         layers: int = 2,
         heads: int = 4,
+        hidden: int = 128,
+        components: int = 8,
     ):
         super().__init__()
         if len(z_shapes) != 1:
@@ -107,28 +114,37 @@ class AutoregressivePrior(nn.Module):
         self.position = nn.Parameter(0.02 * torch.randn(self.length, width))
         self.layers = nn.ModuleList(Layer(width, heads=heads, dropout=0.0) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, 2 * self.dim)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        self.told = nn.Linear(width, hidden)
+        self.number = nn.Parameter(torch.randn(self.dim, hidden) / self.dim**0.5)
+        self.bias = nn.Parameter(0.02 * torch.randn(self.dim, hidden))
+        self.net = nn.Sequential(nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU())
+        self.head = nn.Linear(hidden, 3 * components)
+        self.head.weight.data.mul_(0.1)
+        self.head.bias.data.copy_(
+            torch.cat([torch.zeros(components), torch.linspace(-0.5, 0.5, components),
+                       torch.zeros(components)])
+        )  # fmt: skip
 
     def log_prob(self, z: tuple[Tensor, ...], c: Tensor) -> Tensor:
-        x = z[0].float().reshape(-1, self.dim, self.length).transpose(1, 2)  # n l d
+        x = z[0].float().reshape(-1, self.dim, self.length).transpose(1, 2)  # n l e
         before = torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], 1)
         h = self.entry(torch.cat([before, c[:, None].expand(-1, self.length, -1)], 2))
         h = h + self.position
         for layer in self.layers:
             h = layer(h, causal=True)
-        mean, log_scale = self._moments(h)
-        square = ((x - mean) * torch.exp(-log_scale)).square()
-        each = -0.5 * (square + math.log(2 * math.pi)) - log_scale
-        return each.flatten(1).sum(1, keepdim=True)
+        told = self.told(self.norm(h))[:, :, None]  # n l 1 h
+        terms = x[..., None] * self.number  # n l e h
+        log_weight, mean, log_scale = self._mixture(told + terms.cumsum(2) - terms + self.bias)
+        square = ((x[..., None] - mean) * torch.exp(-log_scale)).square()
+        each = log_weight - log_scale - 0.5 * (square + math.log(2 * math.pi))
+        return torch.logsumexp(each, 3).flatten(1).sum(1, keepdim=True)
 
     def kl(self, posterior: Posterior, c: Tensor) -> None:
         return None
 
     def sample(self, num: int, c: Tensor, *, temperature: float, step: Step) -> tuple[Tensor, ...]:
         noise = temperature * step.randn((num, *self.shape))
-        noise = noise.reshape(num, self.dim, self.length)
+        share = torch.special.ndtr(noise).reshape(num, self.dim, self.length)
         caches: list[tuple[Tensor, Tensor] | None] = [None] * len(self.layers)
         x, made = noise.new_zeros(num, self.dim), []
         for at in range(self.length):
@@ -136,15 +152,37 @@ class AutoregressivePrior(nn.Module):
             for i, layer in enumerate(self.layers):
                 assert isinstance(layer, Layer)
                 h, caches[i] = layer.grow(h, caches[i])
-            mean, log_scale = self._moments(h[:, 0])
-            x = mean + torch.exp(log_scale) * noise[:, :, at]
+            known, numbers = self.told(self.norm(h[:, 0])), []
+            for i in range(self.dim):
+                number = quantile(share[:, i, at], *self._mixture(known + self.bias[i]))
+                known = known + number[:, None] * self.number[i]
+                numbers.append(number)
+            x = torch.stack(numbers, 1)
             made.append(x)
         return (torch.stack(made, 2).reshape(num, *self.shape),)
 
-    def _moments(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log scale, in fp32; scales stay within e^±4, so that no step explodes."""
-        mean, log_scale = self.head(self.norm(h)).float().chunk(2, -1)
-        return mean, 4 * torch.tanh(log_scale / 4)
+    def _mixture(self, known: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Log weights, means and log scales `(…, M)`, in fp32; scales stay within e^±5."""
+        log_weight, mean, log_scale = self.head(self.net(known)).float().chunk(3, -1)
+        return log_weight.log_softmax(-1), mean, 5 * torch.tanh(log_scale / 5)
+
+
+def quantile(
+    share: Tensor, log_weight: Tensor, mean: Tensor, log_scale: Tensor, *, halvings: int = 30
+) -> Tensor:
+    """Where mixtures of Gaussians, `(N, M)`, reach a cumulative probability `(N,)`: by bisection.
+
+    Noise maps to numbers without jumps, so that a prior made of this is a flow.
+    """
+    share = share.clamp(1e-6, 1 - 1e-6)
+    reach = 5.5 * torch.exp(log_scale)
+    low, high = (mean - reach).amin(1), (mean + reach).amax(1)
+    for _ in range(halvings):
+        middle = (low + high) / 2
+        inner = torch.special.ndtr((middle[:, None] - mean) * torch.exp(-log_scale))
+        below = (torch.exp(log_weight) * inner).sum(1) < share
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return (low + high) / 2
 
 
 class Coupling(nn.Module):

@@ -19,6 +19,7 @@ SHARES = dict(zip(METERS, (24, 12, 8, 12, 4), strict=True))
 NAMED = {
     "drowsy-maggie": "oneills-1850/1376-1475-1376-14751425.mid",
     "salamanca-reel": "oneills-1850/1276-1375-1276-13751348.mid",
+    "smash-the-windows-reel": "ryans-mammoth/SmashTheWindowsReel-SmashTheWindowsReel1.mid",
     "miss-mcleods-reel": "oneills-1850/1376-1475-1376-14751418.mid",
     "garryowen": "oneills-1850/0951-0981-0951-0981971.mid",
     "smash-the-windows": "oneills-1850/0951-0981-0951-0981965.mid",

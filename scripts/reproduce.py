@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
-
 from ae_music.attributes import FILE, directions
 from ae_music.measure import WORDS
 from ae_music.measure import measure as measure_melodies
+from safetensors.torch import save_file
+
 from ae_toolkit import __version__, checkpoint, fit, load, zoo
 from ae_toolkit.evaluate import evaluate
 from ae_toolkit.recipe import named, summary

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,7 +25,13 @@ def pytest_configure() -> None:
     shared = ROOT.parent / "shared/data"
     if "AE_DATA" not in os.environ and shared.is_dir():
         os.environ["AE_DATA"] = str(shared)
+    # Corpora that tests make are no business of the user's cache.
+    os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="ae-toolkit-tests-")
     torch.set_num_threads(2)
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -169,9 +169,7 @@ class Words(Modality):
             for line in lines
         ]
 
-    def join(
-        self, parts: Sequence[Tensor], *, like: Any = None, labels: Any = None
-    ) -> str:
+    def join(self, parts: Sequence[Tensor], *, like: Any = None, labels: Any = None) -> str:
         letters = "".join(chr(int(value) + 96) for part in parts for value in part)
         return letters if like is None else letters[: max(len(like), LENGTH)]
 

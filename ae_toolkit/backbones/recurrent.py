@@ -196,7 +196,7 @@ class Start(nn.Module):
     def forward(self, z: tuple[Tensor, ...], c: Tensor) -> Tensor:
         flat = tuple(level.flatten(1) for level in z)
         state = torch.tanh(self.layer(flat, c)[:, 0])
-        return state.unflatten(1, (self.layers, -1)).transpose(0, 1).contiguous()
+        return state.reshape(len(state), self.layers, -1).transpose(0, 1).contiguous()
 
 
 def _flat(shapes: Sequence[Shape]) -> tuple[Shape, ...]:

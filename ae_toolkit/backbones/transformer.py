@@ -63,10 +63,10 @@ class TransformerEncoder(nn.Module):
         vectors = self.values(x)
         if mask is None:
             mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
-        vectors = (vectors * mask[..., None]).unflatten(1, (self.num_tokens, self.patch))
-        seen = mask.unflatten(1, (self.num_tokens, self.patch)).any(2)
+        vectors = (vectors * mask[..., None]).reshape(len(x), self.num_tokens, -1)
+        seen = mask.reshape(len(x), self.num_tokens, self.patch).any(2)
         here = c[:, None].expand(-1, self.num_tokens, -1)
-        h = self.entry(torch.cat([vectors.flatten(2), here], 2)) + self.position
+        h = self.entry(torch.cat([vectors, here], 2)) + self.position
         for layer in self.layers:
             h = layer(h, mask=seen[:, None, None])
         h = torch.where(seen[..., None], self.norm(h), self.nothing)
@@ -119,7 +119,7 @@ class TransformerDecoder(FeedForward):
         h = self.entry(z, c) + self.position
         seen = None
         if mask is not None:
-            seen = mask.unflatten(1, (self.num_tokens, self.patch)).any(2)[:, None, None]
+            seen = mask.reshape(len(h), self.num_tokens, self.patch).any(2)[:, None, None]
         for layer in self.layers:
             h = layer(h, mask=seen)
         vectors = F.gelu(self.exit(self.norm(h))).reshape(len(h), self.out_shape[1], -1)
@@ -179,8 +179,9 @@ class AutoregressiveDecoder(Autoregressive):
         h = self.values(before[:, None]) + given[:, at : at + 1]
         grown: list[Cache | None] = []
         for layer, cache in zip(self.layers, caches, strict=True):
-            h, cache = layer.grow(h, cache)
-            grown.append(cache)
+            assert isinstance(layer, Layer)
+            h, new = layer.grow(h, cache)
+            grown.append(new)
         return self.head(self.norm(h[:, 0])), (given, grown)
 
 

@@ -68,7 +68,7 @@ def music() -> None:
 
     \b
     Examples:
-      ae music interpolate drowsy-maggie salamanca-reel -o blend.mid --wav blend.wav
+      ae music interpolate drowsy-maggie smash-the-windows-reel -o blend.mid --wav blend.wav
       ae music sample -n 4 -o new.mid
       ae music info tune.mid
     """
@@ -131,9 +131,10 @@ def interpolate(
         )
     )
 
-    from ae_music.blend import blend, hamming, load_melody_model
+    from ae_music.blend import blend, hamming, load_melody_model, modality_of
 
-    walk = blend(load_melody_model(model, device), one.melody, two.melody, steps=steps, path=path)
+    loaded = load_melody_model(model, device)
+    walk = blend(loaded, one.melody, two.melody, steps=steps, path=path)
     beneath = _others(one) if keep_accompaniment else ()
     write_results(walk, out, wav=wav, each=each, beneath=beneath)
     if png is not None:
@@ -142,6 +143,7 @@ def interpolate(
         save_figure(blend_figure(walk, names=(one.melody.name, two.melody.name)), png)
     _say(one, two)
     if as_json:
+        ends = modality_of(loaded).align(one.melody, two.melody)
         print_json(
             {
                 "out": str(out),
@@ -151,10 +153,10 @@ def interpolate(
                         "meter": str(melody.meter),
                         "tempo": round(melody.tempo, 3),
                         "notes": melody.num_notes,
-                        "distance_to_a": round(hamming(melody, walk[0]), 4),
-                        "distance_to_b": round(hamming(melody, walk[-1]), 4),
+                        "distance_to_a": round(hamming(melody, ends[0]), 4),
+                        "distance_to_b": round(hamming(melody, ends[1]), 4),
                     }
-                    for melody in walk
+                    for melody in [ends[0], *walk[1:-1], ends[1]]
                 ],
             }
         )
@@ -223,9 +225,7 @@ def sample(
         loaded = blend.load_melody_model(
             model or ("melody-2bar" if short else "melody-16bar"), device
         )
-        made = blend.sample(
-            loaded, num, bars=bars, meter=known, temperature=temperature, seed=seed
-        )
+        made = blend.sample(loaded, num, bars=bars, meter=known, temperature=temperature, seed=seed)
     write_results(made, out, wav=wav, each=each)
     _draw(made, png)
     click.echo(f"{out}: {num} melodies of {made[0].num_bars} bars, seed {seed}")

@@ -75,14 +75,16 @@ def lines(report: Mapping[str, Any]) -> Iterator[str]:
     for section in report["sections"]:
         key = f", {section['key']}" if section["key"] else ""
         pickup = ", the first is a pickup" if section["pickup"] else ""
+        tempo = f"{section['tempo']:g} quarter notes a minute"
         yield (
-            f"  bars {section['bars']}{pickup}, in {section['meter']}, {section['tempo']:g} quarter "
-            f"notes a minute{key}, {section['notes']} notes: {section['opening']} …"
+            f"  bars {section['bars']}{pickup}, in {section['meter']}, {tempo}{key}, "
+            f"{section['notes']} notes: {section['opening']} …"
         )
         if not section["known"]:
             yield f"    models bar {section['meter']} as {section['model_meter']}"
         if section["octaves"]:
-            moved = f"{abs(section['octaves'])} octaves {'up' if section['octaves'] > 0 else 'down'}"
+            way = "up" if section["octaves"] > 0 else "down"
+            moved = f"{abs(section['octaves'])} octaves {way}"
             yield f"    models see it {moved}, and what they make of it is moved back"
 
 

@@ -80,8 +80,7 @@ def melodies_of(
             if pickup is None:
                 pickup = find_pickup(mine, section.start, section.meter.steps)
         found.append(_melody(mine, section, score, chosen, since + pickup))
-    if not found:
-        raise Failure(f"{where}no melody was found, its notes lie outside of every section")
+    assert found, "sections cover every note"
     return found
 
 
@@ -103,9 +102,8 @@ def choose_track(score: Score, wanted: str | None, *, where: str = "") -> Track:
         return max(full, key=lambda track: float(np.median(track.pitch)))
     if wanted == "all":
         return _merged(pitched)
-    number = int(wanted) if wanted.isdecimal() and len(wanted) < 6 else 0
-    if 1 <= number <= len(score.tracks):
-        named = [score.tracks[number - 1]]
+    if wanted.isdecimal():
+        named = [t for i, t in enumerate(score.tracks, start=1) if str(i) == wanted.lstrip("0")]
     else:
         named = [t for t in score.tracks if wanted and wanted.lower() in t.name.lower()]
     if not named:
@@ -140,7 +138,7 @@ def skyline(notes: Notes) -> Notes:
         kept, until, top = [], 0, 0
         rows = zip(start.tolist(), end.tolist(), pitch.tolist(), strict=True)
         for i, (s, e, p) in enumerate(rows):
-            if s < until - 1 and p <= top:
+            if s < until - 1 and p < top:
                 continue
             kept.append(i)
             until, top = e, p
@@ -156,13 +154,15 @@ def sections(score: Score) -> list[Section]:
     found: list[Section] = []
     for at, meter in score.meters:
         start, meter = round(at), meter if meter.steps else COMMON
+        if start >= length:
+            break
+        while found and found[-1].start == start:
+            found.pop()
+        if found and found[-1].meter == meter:
+            found[-1] = replace(found[-1], end=length)
+            continue
         if found:
-            before = found.pop()
-            if before.meter == meter:
-                found.append(before)
-                continue
-            if before.start < start:
-                found.append(replace(before, end=start))
+            found[-1] = replace(found[-1], end=start)
         found.append(Section(start, length, meter, 0.0, start))
     found = _without_short_bars(found)
     tempi = [t for i, t in enumerate(score.tempi) if i == 0 or t.value != score.tempi[i - 1].value]
@@ -258,12 +258,12 @@ def find_pickup(notes: Notes, start: int, bar: int) -> int:
     place = (notes.start - start) % bar
     if len(place) < 8:
         return 0
-    loud = notes.velocity[1:] > np.median(notes.velocity)
-    accents = np.where(loud, notes.velocity[1:] - np.median(notes.velocity), 0)
+    accents = np.maximum(notes.velocity[1:] - np.median(notes.velocity), 0)
     weight = np.bincount(place[1:], weights=accents, minlength=bar)
     best = int(weight.argmax())
     num_bars = (int(notes.end[-1]) - start) / bar
-    if weight[best] > 0.5 * weight.sum() and (loud & (place[1:] == best)).sum() > 0.5 * num_bars:
+    num_accents = np.count_nonzero(accents[place[1:] == best])
+    if weight[best] > 0.5 * weight.sum() and num_accents > 0.5 * num_bars:
         return best
     length = np.bincount(place, weights=np.minimum(notes.end - notes.start, bar), minlength=bar)
     best = int(length.argmax())

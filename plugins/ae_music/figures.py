@@ -27,7 +27,7 @@ BLEND = LinearSegmentedColormap.from_list("blend", ("#2b6cb0", "#8b5c9e", "#c960
 #: Of rows and lines: those of A and B, a green, a grey.
 COLOURS = ("#2b6cb0", "#df7d1f", "#3a8f76", "#7a7f87")
 
-INK, BAR_LINE, LINE = "#33373d", "#b4b8be", "#e6e8eb"
+INK, BAR_LINE, LINE = "#33373d", "#c3c7cd", "#e8eaed"
 
 STYLE = {
     "font.family": "serif",
@@ -53,8 +53,9 @@ MINIATURES, BARS_IN_MINIATURE = 12, 66  #: of one row of small rolls
 LINE_HEIGHT = 0.12  #: inches between the names of two notes, at least
 
 SCALE = (0, 2, 4, 5, 7, 9, 11)
-SHARPS = ("C", "C♯", "D", "D♯", "E", "F", "F♯", "G", "G♯", "A", "A♯", "B")
-FLATS = ("C", "D♭", "D", "E♭", "E", "F", "G♭", "G", "A♭", "A", "B♭", "B")
+SHARPS = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
+FLATS = ("C", "Db", "D", "Eb", "E", "F", "Gb", "G", "Ab", "A", "Bb", "B")
+SIGNS = {"#": r"$\,\sharp\,$", "b": r"$\flat$", "": ""}
 WITH_FLATS = {5, 10, 3, 8, 1}  #: the major keys that are written with flats
 
 
@@ -88,7 +89,7 @@ def rolls_figure(rows: Mapping[str, Sequence[Melody]]) -> Figure:
         size = min(0.6 + 0.5 * longest * columns, WIDTH), 0.9 * len(shown) + 0.1
         figure = Figure(figsize=size, layout="constrained")
         figure.get_layout_engine().set(w_pad=0.03, h_pad=0.04, wspace=0.02, hspace=0.02)
-        grid = figure.subplots(len(shown), columns, squeeze=False, sharex=True, sharey=True)
+        grid = figure.subplots(len(shown), columns, squeeze=False, sharey=True)
         for panels, name, row, colour in zip(
             grid, rows, shown, _cycle(COLOURS, len(shown)), strict=True
         ):
@@ -98,7 +99,6 @@ def rolls_figure(rows: Mapping[str, Sequence[Melody]]) -> Figure:
                 draw_roll(panel, melody, colour, low=low, high=high, pitches=pitches)
                 panel.set_xticks([])
             panels[0].set_ylabel(name, fontsize=9)
-        grid[0, 0].set_xlim(0, max(len(melody) for row in shown for melody in row))
     return figure
 
 
@@ -120,20 +120,21 @@ def blend_figure(steps: Sequence[Melody], *, names: tuple[str, str]) -> Figure:
         width = min(0.6 + 0.75 * longest * columns, WIDTH)
         figure = Figure(figsize=(width, (height + 0.25) * rows + 0.3), layout="constrained")
         figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.02, hspace=0.02)
-        panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+        panels = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
         for panel in panels[num:]:
             panel.set_visible(False)
         across = (width - 0.5) / columns
         for i, (panel, melody) in enumerate(zip(panels, steps, strict=False)):
             share = i / max(num - 1, 1)
             draw_roll(panel, melody, BLEND(share), low=low, high=high, pitches=pitches)
+            panel.set_xlim(0, length)
             title = f"{100 * share:.3g}%"
             if i in (0, num - 1):
                 title = f"{'B' if i else 'A'}: {names[i > 0]}"
             title = "\n".join(textwrap.wrap(title, max(int(14 * across), 8), max_lines=3))
-            panel.set_title(title, loc="left", color=BLEND(share), pad=3)
+            text = dict(color=BLEND(share), va="bottom", linespacing=1.0, parse_math=False)
+            panel.set_title(title, loc="left", pad=2, **text)
             _number_bars(panel, melody, across * len(melody) / length, last=i + columns >= num)
-        panels[0].set_xlim(0, length)
     return figure
 
 
@@ -188,12 +189,11 @@ def draw_roll(
     )
     notes = read_steps(melody.steps)
     corners = [
-        [(start, pitch - 0.5), (end, pitch - 0.5), (end, pitch + 0.5), (start, pitch + 0.5)]
-        for start, end, pitch in zip(notes.start, notes.end, notes.pitch, strict=True)
+        [(left, pitch - 0.45), (right, pitch - 0.45), (right, pitch + 0.45), (left, pitch + 0.45)]
+        for left, right, pitch in zip(notes.start, notes.end - 0.2, notes.pitch, strict=True)
     ]
-    panel.add_collection(
-        PolyCollection(corners, facecolors=[colour], edgecolors="white", linewidths=0.4, zorder=2)
-    )
+    panel.add_collection(PolyCollection(corners, facecolors=[colour], linewidths=0, zorder=2))
+    panel.set_xlim(0, len(melody))
     panel.set_ylim(low - 0.5, high + 0.5)
     panel.set_yticks(list(pitches), pitches.values())
     panel.spines[:].set_visible(False)
@@ -221,7 +221,8 @@ def _pitches(low: int, high: int, *, height: float, key: int | None) -> dict[int
         gap = min(np.diff(shown), default=12)
         if gap * height / (high - low + 1) >= LINE_HEIGHT:
             break
-    return {pitch: f"{names[pitch % 12]}{pitch // 12 - 1}" for pitch in shown}
+    parts = [(pitch, names[pitch % 12], pitch // 12 - 1) for pitch in shown]
+    return {pitch: f"{name[0]}{SIGNS[name[1:]]}{octave}" for pitch, name, octave in parts}
 
 
 def _number_bars(panel: Axes, melody: Melody, width: float, *, last: bool) -> None:

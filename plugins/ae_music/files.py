@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ae_music.grid import Melody
     from ae_music.score import Score, Track
 
-PAIR = ("drowsy-maggie", "salamanca-reel")  #: what is blended where nobody says what
+PAIR = ("drowsy-maggie", "smash-the-windows-reel")  #: what is blended where nobody says what
 
 
 class Source(NamedTuple):
@@ -113,20 +113,16 @@ def for_both(values: Sequence[str], option: str) -> tuple[str | None, str | None
 def tune_names() -> list[str]:
     """The tunes that ship for examples."""
     folder = files("ae_music") / "samples"
-    return sorted(item.name.removesuffix(".mid") for item in folder.iterdir() if _is_tune(item.name))
+    return sorted(i.name.removesuffix(".mid") for i in folder.iterdir() if i.name.endswith(".mid"))
 
 
 def find_tune(path: Path) -> Path:
     """A path, or where a bundled tune of that name lies."""
-    if not path.exists() and path.parent == Path() and path.name.removesuffix(".mid") in tune_names():
-        name = path.name.removesuffix(".mid") + ".mid"
-        with as_file(files("ae_music") / "samples" / name) as inside:
-            return inside
-    return path
-
-
-def _is_tune(name: str) -> bool:
-    return name.endswith(".mid")
+    name = path.name.removesuffix(".mid")
+    if path.exists() or path.parent != Path() or name not in tune_names():
+        return path
+    with as_file(files("ae_music") / "samples" / f"{name}.mid") as inside:
+        return inside
 
 
 def need_ending(path: Path | None, endings: Sequence[str]) -> None:

@@ -146,9 +146,7 @@ def interpolation(model: Model, examples: Examples, *, pairs: int, seed: int) ->
     a, b = codes[: len(first)], codes[len(first) :]
     arcs = torch.stack([latent.slerp(x, y, STEPS) for x, y in zip(a, b, strict=True)])
     labels = {"meter": examples.labels["meter"][torch.tensor(first)]}
-    made = torch.stack(
-        [model.decode_tensor(arcs[:, i], labels) for i in range(STEPS)], 1
-    ).numpy()
+    made = torch.stack([model.decode_tensor(arcs[:, i], labels) for i in range(STEPS)], 1).numpy()
     ends = examples.y[torch.tensor(first)].numpy(), examples.y[torch.tensor(second)].numpy()
     real = model.modality.mask(labels, len(first))
     assert real is not None, "windows of melodies have meters"
@@ -174,9 +172,7 @@ def interpolation(model: Model, examples: Examples, *, pairs: int, seed: int) ->
     )
 
 
-def _pairs(
-    examples: Examples, num: int, rng: np.random.Generator
-) -> tuple[list[int], list[int]]:
+def _pairs(examples: Examples, num: int, rng: np.random.Generator) -> tuple[list[int], list[int]]:
     """Pairs of windows of one meter, by the meters' shares, from different tunes."""
     meters = examples.labels["meter"].numpy()
     first = rng.choice(len(examples), num)
@@ -286,17 +282,18 @@ def table(report: Mapping[str, Any], *, bars: int) -> Iterator[str]:
             beside = f"   (MusicVAE {paper[key]:.3f})" if key in paper else ""
             yield f"  {words:54} {report[key]:8.3f}{beside}"
     walk = report["interpolation"]
-    yield f"  {'steps of ' + str(walk['num_pairs']) + ' interpolations that do not turn back':54} " + (
-        f"{walk['monotone_steps']:8.3f}   (data-space mix {walk['monotone_steps_mix']:.3f})"
-    )
+    words = f"steps of {walk['num_pairs']} interpolations that do not turn back"
+    mix = f"(data-space mix {walk['monotone_steps_mix']:.3f})"
+    yield f"  {words:54} {walk['monotone_steps']:8.3f}   {mix}"
     drawn = report["samples"]
     yield f"{drawn['num']:,} samples of the prior against the corpus, total variation"
     for key, words in SAMPLE_WORDS.items():
         yield f"  {words:54} {drawn[key]:8.3f}"
     yield "attributes of held-out windows, +2 along their directions"
     for name, row in report["shift"].items():
+        change = f"{row['before']:.3f} -> {row['after']:.3f}"
         yield (
-            f"  {name:18} raised in {row['raised']:.0%}, {row['before']:.3f} -> {row['after']:.3f}, "
+            f"  {name:18} raised in {row['raised']:.0%}, {change}, "
             f"{row['hamming']:.0%} of steps changed"
         )
     yield f"decoded: {report['decoded_per_second']:,.0f} melodies a second"

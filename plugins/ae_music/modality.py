@@ -140,14 +140,12 @@ class Melodies(Modality):
     def align(self, a: Any, b: Any) -> tuple[Melody, Melody]:
         """Bar by bar: where models know their meters as two, b's bar lines are drawn anew in a's.
 
-        Where only one begins with a pickup, the other waits for a bar.
+        Where only one begins with a pickup, that bar is left out.
         """
         first, second = melody_of(a), melody_of(b)
         second = rebarred(second, first)
-        if has_pickup(first) and not has_pickup(second):
-            second = delayed(second)
-        elif has_pickup(second) and not has_pickup(first):
-            first = delayed(first)
+        if has_pickup(first) != has_pickup(second):
+            first, second = without_pickup(first), without_pickup(second)
         return first, second
 
     def mask(self, labels: Mapping[str, Tensor], num: int) -> Tensor | None:
@@ -196,9 +194,7 @@ class Melodies(Modality):
         melodies = {name: [melody_of(item) for item in items] for name, items in rows.items()}
         save_figure(rolls_figure(melodies), path)
 
-    def _examples(
-        self, melody: Melody, *, hop: int, different: bool = False
-    ) -> list[Example]:
+    def _examples(self, melody: Melody, *, hop: int, different: bool = False) -> list[Example]:
         labels = {"meter": meter_class(melody.meter)}
         rows = windows(melody.transposed(12 * octaves_off(melody)), self.bars, hop=hop)
         if different:
@@ -248,15 +244,9 @@ def has_pickup(melody: Melody) -> bool:
     return melody.num_bars > 1 and len(begins) > 0 and int(begins[0]) >= bar / 2
 
 
-def delayed(melody: Melody) -> Melody:
-    """A melody after a bar of silence."""
-    bar = np.zeros(melody.meter.steps, np.uint8)
-    return replace(
-        melody,
-        steps=np.concatenate([bar, melody.steps]),
-        velocities=np.concatenate([bar, melody.velocities]),
-        start=melody.start - len(bar),
-    )
+def without_pickup(melody: Melody) -> Melody:
+    """A melody from its first whole bar on."""
+    return melody.bars(2, melody.num_bars) if has_pickup(melody) else melody
 
 
 def _loudness(steps: np.ndarray, like: Melody | None) -> np.ndarray:

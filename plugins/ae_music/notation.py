@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def to_midi(path: Path) -> bytes:
     """A score as a MIDI file; of several tunes in one file, the first.
 
-    Repeats and endings are played, or every bar once where their signs contradict each other.
+    Repeats and endings are played, or every bar once where their signs make no sense.
     Silence fills up the bar of a pickup, so that bar lines stay where they were written. Chord
     symbols are left out, and so are grace notes.
 

@@ -22,7 +22,7 @@ Audio = NDArray[np.float32]
 MAX_MINUTES = 60
 PEAK = 10 ** (-1 / 20)  #: one decibel below full scale
 SILENT = 1e-4  #: what stays below it is neither heard nor made louder
-HARMONICS = (1.0, 0.4, 0.25, 0.1, 0.05)  #: of the plain tones, about those of a flute
+HARMONICS = (1.0, 0.4, 0.25, 0.1, 0.05)  #: of the plain tones, the fundamental first
 SUBTYPES = {".wav": "PCM_16", ".flac": "PCM_16", ".ogg": "VORBIS"}
 
 
@@ -47,7 +47,7 @@ def render(
     length = midi.get_end_time()
     if length > 60 * MAX_MINUTES:
         raise Failure(
-            f"the piece lasts {length / 60:.0f} minutes, and more than {MAX_MINUTES} are not "
+            f"the piece lasts {length / 60:.1f} minutes, and more than {MAX_MINUTES} are not "
             f"made into sound"
         )
     if soundfont is not None:

@@ -434,7 +434,7 @@ def _checked(
         tracks,
         _from_zero([Change(m.at, Meter(*m.value)) for m in good], Meter(4, 4)),
         _from_zero(believed, 120.0),
-        [k for k in keys if 0 <= k.value < 24],
+        sorted((k for k in keys if 0 <= k.value < 24), key=lambda change: change.at),
         names[0] if names else "",
     )
 

@@ -1,0 +1,348 @@
+"""The music plugin: its data type, what is counted in melodies, and every `ae music` command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pretty_midi
+import pytest
+import symusic
+import torch
+from ae_music import attributes, blend
+from ae_music.datasets import title_of
+from ae_music.grid import COMMON, FIRST, METERS, Melody, Meter, Notes, tidy, write_steps
+from ae_music.measure import total_variation
+from ae_music.modality import Melodies, has_pickup, melody_of, octaves_off
+from ae_music.writing import to_midi
+from conftest import ROOT
+
+from ae_toolkit import Misuse, load
+from ae_toolkit.noise import Source
+from ae_toolkit.recipe import named
+from ae_toolkit.testing import check_modality
+
+SAMPLES = ROOT / "plugins/ae_music/samples"
+A, B = SAMPLES / "drowsy-maggie.mid", SAMPLES / "smash-the-windows-reel.mid"
+JIG, OTHER_JIG = SAMPLES / "garryowen.mid", SAMPLES / "smash-the-windows.mid"
+CHORALE = SAMPLES / "chorale-bwv66.6.mid"
+
+
+def melody(*notes: tuple[int, int, int], meter: Meter = COMMON, **changes: Any) -> Melody:
+    """From `(onset, end, pitch)` in steps."""
+    columns = np.array(notes, dtype=np.int64).T
+    length = -(-int(columns[1].max()) // meter.steps) * meter.steps
+    loud = np.full(len(notes), 90)
+    return Melody(*write_steps(Notes(*columns, loud), length), meter, **changes)
+
+
+def read(path: Path) -> Melody:
+    return next(Melodies().read(path))
+
+
+def notes_of(path: Path, bars: float | None = None) -> list[tuple[int, int]]:
+    """`(sixteenth, pitch)` of a file by another library, up to a number of bars of 4/4."""
+    score = symusic.Score(path)
+    scale = 4 / score.ticks_per_quarter
+    rows = [(round(n.time * scale), n.pitch) for track in score.tracks for n in track.notes]
+    return sorted(row for row in rows if bars is None or row[0] < 16 * bars)
+
+
+def test_data_type_keeps_its_contract(tmp_path: Path) -> None:
+    check_modality(
+        Melodies(bars=2, transpose=5), [read(A).bars(1, 2), read(B).bars(3, 4)], tmp_path
+    )
+
+
+def test_transposition_stays_on_the_keyboard_and_fades() -> None:
+    modality = Melodies(bars=2, transpose=6, transposed=(1.0, 0.0))
+    high = melody((0, 4, 107), (4, 8, 100), (8, 16, 105))
+    y = modality.prepare(torch.stack([modality.parts(high)[0].y] * 500))
+    y = torch.where(y >= FIRST, y + 24, y)  # where the register would not have put it
+    source = Source(0, "test")
+    moved = modality.augment(y, source.step(0, progress=0.0))
+    sounding = y >= FIRST
+    by = (moved - y)[sounding].reshape(500, -1)
+    assert (by == by[:, :1]).all(), "one melody, one transposition"
+    assert moved.max() < 90 and by.min() == -6 and by.max() == 1
+    assert torch.equal(moved[~sounding], y[~sounding])
+    assert torch.equal(modality.augment(y, source.step(0, progress=1.0)), y)
+
+
+def test_windows_are_the_same_in_any_key_and_of_one_title() -> None:
+    modality = Melodies(bars=2)
+    tune = melody((0, 4, 70), (4, 8, 72), (12, 20, 74))
+    rows = [modality.parts(tune.transposed(k))[0].y for k in (0, 3, 5)]
+    other = modality.parts(melody((0, 4, 70), (4, 8, 73), (12, 20, 74)))[0].y
+    prints = modality.fingerprints(torch.stack([*rows, other]))
+    assert prints[0] == prints[1] == prints[2] != prints[3]
+    assert title_of(melody((0, 1, 60), name="DEVIL'S DREAM -- REEL.")) == title_of(
+        melody((0, 1, 60), name="Devils Dream, The")
+    )
+
+
+def test_a_bass_line_is_seen_in_the_register_and_given_back_in_its_own() -> None:
+    modality, low = Melodies(bars=1), melody((0, 4, 36), (4, 8, 43), (8, 16, 40), program=33)
+    (example,) = modality.parts(low)
+    assert octaves_off(low) == 3 and example.y.max() - FIRST + 21 == 79
+    back = modality.join([example.y.long()], like=low)
+    assert [n.pitch for n in back.instruments[0].notes] == [36, 43, 40]
+    assert back.instruments[0].program == 33
+
+
+def test_blends_are_aligned_by_bar() -> None:
+    modality = Melodies(bars=2)
+    plain, jig = read(A), read(JIG)
+    upbeat = read(SAMPLES / "miss-mcleods-reel.mid")
+    assert has_pickup(upbeat) and has_pickup(jig) and not has_pickup(plain)
+    first, second = modality.align(plain, upbeat)
+    assert first is plain and np.array_equal(second.steps, upbeat.bars(2, 17).steps)
+    both = modality.align(upbeat, upbeat)
+    assert both == (upbeat, upbeat)
+    _, barred = modality.align(plain, jig)
+    assert barred.meter == plain.meter and barred.num_notes == jig.num_notes
+
+
+@pytest.mark.parametrize(
+    ("name", "notes", "expected"),
+    [
+        ("density", [(0, 1, 60), (4, 5, 62)], 2 / 16),
+        ("diatonic", [(0, 1, 60), (4, 5, 62), (8, 9, 64), (12, 13, 61)], 3 / 4),
+        ("diatonic", [(0, 1, 66), (4, 5, 67), (8, 9, 74)], 1.0),
+        ("interval", [(0, 1, 60), (4, 5, 67), (8, 9, 64)], 5.0),
+        ("pitch-range", [(0, 1, 60), (4, 5, 67), (8, 9, 64)], 7.0),
+        ("syncopation-16th", [(0, 1, 60), (3, 4, 62), (4, 5, 62), (5, 6, 60)], 1 / 4),
+        ("syncopation-8th", [(0, 1, 60), (6, 7, 62), (8, 9, 62), (10, 11, 60)], 1 / 4),
+    ],
+)
+def test_attributes(name: str, notes: list[tuple[int, int, int]], expected: float) -> None:
+    steps = melody(*notes).steps
+    row = np.zeros((1, 18), np.uint8)
+    row[0, :16] = steps
+    found = attributes.measure(row, np.array([0]), bars=1)
+    assert found[name][0] == pytest.approx(expected)
+
+
+def test_total_variation() -> None:
+    assert total_variation(np.array([1, 1, 2]), np.array([1, 1, 2, 1, 1, 2])) == 0
+    assert total_variation(np.array([-3, -3]), np.array([4])) == 1
+    assert total_variation(np.array([0, 1]), np.array([0, 0])) == pytest.approx(0.5)
+
+
+def test_tidy_leaves_no_idle_note_off() -> None:
+    steps = np.array([1, 0, 40, 0, 1, 1, 0, 41], np.uint8)
+    assert tidy(steps).tolist() == [0, 0, 40, 0, 1, 0, 0, 41]
+
+
+# On bundled weights.
+
+
+def test_python_takes_and_gives_pretty_midi() -> None:
+    a, b = (pretty_midi.PrettyMIDI(str(path)) for path in (A, B))
+    model = load("melody-2bar")
+    walk = model.interpolate(a, b, steps=9)
+    assert len(walk) == 9 and all(isinstance(step, pretty_midi.PrettyMIDI) for step in walk)
+    ends = [melody_of(step) for step in (walk[0], walk[-1])]
+    for made, path in zip(ends, (A, B), strict=True):
+        original = read(path)
+        assert len(made) == len(original) and made.meter == original.meter
+        assert (made.steps == original.steps).mean() > 0.97
+    again = model.reconstruct([a])[0]
+    assert (melody_of(again).steps == melody_of(walk[0]).steps).all()
+    assert len(model.sample(3, {"meter": 3}, seed=1)) == 3
+    with pytest.raises(Misuse, match=r"a melody is a pretty_midi.PrettyMIDI, not a str"):
+        model.encode(["tune.mid"])
+
+
+def test_interpolate_writes_midi_sound_and_picture(ae, tmp_path: Path) -> None:
+    arguments = ["-o", "out.mid", "--wav", "out.wav", "--png", "out.png", "--each", "steps"]
+    result = ae("music", "interpolate", A, B, *arguments)
+    assert "9 steps of 16 bars, 144 in all" in result.output
+    made = notes_of(tmp_path / "out.mid")
+    assert notes_of(tmp_path / "out.mid", bars=16) == _on_grid(A)
+    assert [(at - 8 * 256, pitch) for at, pitch in made if at >= 8 * 256] == _on_grid(B)
+    assert made[-1][0] < 144 * 16
+    assert len(list(Path("steps").glob("*.mid"))) == 9
+    assert Path("out.png").stat().st_size > 10_000 and Path("out.wav").stat().st_size > 1_000_000
+
+
+def _on_grid(path: Path) -> list[tuple[int, int]]:
+    """A sample's notes, from its first bar on, as the grid holds them."""
+    tune = read(path)
+    return list(
+        zip(np.flatnonzero(tune.steps >= FIRST).tolist(), tune.pitches.tolist(), strict=True)
+    )
+
+
+def test_interpolation_goes_from_a_to_b_without_turning_back(ae) -> None:
+    report = json.loads(ae("music", "interpolate", A, B, "--json").stdout)
+    rows = report["steps"]
+    to_a, to_b = ([row[f"distance_to_{end}"] for row in rows] for end in "ab")
+    assert to_a[0] == to_b[-1] == 0
+    assert all(np.diff(to_a) >= -0.02) and all(np.diff(to_b) <= 0.02)
+
+
+def test_jigs_keep_their_meter_tempo_and_instrument(ae, tmp_path: Path) -> None:
+    for path, name, tempo, program in ((JIG, "a", 100, 40), (OTHER_JIG, "b", 140, 73)):
+        tune = read(path)
+        changed = Melody(tune.steps, tune.velocities, tune.meter, tempo, 7, program, name)
+        to_midi([changed]).write(str(tmp_path / f"{name}.mid"))
+    ae("music", "interpolate", "a.mid", "b.mid", "--steps", 3, "-o", "out.mid")
+    score = symusic.Score(tmp_path / "out.mid")
+    assert [(m.numerator, m.denominator) for m in score.time_signatures] == [(6, 8)]
+    assert [round(t.qpm) for t in score.tempos] == [100, 118, 140]
+    assert {track.program for track in score.tracks} == {40, 73}
+    assert [k.key for k in score.key_signatures] == [1]
+
+
+def test_two_meters_and_what_was_done_about_it(ae) -> None:
+    said = ae("music", "interpolate", A, JIG, "--steps", 3).stderr
+    assert "is in 6/8" in said and "get the bar lines of Drowsy Maggie" in said
+    assert len(said.strip().splitlines()) == 1
+
+
+def test_identical_inputs_and_different_lengths(ae) -> None:
+    rows = json.loads(ae("music", "interpolate", A, A, "--json", "--steps", 3).stdout)["steps"]
+    assert rows[1]["distance_to_a"] < 0.03
+    arguments = ["--bars", "1:5", "--bars", "1:12", "--steps", 8, "--json"]
+    rows = json.loads(ae("music", "interpolate", A, B, *arguments).stdout)["steps"]
+    assert [row["bars"] for row in rows] == [5, 6, 7, 8, 9, 10, 11, 12]
+
+
+def test_a_voice_of_a_chorale_and_the_others_beneath(ae, tmp_path: Path) -> None:
+    pair = [CHORALE, CHORALE, "--track", "Tenor", "--track", "1", "--steps", 3]
+    ae("music", "interpolate", *pair, "-o", "plain.mid")
+    ae("music", "interpolate", *pair, "-o", "full.mid", "--keep-accompaniment")
+    plain, full = notes_of(tmp_path / "plain.mid"), notes_of(tmp_path / "full.mid")
+    tenor, soprano = (
+        next(m.pitches.tolist() for m in blend_tracks(CHORALE, name)) for name in ("Tenor", "1")
+    )
+    played = [pitch for _, pitch in plain]
+    assert played[: len(tenor)] == tenor and played[-len(soprano) :] == soprano
+    others = 36 + 42 + 41
+    assert len(full) == pytest.approx(len(plain) + 3 * others, abs=6)
+
+
+def blend_tracks(path: Path, track: str) -> list[Melody]:
+    from ae_music.extract import melodies_of
+    from ae_music.score import read_score
+
+    return melodies_of(read_score(path), track=track)
+
+
+def test_sample_by_meter_and_length_and_seed(ae, tmp_path: Path) -> None:
+    for meter in map(str, METERS):
+        ae("music", "sample", "-n", 2, "--meter", meter, "-o", "new.mid", "--seed", 3)
+        score = symusic.Score(tmp_path / "new.mid")
+        assert [(m.numerator, m.denominator) for m in score.time_signatures] == [
+            tuple(map(int, meter.split("/")))
+        ]
+    for out, seed in (("1.mid", 1), ("2.mid", 1), ("3.mid", 2)):
+        ae("music", "sample", "-o", out, "--seed", seed)
+    first, second, third = (Path(f"{k}.mid").read_bytes() for k in (1, 2, 3))
+    assert first == second != third
+    assert "1 melodies of 20 bars" in ae("music", "sample", "--bars", 20, "-n", 1).output
+
+
+def test_neighbours(ae) -> None:
+    ae("music", "vary", A, "-n", 2, "-o", "v.mid", "--png", "v.png")
+    assert notes_of(Path("v.mid"), bars=16) == _on_grid(A)
+    ae("music", "sample", "--like", A, "--spread", 0, "-n", 1, "-o", "same.mid")
+    same = dict(notes_of(Path("same.mid")))
+    assert np.mean([same.get(at) == pitch for at, pitch in _on_grid(A)]) > 0.95
+
+
+def test_shift_says_what_changed(ae) -> None:
+    report = json.loads(ae("music", "shift", A, "--density", -2, "--json").stdout)
+    assert report["after"]["density"] < report["before"]["density"]
+    assert 0 < report["hamming"] <= 1 and report["asked"] == {"density": -2}
+    output = ae("music", "shift", JIG, "--syncopation", 1, "--pitch-range", "+1").output
+    assert output.count("asked: +1") == 3
+
+
+def test_shift_raises_density_in_most_held_out_windows() -> None:
+    shipped = load("melody-2bar").config.card["metrics"]["melodies"]
+    assert shipped["shift"]["density"]["raised"] >= 0.9
+
+
+def test_info(ae) -> None:
+    output = ae("music", "info", CHORALE).output
+    assert "* track 1: Soprano" in output and "  track 4: Bass" in output
+    report = json.loads(ae("music", "info", JIG, "--json").output)
+    (section,) = report["sections"]
+    assert section["meter"] == "6/8" and section["pickup"] and section["bars"] == "1:33"
+    assert "garryowen" in ae("music", "info").output
+
+
+def test_train_on_a_folder_then_blend(ae, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for path in sorted((SAMPLES / "tunes").glob("*.mid"))[:12]:
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "broken.mid").write_bytes(b"MThd\0")
+    small = ["--set", "train.epochs=1", "--set", "encoder.width=16", "--set", "decoder.width=16"]
+    result = ae("train", "melody-2bar", "--data", "mine", "--out", "r", "--quiet", *small)
+    assert "skipped 1 of 13" in result.stderr
+    again = ae("train", "melody-2bar", "--data", "mine", "--out", "r2", "--quiet", *small)
+    assert "skipped 1 of 13" in again.stderr, "the report is kept with the cache"
+    ae("music", "interpolate", A, B, "--model", "r", "--steps", 3, "-o", "out.mid")
+    ae("music", "shift", A, "--model", "r", "--density", 1)
+    report = json.loads(ae("music", "evaluate", "--model", "r", "--limit", 20, "--json").stdout)
+    assert report["data"] == "files" and report["rate"] >= 0
+    assert {"monotone_steps", "monotone_steps_mix"} <= {*report["interpolation"]}
+
+
+@pytest.mark.parametrize("name", ["melody-2bar-ar", "melody-2bar-rnn", "melody-16bar-rnn"])
+def test_recipes_that_do_not_ship_train(ae, name: str, tmp_path: Path) -> None:
+    recipe = named(name)
+    small = ["--set", "train.epochs=0.05", "--set", "train.batch_size=16"]
+    for part in ("encoder", "decoder"):
+        small += ["--set", f"{part}.width=16"]
+    ae("train", name, "--data", "tunes-sample", "--out", "r", "--quiet", *small)
+    report = json.loads(ae("evaluate", "r", "--limit", 10, "--nll", 0, "--json").stdout)
+    assert report["negative_elbo"] > 0 and recipe.likelihood.name == "categorical"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        ("interpolate A", 2, "needs two melodies, A and B"),
+        ("interpolate A gone.mid", 2, "gone.mid: there is no such file"),
+        ("interpolate A text.mid", 1, "text.mid: is not a MIDI file"),
+        ("interpolate A B -o out.mp3", 2, "out.mp3: choose a name that ends in .mid"),
+        ("interpolate A B --wav out.mp3", 2, "out.mp3: choose a name that ends in .wav"),
+        ("interpolate A B --png out.txt", 2, "out.txt: choose a name that ends in .png"),
+        ("interpolate A B --track 7", 2, "there is no track '7'"),
+        ("interpolate A B --bars 7:5", 2, "--bars takes first:last"),
+        ("interpolate A B --bars 1:900", 2, "bars 1:16, of 16 in all"),
+        ("interpolate A B --bars 99", 2, "has 16 bars, and none with the number 99"),
+        ("interpolate A B --bars 1 --bars 2 --bars 3", 2, "once for both files or twice"),
+        ("interpolate A B --model mnist-2d", 2, "'ae music' needs one of melodies"),
+        ("interpolate A B -o text.mid/out.mid", 1, "out.mid: cannot be written"),
+        ("shift A", 2, "say what to shift"),
+        ("sample --meter 5/4", 2, "--meter '5/4': choose from 4/4"),
+        ("sample --meter waltz", 2, "--meter 'waltz'"),
+        ("render A -o out.mid", 2, "choose a name that ends in .wav"),
+        ("render text.mid -o out.wav", 1, "text.mid: is not a MIDI file"),
+        ("info gone.mid", 2, "gone.mid: there is no such file"),
+        ("evaluate --data nowhere", 2, "'nowhere' is neither a file or folder"),
+    ],
+)
+def test_bad_input_gets_one_sentence(
+    ae, tmp_path: Path, arguments: str, code: int, sentence: str
+) -> None:
+    (tmp_path / "text.mid").write_text("no music")
+    before = sorted(tmp_path.rglob("*"))
+    words = {"A": A, "B": B}
+    result = ae("music", *(words.get(word, word) for word in arguments.split()), code=code)
+    assert sentence in result.output.replace("\n", " ")
+    assert sorted(tmp_path.rglob("*")) == before, "something half-written was left"
+
+
+def test_blend_keeps_every_bar_of_both_ends() -> None:
+    model = blend.load_melody_model("melody-16bar", "cpu")
+    walk = blend.blend(model, read(JIG), read(OTHER_JIG), steps=3)
+    assert [m.num_bars for m in walk] == [33, 33, 33]
+    assert walk[0].num_notes == read(JIG).num_notes
