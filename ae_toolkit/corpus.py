@@ -8,7 +8,6 @@ like; it is made again.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import blake2b
@@ -21,11 +20,13 @@ from tqdm import tqdm
 
 from ae_toolkit import CONTRACT, __version__, checkpoint
 from ae_toolkit.contracts import Example
-from ae_toolkit.data import Examples
+from ae_toolkit.data import Examples, Split, cache_root, choose_groups
 from ae_toolkit.errors import Failure, Misuse
 from ae_toolkit.modality import Modality
 
 FORMAT = 1
+
+TEST_SHARE = 0.1  #: of the groups of a folder
 
 
 class Skipped(NamedTuple):
@@ -47,6 +48,31 @@ class Corpus(NamedTuple):
     examples: Examples
     skipped: list[Skipped]
     folder: Path | None
+
+
+def files(*, modality: Modality, split: Split, path: str) -> Examples:
+    """Any file or folder of the data type's own files; a tenth of them is the test split.
+
+    Files that cannot be read are skipped, counted and listed. What a test file has in common with
+    a training file, example by example, is left out of the test split.
+    """
+    examples = read_corpus([Path(path)], modality).examples
+    return part_of(examples, modality, split)
+
+
+def part_of(examples: Examples, modality: Modality, split: Split) -> Examples:
+    """The training or the test split of a corpus, by a hash of the groups that never changes."""
+    tested = choose_groups(examples.groups, TEST_SHARE, seed="test")
+    if not tested:
+        return examples  # one group only: it is all that there is to look at
+    inside = [i for i, group in enumerate(examples.groups) if group in tested]
+    outside = [i for i, group in enumerate(examples.groups) if group not in tested]
+    if split == "train":
+        return examples.select(outside)
+    known = {*modality.fingerprints(examples.y[torch.tensor(outside)])}
+    prints = modality.fingerprints(examples.y[torch.tensor(inside)])
+    unseen = [i for i, mine in zip(inside, prints, strict=True) if mine not in known]
+    return examples.select(unseen or inside)
 
 
 def read_corpus(
@@ -93,11 +119,6 @@ def find_files(root: Path, modality: Modality) -> list[Path]:
         kinds = ", ".join(modality.suffixes)
         raise Misuse(f"{root}: there are no files that end in {kinds} ({len(inside)} others)")
     return found
-
-
-def cache_root() -> Path:
-    """Where this user's caches are."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ae-toolkit"
 
 
 def _read(
@@ -160,8 +181,8 @@ def _store(corpus: Corpus, folder: Path) -> Corpus:
             np.save(temporary / "y.npy", examples.y.numpy())
             if examples.mask is not None:
                 np.save(temporary / "mask.npy", examples.mask.numpy())
-            columns: dict[str, Any] = {name: column.numpy() for name, column in examples.labels.items()}
-            np.savez(temporary / "labels.npz", **columns)
+            labels: dict[str, Any] = {name: c.numpy() for name, c in examples.labels.items()}
+            np.savez(temporary / "labels.npz", **labels)
             rest = {"groups": examples.groups, "skipped": corpus.skipped}
             (temporary / "rest.json").write_text(json.dumps(rest), encoding="utf-8")
     except Failure:

@@ -27,8 +27,6 @@ Split = Literal["train", "test"]
 
 ON_DEVICE = 2 << 30  #: bytes up to which a data set is kept on the device
 
-TEST_SHARE = 0.1  #: of the groups of a folder
-
 
 @dataclass(frozen=True)
 class Examples:
@@ -140,13 +138,13 @@ def hold_out(examples: Examples, share: float, *, seed: int) -> tuple[Examples, 
     """Splits off a share by a seeded hash of the group: adding data moves nobody across."""
     if not share:
         return examples, examples.select([])
-    chosen = _chosen(examples.groups, share, seed=seed)
+    chosen = choose_groups(examples.groups, share, seed=seed)
     inside = [i for i, group in enumerate(examples.groups) if group in chosen]
     outside = [i for i, group in enumerate(examples.groups) if group not in chosen]
     return examples.select(outside), examples.select(inside)
 
 
-def _chosen(groups: Iterable[str], share: float, *, seed: object) -> set[str]:
+def choose_groups(groups: Iterable[str], share: float, *, seed: object) -> set[str]:
     """The groups that are held out: at least one, wherever there are two."""
     hashes = {group: seed_of(seed, "split", group) / 2**63 for group in groups}
     chosen = {group for group, value in hashes.items() if value < share}
@@ -155,36 +153,12 @@ def _chosen(groups: Iterable[str], share: float, *, seed: object) -> set[str]:
     return chosen if len(chosen) < len(hashes) else set()
 
 
-def files(*, modality: Modality, split: Split, path: str) -> Examples:
-    """Any file or folder of the data type's own files; a tenth of them is the test split.
-
-    Files that cannot be read are skipped, counted and listed. What a test file has in common with
-    a training file, example by example, is left out of the test split.
-    """
-    from ae_toolkit.corpus import read_corpus
-
-    examples = read_corpus([Path(path)], modality).examples
-    return part_of(examples, modality, split)
-
-
-def part_of(examples: Examples, modality: Modality, split: Split) -> Examples:
-    """The training or the test split of a corpus, by a hash of the groups that never changes."""
-    tested = _chosen(examples.groups, TEST_SHARE, seed="test")
-    if not tested:
-        return examples  # one group only: it is all that there is to look at
-    inside = [i for i, group in enumerate(examples.groups) if group in tested]
-    outside = [i for i, group in enumerate(examples.groups) if group not in tested]
-    if split == "train":
-        return examples.select(outside)
-    known = {*modality.fingerprints(examples.y[torch.tensor(outside)])}
-    prints = modality.fingerprints(examples.y[torch.tensor(inside)])
-    unseen = [i for i, mine in zip(inside, prints, strict=True) if mine not in known]
-    return examples.select(unseen or inside)
-
-
 def data_roots() -> list[Path]:
     """Where data sets are looked for, in order: `AE_DATA`, usual places, the user's cache."""
-    from ae_toolkit.corpus import cache_root
-
     named = [Path(os.environ["AE_DATA"])] if os.environ.get("AE_DATA") else []
     return [*named, Path("data"), Path("../shared/data"), cache_root()]
+
+
+def cache_root() -> Path:
+    """Where this user's caches are."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ae-toolkit"

@@ -111,7 +111,7 @@ def resize(data: bytearray, chance: random.Random, other: bytes) -> bytearray:
     at = chance.choice(chunks) + 4
     size = int.from_bytes(data[at : at + 4], "big")
     sizes = (0, size - 1, size + 1, size + 8, chance.randrange(len(data)), 0x7FFFFFFF, 0xFFFFFFFF)
-    data[at : at + 4] = max(chance.choice(sizes), 0).to_bytes(4, "big")
+    data[at : at + 4] = min(max(chance.choice(sizes), 0), 0xFFFFFFFF).to_bytes(4, "big")
     return data
 
 

@@ -145,7 +145,7 @@ def test_hub_models(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_any_data_type_from_files(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     import numpy as np
 
-    from ae_toolkit.data import files
+    from ae_toolkit.corpus import files
 
     modality = Tensors(shape=(2, 3))
     check_modality(modality, [torch.randn(2, 3), torch.randn(2, 3)], tmp_path)

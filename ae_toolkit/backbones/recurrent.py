@@ -1,4 +1,4 @@
-"""Recurrent backbones over sequences, as in MusicVAE (Roberts et al. 2018, section 3).
+"""Recurrent backbones over sequences, after Roberts et al. (2018), section 3.
 
 A bidirectional encoder, an autoregressive decoder, and a hierarchical one, in which a conductor
 unrolls one embedding per segment and a lower net decodes each segment from its own.

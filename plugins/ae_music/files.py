@@ -12,10 +12,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from ae_toolkit import Failure, Misuse
 
 if TYPE_CHECKING:
+    from pretty_midi import PrettyMIDI
+
     from ae_music.grid import Melody
     from ae_music.score import Score, Track
 
 PAIR = ("drowsy-maggie", "smash-the-windows-reel")  #: what is blended where nobody says what
+
+RATE = 44_100  #: samples per second
 
 
 class Source(NamedTuple):
@@ -49,12 +53,13 @@ def read_source(path: Path, *, track: str | None = None, bars: str | None = None
     from dataclasses import replace
 
     from ae_music.extract import choose_track, melodies_of
-    from ae_music.score import read_score
+    from ae_music.score import knows_bars, read_score
 
     path = find_tune(path)
     where = f"{path}: "
     score = read_score(path)
-    found = melodies_of(score, track=track, where=where)
+    pickup = 0 if knows_bars(path) else None
+    found = melodies_of(score, track=track, pickup=pickup, where=where)
     said = ""
     if bars is not None:
         first, last = parse_bars(bars)
@@ -157,11 +162,11 @@ def write_results(
             to_midi([melody], beneath=beneath).write(str(temporary))
 
 
-def write_sound(midi: object, path: Path, *, soundfont: Path | None = None) -> None:
+def write_sound(midi: PrettyMIDI, path: Path, *, soundfont: Path | None = None) -> None:
     """Renders and writes; says on standard error what would sound better."""
-    from ae_music.render import RATE, render, write_wav
+    from ae_music.render import render, write_wav
 
-    audio, notice = render(midi, soundfont=soundfont)
+    audio, notice = render(midi, soundfont=soundfont, rate=RATE)
     if notice:
         print(notice, file=sys.stderr)
     write_wav(audio, path, rate=RATE)

@@ -31,7 +31,7 @@ from ae_music.grid import (
     tidy,
     windows,
 )
-from ae_music.score import MIDI, NOTATION, read_score, score_of
+from ae_music.score import MIDI, NOTATION, knows_bars, read_score, score_of
 from ae_toolkit import Misuse, Modality
 from ae_toolkit.contracts import Example, Step
 
@@ -68,7 +68,8 @@ class Melodies(Modality):
     # Files and objects.
 
     def read(self, path: Path) -> Iterator[Melody]:
-        for melody in melodies_of(read_score(path), where=f"{path}: "):
+        pickup = 0 if knows_bars(path) else None
+        for melody in melodies_of(read_score(path), pickup=pickup, where=f"{path}: "):
             yield melody if melody.name else replace(melody, name=path.stem)
 
     def write(self, items: Sequence[Any], path: Path) -> None:

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from ae_toolkit import Recipe
 
-#: A third of a training's first windows are in other keys; at its end nearly all are in their own,
-#: so that the prior learns those of the corpus.
-KEYS = {"transpose": 5, "transposed": [0.6, 0.2]}
-STRIDE = {"patch": 4, "heads": 4}
+#: Half of a training's first windows are in other keys; at its end nearly all are in their own, so
+#: that the prior learns those of the corpus.
+KEYS = {"transpose": 5, "transposed": [0.5, 0.05]}
+QUARTERS = {"name": "transformer", "width": 128, "layers": 2, "heads": 4, "patch": 4}
 
 
 def melody_2bar() -> Recipe:
@@ -24,12 +24,12 @@ def melody_2bar() -> Recipe:
             "data": {"name": "folk-tunes"},
             "modality": {"name": "melody", "bars": 2, **KEYS},
             "condition": ["meter"],
-            "encoder": {"name": "transformer", "width": 128, "layers": 2, **STRIDE},
+            "encoder": QUARTERS,
             "bottleneck": {"name": "gaussian", "z_dim": 8, "spatial": True},
-            "prior": {"name": "flow"},
-            "decoder": {"name": "transformer", "width": 128, "layers": 2, **STRIDE},
+            "prior": {"name": "autoregressive", "layers": 3, "hidden": 192},
+            "decoder": QUARTERS,
             "likelihood": {"name": "categorical"},
-            "objective": {"name": "elbo", "beta": 0.15, "warmup": 0.3},
+            "objective": {"name": "elbo", "beta": 0.17, "warmup": 0.2},
             "train": {"epochs": 20, "batch_size": 64, "lr": 2e-3, "clip": 50.0},
         }
     )
@@ -41,8 +41,10 @@ def melody_16bar() -> Recipe:
         {
             "name": "melody-16bar",
             "modality.bars": 16,
-            "train.epochs": 6,
-            "train.batch_size": 64,
+            "objective.beta": 0.3,
+            "train.epochs": 4,
+            "train.batch_size": 32,
+            "train.evaluate_every": 0.5,
             "train.clip": 200.0,
         }
     )

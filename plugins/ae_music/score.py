@@ -165,6 +165,11 @@ def _parse(data: bytes, path: Path) -> Score:
     return _checked(tracks, meters, tempi, keys, where=f"{path}: ")
 
 
+def knows_bars(path: Path) -> bool:
+    """Whether a file says where its bar lines are, so that no pickup need be found."""
+    return path.suffix.lower() in NOTATION
+
+
 def score_of(midi: PrettyMIDI) -> Score:
     """The same from an object of pretty_midi's.
 
