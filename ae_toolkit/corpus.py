@@ -56,8 +56,8 @@ def files(*, modality: Modality, split: Split, path: str) -> Examples:
     Files that cannot be read are skipped, counted and listed. What a test file has in common with
     a training file, example by example, is left out of the test split.
     """
-    examples = read_corpus([Path(path)], modality).examples
-    return part_of(examples, modality, split)
+    corpus = read_corpus([Path(path)], modality, tell=split == "train")
+    return part_of(corpus.examples, modality, split)
 
 
 def part_of(examples: Examples, modality: Modality, split: Split) -> Examples:
@@ -76,7 +76,11 @@ def part_of(examples: Examples, modality: Modality, split: Split) -> Examples:
 
 
 def read_corpus(
-    roots: Sequence[Path], modality: Modality, *, group: Callable[[Any], str] | None = None
+    roots: Sequence[Path],
+    modality: Modality,
+    *,
+    group: Callable[[Any], str] | None = None,
+    tell: bool = True,
 ) -> Corpus:
     """Reads every file of a data type below some folders, or finds it in the cache.
 
@@ -85,6 +89,7 @@ def read_corpus(
         modality: what reads them.
         group: the key by which an item is split; None: its file. A function of a module of the
             data type's package, so that the cache knows its code.
+        tell: say which files were skipped even where the cache remembers it.
 
     Raises:
         Misuse: there is nothing of the kind.
@@ -94,11 +99,12 @@ def read_corpus(
     folder = _place(files, modality, group.__qualname__ if group else "")
     corpus = _load(folder) if folder else None
     if corpus is None:
+        tell = True
         corpus = _read(files, modality, group)
         if folder and len(corpus.examples):
             corpus = _store(corpus, folder)
     where = ", ".join(map(str, roots))
-    _tell(corpus.skipped, len(files), where)
+    _tell(corpus.skipped if tell else [], len(files), where)
     if not len(corpus.examples):
         reason = corpus.skipped[0].reason if corpus.skipped else "nothing was found in them"
         raise Failure(f"{where}: none of {len(files)} files could be read, {reason}")

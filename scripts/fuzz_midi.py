@@ -1,8 +1,8 @@
 """Breaks real MIDI files in every way and reads them: `python scripts/fuzz_midi.py FOLDER`.
 
 Every broken file must be read, or refused with one sentence. Reads happen in a process of its own
-with limits on time and memory, so that whatever else happens, a crash of the parser included, is
-noticed; such files are kept. The same seed makes the same files.
+with limits on time and memory (of Linux), so that whatever else happens, a crash of the parser
+included, is noticed; such files are kept. The same seed makes the same files.
 """
 
 from __future__ import annotations

@@ -2,14 +2,16 @@
 
 Start-up of the command, a grid and a denoised picture from bundled weights against the bare
 imports, and throughput and peak memory of a training of `mnist-2d`, each in a process of its own;
-the least of several times.
-Needs all of MNIST for the last (see the README).
+the least of several times. A blend of two tunes, a collection of them read, and melodies decoded.
+Needs all of MNIST and the tunes for some of it (see the README).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+import os
 import resource
 import statistics
 import subprocess
@@ -54,6 +56,32 @@ def training(folder: Path, epochs: int) -> tuple[float, float]:
     return statistics.median(speeds), peak
 
 
+def reading(folder: Path, tunes: Path) -> tuple[int, float]:
+    """How many tunes there are, and seconds from cold files to cached windows of two bars."""
+    code = (
+        "import sys, time; from pathlib import Path; import symusic\n"
+        "from ae_music.modality import Melodies; from ae_toolkit.corpus import read_corpus\n"
+        "began = time.perf_counter(); read_corpus([Path(sys.argv[1])], Melodies())\n"
+        "print(time.perf_counter() - began)"
+    )
+    taken = []
+    for i in range(3):
+        cache = {**os.environ, "XDG_CACHE_HOME": str(folder / f"cache-{i}")}
+        command = [sys.executable, "-c", code, str(tunes)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True, env=cache)
+        taken.append(float(done.stdout))
+    return len(list(tunes.glob("*.mid"))), min(taken)
+
+
+def decoding() -> float:
+    """Two-bar melodies that are decoded in a second."""
+    from ae_music.measure import speed
+
+    from ae_toolkit import load
+
+    return speed(load("melody-2bar"))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--json", action="store_true")
@@ -72,6 +100,9 @@ def main() -> None:
         bare = seconds([sys.executable, "-c", "import torch"])
         small, _ = denoising(folder, 28)
         large, large_peak = denoising(folder, 1024)
+        blend = seconds([*AE, "music", "interpolate", "-o", str(folder / "blend.mid")])
+        tunes = Path(os.environ.get("AE_DATA", "../shared/data")) / "midi/oneills-1850"
+        num_tunes, read = reading(folder, tunes) if tunes.is_dir() else (0, math.nan)
         speed, peak = training(folder, options.epochs)
     result["grid / import"] = result["ae image grid, s"] / result["import torch, torchvision, s"]
     result["import torch, s"] = bare
@@ -79,6 +110,10 @@ def main() -> None:
     result["denoise / import torch"] = small / bare
     result["ae image denoise, 1024x1024, s more"] = large - small
     result["peak memory up to there, GB"] = large_peak
+    result["ae music interpolate, s"] = blend
+    result["interpolate / import torch"] = blend / bare
+    result[f"{num_tunes} tunes from files to cached windows, s"] = read
+    result["two-bar melodies decoded per second"] = decoding()
     result["training mnist-2d, examples/s"] = speed
     result["training mnist-2d, peak memory, GB"] = peak
     if options.json:

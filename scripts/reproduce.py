@@ -19,7 +19,7 @@ import torch
 from ae_music.attributes import FILE, directions
 from ae_music.measure import WORDS
 from ae_music.measure import measure as measure_melodies
-from safetensors.torch import save_file
+from safetensors.torch import save as pack
 
 from ae_toolkit import __version__, checkpoint, fit, load, zoo
 from ae_toolkit.evaluate import evaluate
@@ -107,7 +107,7 @@ def write_directions(weights: Path) -> None:
     found = directions(model)
     packed = {name: rows.bfloat16().contiguous() for name, rows in found.items()}
     with checkpoint.writing(weights / FILE) as temporary:
-        save_file(packed, temporary)
+        temporary.write_bytes(pack(packed))
 
 
 def measure(weights: Path) -> None:

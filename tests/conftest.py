@@ -43,6 +43,15 @@ def real_mnist() -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def real_tunes() -> Path:
+    """The folder that holds the collections of tunes."""
+    root = Path(os.environ.get("AE_DATA", "/nowhere"))
+    if not (root / "midi/oneills-1850").is_dir():
+        pytest.skip("needs all of the tunes: set AE_DATA to the folder that holds midi/")
+    return root
+
+
 @pytest.fixture(autouse=True)
 def clean_registries() -> Iterator[None]:
     """What a test registers is gone after it."""

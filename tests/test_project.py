@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from ae_toolkit.evaluate import evaluate
 CORE = sorted((ROOT / "ae_toolkit").rglob("*.py"))
 PLUGINS = sorted((ROOT / "plugins").rglob("*.py"))
 MODELS = tuple(sorted(zoo.bundled()))
+MELODIES = tuple(name for name in MODELS if name.startswith("melody"))
 RESTORING = ("mnist-ae", "mnist-denoise", "mnist-superres", "mnist-superres-4x")
 
 #: Words of data types, which the core does not know.
@@ -49,10 +51,11 @@ def test_every_module_says_what_it_is(path: Path) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_bundled_model(name: str) -> None:
     folder = zoo.bundled()[name]
-    assert (folder / checkpoint.WEIGHTS).stat().st_size <= 3_000_000
+    most, minutes = (8_000_000, 60) if name in MELODIES else (3_000_000, 30)
+    assert (folder / checkpoint.WEIGHTS).stat().st_size <= most
     config = checkpoint.load_config(folder)
     assert config.card["seed"] == config.recipe.train.seed
-    assert config.card["minutes"] <= 30
+    assert config.card["minutes"] <= minutes
     assert config.card["command"] == f"python scripts/reproduce.py {name}"
     assert (folder / "README.md").is_file()
     assert load(name).sample(2, dict.fromkeys(config.recipe.condition, 1), seed=1)
@@ -67,7 +70,7 @@ def test_recipe_is_the_one_that_the_weights_were_made_by(name: str) -> None:
 
 def test_every_model_of_the_documentation_ships() -> None:
     assert {"mnist-2d", "mnist-2d-bernoulli", "fashion-2d", "mnist-vae", "mnist-cvae"} <= {*MODELS}
-    assert {*RESTORING} <= {*MODELS}
+    assert {*RESTORING, "melody-2bar", "melody-16bar"} <= {*MODELS}
 
 
 @pytest.mark.parametrize("name", RESTORING)
@@ -101,12 +104,45 @@ def test_shipped_nll_is_the_measured_one(real_mnist: Path) -> None:
     assert measured["nll"] == pytest.approx(shipped["nll"], abs=5)
 
 
+@pytest.mark.parametrize("name", MELODIES)
+def test_shipped_melody_numbers_are_the_measured_ones(real_tunes: Path, name: str) -> None:
+    from ae_music.measure import reconstruction
+
+    from ae_toolkit.data import load_data
+
+    model = load(name)
+    shipped = model.config.card["metrics"]["melodies"]
+    some = load_data(model.recipe, model.modality, "test")
+    some = some.select(range(0, len(some), max(len(some) // 400, 1)))
+    measured = reconstruction(model, some, seed=1)
+    assert shipped["rate"] == pytest.approx(measured["rate"], rel=0.1)
+    for key in ("accuracy_sampled", "accuracy_mean", "exact"):
+        assert measured[key] == pytest.approx(shipped[key], abs=0.06), key
+
+
+def test_shipped_melodies_reach_what_they_are_meant_to() -> None:
+    two, sixteen = (
+        checkpoint.load_config(zoo.bundled()[f"melody-{bars}bar"]).card["metrics"]["melodies"]
+        for bars in (2, 16)
+    )
+    assert two["rate"] <= 60 and two["accuracy_sampled"] >= 0.965
+    assert two["accuracy_mean"] >= 0.995 and two["exact"] >= 0.9
+    assert sixteen["accuracy_sampled"] >= 0.85
+    for report in (two, sixteen):
+        assert report["interpolation"]["num_pairs"] >= 1000
+        assert report["interpolation"]["monotone_steps"] >= 0.95
+        assert report["samples"]["copies"] <= 0.02
+
+
 def test_readme_carries_the_measured_numbers() -> None:
     text = (ROOT / "README.md").read_text()
     for name in MODELS:
         metrics = checkpoint.load_config(zoo.bundled()[name]).card["metrics"]
-        value = f"{metrics.get('nll') or metrics['distortion_plus_rate']:.2f}"
-        if not metrics["rate"]:
+        if name in MELODIES:
+            value = f"{metrics['melodies']['accuracy_sampled']:.3f}"
+        elif metrics["rate"]:
+            value = f"{metrics.get('nll') or metrics['distortion_plus_rate']:.2f}"
+        else:
             value = f"{metrics['metrics']['pixel_bce']:.4f}"
         line = next(line for line in text.splitlines() if line.startswith(f"| `{name}`"))
         assert value in line, name
@@ -121,9 +157,11 @@ def readme_commands() -> list[str]:
 
 @pytest.mark.slow
 def test_readme_commands_run(ae, tmp_path: Path) -> None:
-    """As pasted, in order, in one folder; trainings on the bundled digits for one epoch."""
-    for path in SAMPLES.glob("digit-*.png"):
+    """As pasted, in order, in one folder; trainings on the bundled data for one epoch."""
+    tunes = ROOT / "plugins/ae_music/samples"
+    for path in (*SAMPLES.glob("digit-*.png"), *tunes.glob("*.mid")):
         (tmp_path / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(tunes, tmp_path / "plugins/ae_music/samples")
     commands = readme_commands()
     assert len(commands) > 8
     for command in commands:
@@ -133,6 +171,8 @@ def test_readme_commands_run(ae, tmp_path: Path) -> None:
             words += [] if "--data" in words else ["--data", "mnist-sample"]
         if words[1] == "evaluate":
             words += ["--limit", "20"]
+        if words[:3] == ["ae", "music", "evaluate"]:
+            words += ["--data", "tunes-sample"]
         if words[:3] == ["ae", "image", "scatter"]:
             words += ["--data", "mnist-sample"]
         ae(*words[1:])
@@ -140,10 +180,12 @@ def test_readme_commands_run(ae, tmp_path: Path) -> None:
 
 def test_readme_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    shutil.copytree(ROOT / "plugins/ae_music/samples", tmp_path / "plugins/ae_music/samples")
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert blocks
+    known: dict[str, object] = {}
     for block in blocks:
-        exec(compile(block, "README.md", "exec"), {})
+        exec(compile(block, "README.md", "exec"), known)
 
 
 def test_changelog_names_the_version() -> None:

@@ -498,6 +498,6 @@ def _say(*sources: Source) -> None:
         if meter_class(a.meter) != meter_class(b.meter):
             print(
                 f"{b.name} is in {b.meter} and {a.name} in {a.meter}: on the way, the notes of "
-                f"{b.name} keep their lengths and get the bar lines of {a.meter}",
+                f"{b.name} keep their lengths and get bar lines in {a.meter}",
                 file=sys.stderr,
             )

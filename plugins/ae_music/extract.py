@@ -57,7 +57,8 @@ def melodies_of(
     Args:
         score: of a file or an object.
         track: a track's number from 1, its name, or `all`; None: by the rule above.
-        pickup: sixteenths before the first bar line; None: found by accents and long notes.
+        pickup: sixteenths before the first bar line, unless the score says so itself; later meters
+            then begin with a bar line. None: found by accents and long notes.
         where: begins every sentence, such as `tune.mid: `.
 
     Raises:
@@ -67,7 +68,7 @@ def melodies_of(
     chosen = choose_track(score, track, where=where)
     notes = skyline(chosen.on_grid())
     found: list[Melody] = []
-    since, given = -1, pickup
+    since, bar_line = -1, 0
     for section in sections(score):
         first, last = np.searchsorted(notes.start, (section.start, section.end))
         if first == last:
@@ -76,10 +77,13 @@ def melodies_of(
         mine.end[-1] = min(mine.end[-1], section.end)
         if section.since != since:
             since = section.since
-            pickup = given if not found and given is not None else section.pickup
-            if pickup is None:
-                pickup = find_pickup(mine, section.start, section.meter.steps)
-        found.append(_melody(mine, section, score, chosen, since + pickup))
+            written = section.pickup
+            if written is None and pickup is not None:
+                written = 0 if found else pickup
+            if written is None:
+                written = find_pickup(mine, section.start, section.meter.steps)
+            bar_line = since + written
+        found.append(_melody(mine, section, score, chosen, bar_line))
     assert found, "sections cover every note"
     return found
 

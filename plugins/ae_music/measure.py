@@ -63,8 +63,8 @@ def measure(
     recipe = model.recipe
     if data is not None:
         recipe = recipe.with_({"data": from_option(data).model_dump()})
-    test = load_data(recipe, model.modality, "test")
     train = load_data(recipe, model.modality, "train")
+    test = load_data(recipe, model.modality, "test")
     some = test if limit is None else test.select(range(min(limit, len(test))))
     path = interpolation(model, test, pairs=pairs, seed=seed)
     report = {
@@ -226,13 +226,16 @@ def shifted(
     """For each attribute: how often its direction, `amount` times, raises it, and what it costs."""
     from ae_music.attributes import ATTRIBUTES, bars_of
 
-    rng = np.random.default_rng(seed)
-    some = examples.select(rng.choice(len(examples), min(num, len(examples)), replace=False))
+    rng, given = np.random.default_rng(seed), directions(model)
+    known = next(iter(given.values())).any(1)[examples.labels["meter"]].nonzero()[:, 0].numpy()
+    if not len(known):
+        return {}
+    some = examples.select(rng.choice(known, min(num, len(known)), replace=False))
     meters, bars = some.labels["meter"], bars_of(model)
     labels = {"meter": meters}
     mask = model.modality.mask(labels, len(some))
     assert mask is not None, "windows of melodies have meters"
-    codes, given = model.encode_examples(some).cpu(), directions(model)
+    codes = model.encode_examples(some).cpu()
     plain = (model.decode_tensor(codes, labels) * mask).byte().numpy()
     before = measure_attributes(plain, meters.numpy(), bars=bars)
     found = {}

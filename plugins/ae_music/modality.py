@@ -141,13 +141,13 @@ class Melodies(Modality):
     def align(self, a: Any, b: Any) -> tuple[Melody, Melody]:
         """Bar by bar: where models know their meters as two, b's bar lines are drawn anew in a's.
 
-        Where only one begins with a pickup, that bar is left out.
+        Then, or where only one begins with a pickup, pickups are left out.
         """
         first, second = melody_of(a), melody_of(b)
-        second = rebarred(second, first)
-        if has_pickup(first) != has_pickup(second):
+        alike = meter_class(first.meter) == meter_class(second.meter)
+        if not alike or has_pickup(first) != has_pickup(second):
             first, second = without_pickup(first), without_pickup(second)
-        return first, second
+        return first, rebarred(second, first)
 
     def mask(self, labels: Mapping[str, Tensor], num: int) -> Tensor | None:
         bars = torch.tensor([meter.steps for meter in METERS])

@@ -29,8 +29,8 @@ def melody_2bar() -> Recipe:
             "prior": {"name": "autoregressive", "layers": 3, "hidden": 192},
             "decoder": QUARTERS,
             "likelihood": {"name": "categorical"},
-            "objective": {"name": "elbo", "beta": 0.17, "warmup": 0.2},
-            "train": {"epochs": 20, "batch_size": 64, "lr": 2e-3, "clip": 50.0},
+            "objective": {"name": "elbo", "beta": 0.3, "warmup": 0.2},
+            "train": {"epochs": 16, "batch_size": 64, "lr": 2e-3, "clip": 50.0},
         }
     )
 

@@ -24,7 +24,8 @@ from ae_toolkit import Failure, Misuse
 if TYPE_CHECKING:
     from pretty_midi import PrettyMIDI
 
-MAX_BYTES = 16 << 20
+MAX_BYTES = 16 << 20  #: of a file in notation
+MAX_MIDI_BYTES = 4 << 20
 MAX_STEPS = 1 << 17  #: 8,192 bars of 4/4, four and a half hours at 120
 MAX_NOTES = 1_000_000
 MAX_TRACKS = 1024  #: and as many instruments
@@ -113,8 +114,8 @@ def read_score(path: Path) -> Score:
             raise Misuse(f"{path}: is a folder, not a file")
         if not stat.S_ISREG(status.st_mode):
             raise Misuse(f"{path}: is a device or a pipe, not a file")
-        if status.st_size > MAX_BYTES:
-            raise Failure(f"{path}: is larger than {MAX_BYTES >> 20} MB, which no tune is")
+        if status.st_size > MAX_MIDI_BYTES:
+            raise Failure(f"{path}: is larger than {MAX_MIDI_BYTES >> 20} MB, which no tune is")
         data = path.read_bytes()
     except FileNotFoundError:
         raise Misuse(f"{path}: there is no such file") from None
@@ -194,7 +195,7 @@ def score_of(midi: PrettyMIDI) -> Score:
                 np.array([steps(note.start) for note in notes]),
                 np.array([steps(note.end) for note in notes]),
                 np.array([note.pitch for note in notes]),
-                np.array([min(max(note.velocity, 1), 127) for note in notes]),
+                np.array([min(127, max(1, note.velocity)) for note in notes]),
             )
             program = int(instrument.program) & 127
             tracks.append(Track(_printable(instrument.name), program, instrument.is_drum, *columns))
@@ -227,108 +228,111 @@ class _Form(NamedTuple):
         Raises:
             Failure: there is something in it that is no event; or there is too much of it.
         """
-        tracks, instruments, num_onsets = [], 0, 0
+        rows: list[_Events] = []
         for number, track in enumerate(self.tracks, start=1):
             where = f"{path}: is broken, in track {number} "
-            events = _Events(track)
             try:
-                events.run()
+                rows.append(_gone_through(track))
             except IndexError:
                 raise Failure(f"{where}an event reaches beyond the track's end") from None
             except ValueError as error:
                 raise Failure(f"{where}{error}") from None
-            tracks.append(bytes(events.fixed))
-            instruments += len(events.instruments)
-            num_onsets += events.num_onsets
-            if events.ticks > MAX_TICKS:
-                raise Failure(f"{path}: lasts {events.ticks / self.division:,.0f} quarter notes")
-            if instruments > MAX_TRACKS:
-                raise Failure(f"{path}: has more than {MAX_TRACKS:,} instruments")
-            if num_onsets > MAX_NOTES:
-                raise Failure(f"{path}: has more than {MAX_NOTES:,} notes")
-        return _Form(self.division, tracks, num_onsets)
+        longest = max(row.ticks for row in rows)
+        if longest > MAX_TICKS:
+            raise Failure(f"{path}: lasts {longest / self.division:,.0f} quarter notes")
+        if sum(row.num_instruments for row in rows) > MAX_TRACKS:
+            raise Failure(f"{path}: has more than {MAX_TRACKS:,} instruments")
+        num_onsets = sum(row.num_onsets for row in rows)
+        return _Form(self.division, [row.fixed for row in rows], num_onsets)
 
 
-class _Events:
-    """The events of one track, gone through slowly.
+class _Events(NamedTuple):
+    """The events of one track, and what they come to."""
+
+    fixed: bytes
+    ticks: int
+    num_instruments: int
+    num_onsets: int
+
+
+def _gone_through(track: bytes) -> _Events:
+    """The events of a track, made harmless one by one.
 
     What symusic would misread becomes a text, which it passes over: meta events of a wrong size, of
     which it takes the bytes after them; a meter whose denominator overflows; a name so long that a
     copy for each instrument would fill the memory. A packet of system-exclusive bytes becomes a
     message of them, since symusic takes what is in it for events.
+
+    Raises:
+        IndexError: an event reaches beyond the end.
+        ValueError: there is no event where one must be; the sentence goes on from "in track 1".
     """
-
-    def __init__(self, track: bytes):
-        self.track, self.fixed = track, bytearray(track)
-        self.at = self.ticks = self.num_onsets = 0
-        self.instruments: set[tuple[int, int]] = set()
-
-    def quantity(self) -> int:
-        """A number of one to four bytes, the last of which is below 128."""
-        value = 0
-        for _ in range(4):
-            byte = self.track[self.at]
-            self.at += 1
-            value = value << 7 | byte & 127
-            if byte < 128:
+    fixed, end = bytearray(track), len(track)
+    instruments: set[tuple[int, int]] = set()
+    programs = [0] * 16
+    at = ticks = status = num_onsets = 0
+    while at < end:
+        byte = track[at]
+        if byte < 128:
+            ticks, at = ticks + byte, at + 1
+        else:
+            delta, at = _quantity(track, at)
+            ticks += delta
+        byte = track[at]
+        if byte == 0xFF:
+            kind = track[at + 1]
+            size, first = _quantity(track, at + 2)
+            if kind == END_OF_TRACK:
                 break
-        return value
-
-    def run(self) -> None:
-        """Goes to the end.
-
-        Raises:
-            IndexError: an event is cut off.
-            ValueError: there is no event where one must be; the sentence goes on from "there".
-        """
-        track, status, programs = self.track, 0, [0] * 16
-        while self.at < len(track):
-            self.ticks += self.quantity()
-            first = track[self.at]
-            if first == 0xFF:
-                if not self.meta():
-                    return
-            elif first in (0xF0, 0xF7):
-                self.fixed[self.at] = 0xF0
-                self.at += 1
-                self.skip(self.quantity())
-                status = 0
-            elif first > 0xF0:
-                raise ValueError(f"there is an event of kind 0x{first:x}, which no file may hold")
+            if _is_strange(kind, size, track[at + 2 : first + 2]):
+                fixed[at + 1] = TEXT
+            at = first + size
+        elif byte in (0xF0, 0xF7):
+            fixed[at], status = 0xF0, 0
+            size, first = _quantity(track, at + 1)
+            at = first + size
+        elif byte > 0xF0:
+            raise ValueError(f"there is an event of kind 0x{byte:x}, which no file may hold")
+        else:
+            if byte >= 128:
+                status, at = byte, at + 1
+            elif not status:
+                raise ValueError("there is data where an event must begin")
+            kind, channel, value = status >> 4, status & 15, track[at]
+            if kind in (0xC, 0xD):
+                other, at = 0, at + 1
             else:
-                if first >= 128:
-                    status, self.at = first, self.at + 1
-                elif not status:
-                    raise ValueError("there is data where an event must begin")
-                kind, channel = status >> 4, status & 15
-                data = track[self.at : self.at + (1 if kind in (0xC, 0xD) else 2)]
-                self.skip(1 if kind in (0xC, 0xD) else 2)
-                if max(data) > 127:
-                    raise ValueError(f"there is a value of {max(data)}, and MIDI knows 0 to 127")
-                if kind == 0xC:
-                    programs[channel] = data[0]
-                elif kind == 0x9 and data[1]:
-                    self.instruments.add((channel, programs[channel]))
-                    self.num_onsets += 1
+                other, at = track[at + 1], at + 2
+            if value > 127 or other > 127:
+                raise ValueError(
+                    f"there is a value of {max(value, other)}, and MIDI knows 0 to 127"
+                )
+            if kind == 0x9 and other:
+                instruments.add((channel, programs[channel]))
+                num_onsets += 1
+            elif kind == 0xC:
+                programs[channel] = value
+    if at > end:
+        raise IndexError
+    return _Events(bytes(fixed), ticks, len(instruments), num_onsets)
 
-    def meta(self) -> bool:
-        """Passes over a meta event; returns whether the track goes on."""
-        kind_at = self.at + 1
-        kind = self.track[kind_at]
-        self.at += 2
-        size_at, size = self.at, self.quantity()
-        data = self.track[self.at : self.at + 2]
-        self.skip(size)
-        right = META_SIZES.get(kind, size)
-        strange = kind in META_SIZES and not self.track[size_at] == size == right
-        if strange or (kind == METER and data[1] > 7) or (kind == TRACK_NAME and size > LONG_NAME):
-            self.fixed[kind_at] = TEXT
-        return kind != END_OF_TRACK
 
-    def skip(self, size: int) -> None:
-        self.at += size
-        if self.at > len(self.track):
-            raise IndexError
+def _quantity(track: bytes, at: int) -> tuple[int, int]:
+    """A number of one to four bytes, the last of which is below 128, and where it ends."""
+    value = 0
+    for last in range(at, at + 4):
+        byte = track[last]
+        value = value << 7 | byte & 127
+        if byte < 128:
+            break
+    return value, last + 1
+
+
+def _is_strange(kind: int, size: int, data: bytes) -> bool:
+    """Whether a meta event is misread; its data begin with its size."""
+    if kind in META_SIZES:
+        return data[0] != META_SIZES[kind] or (kind == METER and data[2] > 7)
+    return kind == TRACK_NAME and size > LONG_NAME
 
 
 def check_form(data: bytes, path: Path) -> int:
@@ -376,14 +380,14 @@ def _form(data: bytes, path: Path) -> _Form:
         if name == b"MTrk":
             tracks.append(data[at : at + size])
         at += size
+        if len(tracks) > MAX_TRACKS:
+            raise Failure(f"{path}: has more than {MAX_TRACKS:,} tracks")
     if len(tracks) < num_tracks:
         raise Failure(
             f"{path}: is cut short or broken, it has {len(tracks)} of {num_tracks} tracks"
         )
     if not tracks:
         raise Failure(f"{path}: has no tracks")
-    if len(tracks) > MAX_TRACKS:
-        raise Failure(f"{path}: has more than {MAX_TRACKS:,} tracks")
     return _Form(division, tracks)
 
 
