@@ -167,6 +167,7 @@ class Model:
         Raises:
             Misuse: there are fewer than two steps, or the path is neither lerp nor slerp.
         """
+        a, b = self.modality.align(a, b)
         codes, condition = self.walk(a, b, steps=steps, path=path, labels=labels)
         made = []
         for i, z in enumerate(codes):
@@ -187,12 +188,12 @@ class Model:
         path: str = "slerp",
         labels: Mapping[str, Any] | None = None,
     ) -> tuple[list[Tensor], Mapping[str, Tensor]]:
-        """The codes of an interpolation, `(parts, D)` for each step, and the labels of a."""
+        """The codes between two aligned items, `(parts, D)` for each step, and the labels of a."""
         if steps < 2:
             raise Misuse(f"an interpolation needs at least 2 steps, not {steps}")
         if path not in PATHS:
             raise Misuse(f"path {path!r}: choose from {', '.join(PATHS)}")
-        ends = [self.examples([item], labels) for item in self.modality.align(a, b)]
+        ends = [self.examples([item], labels) for item in (a, b)]
         first, last = (self.encode_examples(end).cpu() for end in ends)
         arcs = [
             PATHS[path](first[i % len(first)], last[i % len(last)], steps)
@@ -333,7 +334,7 @@ class Model:
         if missing := [name for name in needed if name not in labels]:
             raise Misuse(
                 f"this model is conditioned on {missing[0]!r}, which is neither given nor known "
-                f"from the file"
+                f"from the file; as a label it is {_allowed(needed[missing[0]])}"
             )
         return self.autoencoder.embed({name: labels[name] for name in needed}, like=like)
 
@@ -350,9 +351,14 @@ class Model:
             column = torch.as_tensor(value, device=self.device).expand(num)
             classes = self.modality.labels[name]
             if classes and not bool(((column >= 0) & (column < classes)).all()):
-                raise Misuse(f"label {name!r} is a class from 0 to {classes - 1}, not {value}")
+                raise Misuse(f"label {name!r} is {_allowed(classes)}, not {value}")
             columns[name] = column
         return columns
+
+
+def _allowed(classes: int) -> str:
+    """What a label may be, in words."""
+    return f"a class from 0 to {classes - 1}" if classes else "a real value"
 
 
 def _row(columns: Mapping[str, Tensor], index: int) -> dict[str, float]:

@@ -214,7 +214,8 @@ def interpolate(
 @click.argument("model")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path, dir_okay=False),
-              help="A .npz file with arrays 'z' (N, D) and 'names'.")  # fmt: skip
+              help="A .npz file with arrays 'z' (N, D), 'names', and the labels that 'z' was made "
+                   "under.")  # fmt: skip
 @device_option
 def encode(model: str, files: tuple[Path, ...], out: Path, device: str) -> None:
     """Write the codes of FILES by MODEL.
@@ -228,10 +229,18 @@ def encode(model: str, files: tuple[Path, ...], out: Path, device: str) -> None:
     from ae_toolkit.checkpoint import writing
 
     loaded = _load(model, device)
-    names, items = _read(loaded, files)
-    z = loaded.encode(items).cpu().numpy()
+    rows, names = [], []
+    columns: dict[str, list[Any]] = {name: [] for name in loaded.autoencoder.condition}
+    for name, item in zip(*_read(loaded, files), strict=True):
+        examples = loaded.examples([item])
+        rows.append(loaded.encode_examples(examples).cpu().numpy())
+        names += [name if len(examples) == 1 else f"{name}.{i:03}" for i in range(len(examples))]
+        for label, column in columns.items():
+            column.append(examples.labels[label].cpu().numpy())
+    z = np.concatenate(rows)
+    arrays: dict[str, Any] = {f"label.{k}": np.concatenate(v) for k, v in columns.items()}
     with writing(out) as temporary, temporary.open("wb") as file:
-        np.savez(file, z=z, names=np.array(names))
+        np.savez(file, z=z, names=np.array(names), **arrays)
     click.echo(f"{out}: {z.shape[0]} codes of {z.shape[1]} numbers")
 
 
@@ -245,15 +254,16 @@ def encode(model: str, files: tuple[Path, ...], out: Path, device: str) -> None:
 def decode(model: str, codes: Path, out: Path, labels: tuple[str, ...], device: str) -> None:
     """Turn CODES back into items.
 
-    CODES is a .npz with an array 'z', as 'ae encode' writes it, or a .npy.
+    CODES is a .npz with an array 'z', as 'ae encode' writes it, or a .npy. Labels that it holds are
+    used unless --label says otherwise.
 
     \b
     Example:
       ae decode mnist-2d z.npz -o back/
     """
     loaded = _load(model, device)
-    z, names = _read_codes(codes)
-    _write_each(loaded, loaded.decode(z, parse_labels(labels)), names, out)
+    z, names, known = _read_codes(codes)
+    _write_each(loaded, loaded.decode(z, {**known, **parse_labels(labels)}), names, out)
 
 
 @click.command("export")
@@ -302,8 +312,8 @@ def _read(
     return names, items
 
 
-def _read_codes(path: Path) -> tuple[Tensor, list[str]]:
-    """Codes from a .npz with an array `z`, or a .npy."""
+def _read_codes(path: Path) -> tuple[Tensor, list[str], dict[str, Tensor]]:
+    """Codes from a .npz with an array `z`, or a .npy; their names and their labels."""
     import numpy as np
     import torch
 
@@ -318,7 +328,12 @@ def _read_codes(path: Path) -> tuple[Tensor, list[str]]:
     except Exception as error:  # numpy raises half a dozen kinds for a file that is none of its own
         raise Failure(f"{path}: holds no codes ({error})") from error
     names = [str(n) for n in arrays.get("names", [])]
-    return z, names if len(names) == len(z) else [f"{i:04}" for i in range(len(z))]
+    labels = {
+        name.removeprefix("label."): torch.from_numpy(column)
+        for name, column in arrays.items()
+        if name.startswith("label.") and len(column) == len(z)
+    }
+    return z, names if len(names) == len(z) else [f"{i:04}" for i in range(len(z))], labels
 
 
 def _write(model: Model, items: list[Any], path: Path) -> None:

@@ -12,12 +12,13 @@ import json
 import os
 import platform
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from ae_music.attributes import FILE, directions
-from ae_music.measure import WORDS
+from ae_music.measure import PAPER, SAMPLE_WORDS, WORDS
 from ae_music.measure import measure as measure_melodies
 from safetensors.torch import save as pack
 
@@ -44,12 +45,16 @@ NAMES = (
 
 MELODIES = tuple(name for name in NAMES if name.startswith("melody"))
 
+#: Trained and measured for comparison, but not shipped: the report goes to `docs/NAME.json`.
+COMPARED = ("melody-2bar-ar",)
+
 DECIMALS = {"mse": 5, "psnr": 2, "pixel_bce": 4}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("names", nargs="+", choices=[*NAMES, "all"], metavar="NAME")
+    known = [*NAMES, *COMPARED, "all"]
+    parser.add_argument("names", nargs="+", choices=known, metavar="NAME")
     parser.add_argument(
         "--runs", type=Path, default=ROOT / "runs/reproduce", help="run directories"
     )
@@ -57,6 +62,12 @@ def main() -> None:
     options = parser.parse_args()
     for name in NAMES if "all" in options.names else options.names:
         run, weights = options.runs / name, folder_of(name)
+        if name in COMPARED:
+            seconds = train(name, run)
+            report = measure_melodies(load(run), progress=True).report
+            report["minutes"] = round(seconds / 60, 1)
+            checkpoint.write_text(report_of(name), json.dumps(report, indent=2) + "\n")
+            continue
         if not options.measure:
             seconds = train(name, run)
             zoo.export(str(run), weights, dtype="bf16", card=card_of(name, seconds))
@@ -99,6 +110,10 @@ def card_of(name: str, seconds: float) -> dict[str, Any]:
         f"({platform.machine()}), no GPU",
         "versions": {"ae-toolkit": __version__, "torch": torch.__version__.partition("+")[0]},
     }
+
+
+def report_of(name: str) -> Path:
+    return ROOT / "docs" / f"{name}.json"
 
 
 def write_directions(weights: Path) -> None:
@@ -173,19 +188,52 @@ def numbers(report: dict[str, Any]) -> dict[str, str]:
 
 def update_readme(path: Path) -> None:
     """Writes the measured numbers between the README's two marks."""
-    start, end = "<!-- models -->", "<!-- /models -->"
-    head, _, rest = path.read_text().partition(start)
     lines = ["| model | what it is | measured | minutes of training |", "|---|---|---|---|"]
-    for name in NAMES:
-        if name not in zoo.bundled():
-            continue
-        folder = zoo.bundled()[name]
-        card = checkpoint.load_config(folder).card
+    bundled = zoo.bundled()
+    cards = {n: checkpoint.load_config(bundled[n]).card for n in NAMES if n in bundled}
+    for name, card in cards.items():
         lines.append(
             f"| `{name}` | {card['summary']} | {headline(card['metrics'])} | {card['minutes']} |"
         )
+    between(path, "models", lines)
+    reports = {name: cards[name]["metrics"]["melodies"] for name in MELODIES if name in cards}
+    for name in COMPARED:
+        if report_of(name).exists():
+            reports[name] = json.loads(report_of(name).read_text())
+    between(path, "melodies", melodies_table(reports))
+
+
+def between(path: Path, mark: str, lines: list[str]) -> None:
+    """Replaces what stands between two marks of a file."""
+    start, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
+    head, _, rest = path.read_text().partition(start)
     table = "\n".join(lines)
     path.write_text(f"{head}{start}\n{table}\n{end}{rest.partition(end)[2]}")
+
+
+def melodies_table(reports: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The paper's tables, a column for each model, the paper's own numbers beside them."""
+    columns = " | ".join(f"`{name}`" for name in reports)
+    lines = [f"| | {columns} | MusicVAE, 2 bars | 16 bars |", "|---" * (len(reports) + 3) + "|"]
+
+    def add(words: str, numbers: Sequence[str], key: str = "") -> None:
+        paper = [f"{PAPER[bars][key]:.3f}" if key in PAPER[bars] else "" for bars in (2, 16)]
+        lines.append(f"| {words} | {' | '.join([*numbers, *paper])} |")
+
+    for key, words in WORDS.items():
+        digits = 1 if key in ("rate", "distortion") else 3
+        numbers = [f"{r[key]:.{digits}f}" if key in r else "" for r in reports.values()]
+        add(words, numbers, key)
+    walks = [report["interpolation"] for report in reports.values()]
+    add("interpolation: steps that do not turn back", [f"{w['monotone_steps']:.3f}" for w in walks])
+    add("– of the data-space mix", [f"{w['monotone_steps_mix']:.3f}" for w in walks])
+    for key, words in SAMPLE_WORDS.items():
+        how = "" if key == "copies" else ", total variation"
+        numbers = [f"{report['samples'][key]:.3f}" for report in reports.values()]
+        add(f"samples of the prior: {words}{how}", numbers)
+    raised = [f"{report['shift']['density']['raised']:.0%}" for report in reports.values()]
+    add("density raised by its direction, +2", raised)
+    return lines
 
 
 def headline(report: dict[str, Any]) -> str:

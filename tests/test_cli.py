@@ -68,6 +68,13 @@ def test_help_is_quick() -> None:
         "image grid",
         "image scatter",
         "image sample",
+        "music interpolate",
+        "music sample",
+        "music vary",
+        "music shift",
+        "music render",
+        "music info",
+        "music evaluate",
     ],
 )
 def test_every_verb_shows_an_example(ae, verb: str) -> None:

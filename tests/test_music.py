@@ -156,6 +156,23 @@ def test_python_takes_and_gives_pretty_midi() -> None:
         model.encode(["tune.mid"])
 
 
+def test_generic_verbs_take_whole_melodies(ae, tmp_path: Path) -> None:
+    ae("reconstruct", "melody-2bar", A, JIG, "-o", "back")
+    assert len(read(Path("back/garryowen.mid"))) == len(read(JIG))
+    ae("encode", "melody-2bar", A, JIG, "-o", "z.npz")
+    with np.load("z.npz") as arrays:
+        assert len(arrays["z"]) == len(arrays["names"]) == 8 + 17
+        assert arrays["label.meter"].tolist() == [0] * 8 + [3] * 17
+    ae("decode", "melody-2bar", "z.npz", "-o", "decoded")
+    made = read(Path("decoded/garryowen.016.mid"))
+    assert made.meter == Meter(6, 8) and made.num_bars <= 2
+    ae("sample", "melody-2bar", "-n", 2, "-o", "new", "--label", "meter=4")
+    assert read(Path("new/0001.mid")).meter == Meter(9, 8)
+    assert "as a label it is a class" in ae("sample", "melody-2bar", "-o", "x", code=2).output
+    ae("interpolate", "melody-2bar", A, B, "-o", "walk.mid", "--steps", 3)
+    assert notes_of(tmp_path / "walk.mid")[-1][0] < 48 * 16
+
+
 def test_interpolate_writes_midi_sound_and_picture(ae, tmp_path: Path) -> None:
     arguments = ["-o", "out.mid", "--wav", "out.wav", "--png", "out.png", "--each", "steps"]
     result = ae("music", "interpolate", A, B, *arguments)

@@ -51,8 +51,8 @@ def blend(
         steps: melodies in all.
         path: slerp, along the great arc between codes, or lerp.
     """
-    codes, condition = model.walk(a, b, steps=steps, path=path)
     first, last = modality_of(model).align(a, b)
+    codes, condition = model.walk(first, last, steps=steps, path=path)
     made = [a]
     for i, z in enumerate(codes[1:-1], start=1):
         share = i / (steps - 1)

@@ -55,7 +55,8 @@ def melody_2bar_ar() -> Recipe:
     return melody_2bar().with_(
         {
             "name": "melody-2bar-ar",
-            "decoder": {"name": "autoregressive", "width": 192, "layers": 2, "heads": 4},
+            "decoder": {"name": "autoregressive", "width": 128, "layers": 2, "heads": 4},
+            "train.epochs": 6,
         }
     )
 
