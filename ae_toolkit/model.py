@@ -47,7 +47,7 @@ def load(model: str | Path, *, device: str = "cpu") -> Model:
     config = checkpoint.load_config(folder)
     weights = checkpoint.load_weights(folder)
     modality = config.recipe.make("modality")
-    with torch.device("meta"):  # no time for random weights that are replaced at once
+    with torch.random.fork_rng(devices=[]):  # random weights, which are replaced at once
         autoencoder = Autoencoder(config.recipe, modality=modality)
     expected = autoencoder.state_dict()
     for name in sorted({*expected, *weights}):

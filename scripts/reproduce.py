@@ -228,7 +228,7 @@ def melodies_table(reports: Mapping[str, Mapping[str, Any]]) -> list[str]:
     add("interpolation: steps that do not turn back", [f"{w['monotone_steps']:.3f}" for w in walks])
     add("– of the data-space mix", [f"{w['monotone_steps_mix']:.3f}" for w in walks])
     for key, words in SAMPLE_WORDS.items():
-        how = "" if key == "copies" else ", total variation"
+        how = "" if key.startswith("copies") else ", total variation"
         numbers = [f"{report['samples'][key]:.3f}" for report in reports.values()]
         add(f"samples of the prior: {words}{how}", numbers)
     raised = [f"{report['shift']['density']['raised']:.0%}" for report in reports.values()]

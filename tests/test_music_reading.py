@@ -124,49 +124,49 @@ def refused(path: Path) -> str:
 SCALE = tune(60, 62, 64, 65)
 
 
-@pytest.mark.parametrize(
-    ("data", "sentence"),
-    {
-        "empty": (b"", "is empty"),
-        "text": (b"X: 1\nT: Drowsy Maggie\nK: D\n", "is not a MIDI file"),
-        "other RIFF": (b"RIFF\x24\0\0\0WAVEfmt ", "is not a MIDI file"),
-        "cut in the header": (midi(SCALE)[:11], "is cut short within its header"),
-        "cut after the header": (midi(SCALE)[:14], "it has 0 of 1 tracks"),
-        "cut in a track's header": (midi(SCALE)[:20], "it has 0 of 1 tracks"),
-        "cut in an event": (midi(SCALE)[:31], "is cut short, track 1 misses"),
-        "cut between tracks": (midi(SCALE, SCALE)[: len(midi(SCALE))], "it has 1 of 2 tracks"),
-        "no track": (midi(), "has no tracks"),
-        "type 2": (midi(SCALE, kind=2), "is of MIDI type 2"),
-        "type 3": (midi(SCALE, kind=3), "has a broken header (type 3, 6 bytes)"),
-        "SMPTE": (midi(SCALE, division=0xE728), "is timed in SMPTE frames"),
-        "division 0": (midi(SCALE, division=0), "has 0 ticks per quarter note"),
-        "no events": (midi([]), "has no notes"),
-        "drums only": (midi(tune(36, 38, channel=9)), "there are drums only"),
-        "never ends": (midi([on(60), on(62), on(64)]), "none of the 3 that begin ever ends"),
-        "tempo 0": (midi([meta(0x51, 0, 0, 0), *SCALE]), "has a tempo of inf quarter notes"),
-        "tempo 6": (midi([tempo(6), *SCALE]), "has a tempo of 6 quarter notes per minute"),
-        "ten hours": (
-            midi([on(60), off(60, after=72_000 * QUARTER)]),
-            "lasts 72,000 quarter notes, and more than 32,768 are refused",
-        ),
-        "an age": (midi([on(60), off(60, after=FOREVER)] * 40), "lasts 22,369,621 quarter notes"),
-        "times that overflow": (
-            midi([*SCALE, *[meta(1, after=FOREVER)] * 16, meta(1, after=16), *SCALE]),
-            "lasts 8,947,857 quarter notes",
-        ),
-        "pitch 188": (midi([on(188), off(188)]), "in track 1 there is a value of 188"),
-        "no status": (midi(SCALE, [(0, b"\x40\x40")]), "in track 2 there is data where an event"),
-        "no event": (midi([(0, b"\xf4")]), "there is an event of kind 0xf4"),
-        "unfinished": (midi(track([on(60), (0, b"\x80")], end=False)), "reaches beyond the track"),
-        "a long text": (midi([(0, b"\xff\x01\x7f"), *SCALE]), "reaches beyond the track's end"),
-        "a long packet": (midi([(0, b"\xf0\xff\x7f"), *SCALE]), "reaches beyond the track's end"),
-        "2,000 tracks": (midi(*[SCALE] * 2000), "has more than 1,024 tracks"),
-        "2,000 instruments": (
-            midi([e for i in range(2000) for e in an_instrument(i % 16, i // 16)]),
-            "has more than 1,024 instruments",
-        ),
-    }.values(),
-)
+REFUSED = {
+    "empty": (b"", "is empty"),
+    "text": (b"X: 1\nT: Drowsy Maggie\nK: D\n", "is not a MIDI file"),
+    "other RIFF": (b"RIFF\x24\0\0\0WAVEfmt ", "is not a MIDI file"),
+    "cut in the header": (midi(SCALE)[:11], "is cut short within its header"),
+    "cut after the header": (midi(SCALE)[:14], "it has 0 of 1 tracks"),
+    "cut in a track's header": (midi(SCALE)[:20], "it has 0 of 1 tracks"),
+    "cut in an event": (midi(SCALE)[:31], "is cut short, track 1 misses"),
+    "cut between tracks": (midi(SCALE, SCALE)[: len(midi(SCALE))], "it has 1 of 2 tracks"),
+    "no track": (midi(), "has no tracks"),
+    "type 2": (midi(SCALE, kind=2), "is of MIDI type 2"),
+    "type 3": (midi(SCALE, kind=3), "has a broken header (type 3, 6 bytes)"),
+    "SMPTE": (midi(SCALE, division=0xE728), "is timed in SMPTE frames"),
+    "division 0": (midi(SCALE, division=0), "has 0 ticks per quarter note"),
+    "no events": (midi([]), "has no notes"),
+    "drums only": (midi(tune(36, 38, channel=9)), "there are drums only"),
+    "never ends": (midi([on(60), on(62), on(64)]), "none of the 3 that begin ever ends"),
+    "tempo 0": (midi([meta(0x51, 0, 0, 0), *SCALE]), "has a tempo of inf quarter notes"),
+    "tempo 6": (midi([tempo(6), *SCALE]), "has a tempo of 6 quarter notes per minute"),
+    "ten hours": (
+        midi([on(60), off(60, after=72_000 * QUARTER)]),
+        "lasts 72,000 quarter notes, and more than 32,768 are refused",
+    ),
+    "an age": (midi([on(60), off(60, after=FOREVER)] * 40), "lasts 22,369,621 quarter notes"),
+    "times that overflow": (
+        midi([*SCALE, *[meta(1, after=FOREVER)] * 16, meta(1, after=16), *SCALE]),
+        "lasts 8,947,857 quarter notes",
+    ),
+    "pitch 188": (midi([on(188), off(188)]), "in track 1 there is a value of 188"),
+    "no status": (midi(SCALE, [(0, b"\x40\x40")]), "in track 2 there is data where an event"),
+    "no event": (midi([(0, b"\xf4")]), "there is an event of kind 0xf4"),
+    "unfinished": (midi(track([on(60), (0, b"\x80")], end=False)), "reaches beyond the track"),
+    "a long text": (midi([(0, b"\xff\x01\x7f"), *SCALE]), "reaches beyond the track's end"),
+    "a long packet": (midi([(0, b"\xf0\xff\x7f"), *SCALE]), "reaches beyond the track's end"),
+    "2,000 tracks": (midi(*[SCALE] * 2000), "has more than 1,024 tracks"),
+    "2,000 instruments": (
+        midi([e for i in range(2000) for e in an_instrument(i % 16, i // 16)]),
+        "has more than 1,024 instruments",
+    ),
+}
+
+
+@pytest.mark.parametrize(("data", "sentence"), REFUSED.values(), ids=REFUSED)
 def test_one_sentence_says_what_is_wrong(file: File, data: bytes, sentence: str) -> None:
     assert sentence in refused(file(data))
 
@@ -192,17 +192,17 @@ def test_what_is_no_file(file: File, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert refused(path) == "is larger than 1 MB, which no tune is"
 
 
-@pytest.mark.parametrize(
-    "events",
-    {
-        "tempi": [e for i in range(20_000) for e in (tempo(100 + i % 50), *tune(60, steps=2))],
-        "meters": [e for i in range(1_500) for e in (meter(2 + i % 2, 3), *tune(60, steps=9))],
-        "a name for each instrument": [
-            name("a" * 40_000),
-            *(e for i in range(900) for e in an_instrument(i % 8, i // 8)),
-        ],
-    }.values(),
-)
+MUCH = {
+    "tempi": [e for i in range(10_000) for e in (tempo(100 + i % 50), *tune(60, steps=2))],
+    "meters": [e for i in range(1_500) for e in (meter(2 + i % 2, 3), *tune(60, steps=9))],
+    "a name for each instrument": [
+        name("a" * 40_000),
+        *(e for i in range(900) for e in an_instrument(i % 8, i // 8)),
+    ],
+}
+
+
+@pytest.mark.parametrize("events", MUCH.values(), ids=MUCH)
 def test_much_of_anything_is_quick(file: File, events: list[Event]) -> None:
     path, began = file(events), time.process_time()
     assert read(path)
@@ -231,71 +231,71 @@ def test_a_folder_of_broken_files_is_quick_and_told_in_a_few_lines(
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="its limits are Linux's")
 def test_broken_in_any_way_a_file_is_read_or_refused(tmp_path: Path) -> None:
     command = [sys.executable, ROOT / "scripts/fuzz_midi.py", ROOT / "plugins/ae_music/samples"]
-    done = subprocess.run([*command, "--num", "200"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([*command, "--num", "100"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "200 broken files" in done.stdout and not list(tmp_path.iterdir())
+    assert "100 broken files" in done.stdout and not list(tmp_path.iterdir())
 
 
 # What is read.
 
 
-@pytest.mark.parametrize(
-    ("data", "expected"),
-    {
-        "as it is": (midi(SCALE), [(0, 4, 60), (4, 8, 62), (8, 12, 64), (12, 16, 65)]),
-        "type 0": (midi(SCALE[:2], kind=0), [(0, 4, 60)]),
-        "no end of track": (midi(track(SCALE[:2], end=False)), [(0, 4, 60)]),
-        "events after its end": (midi([*SCALE[:2], meta(0x2F), *SCALE]), [(0, 4, 60)]),
-        "a longer header": (
-            midi(SCALE[:2]).replace(b"\0\0\0\6", b"\0\0\0\x08").replace(b"\1\xe0", b"\1\xe0\0\0"),
-            [(0, 4, 60)],
-        ),
-        "RIFF": (
-            b"RIFF\xff\0\0\0RMIDdata"
-            + len(midi(SCALE[:2])).to_bytes(4, "little")
-            + midi(SCALE[:2])
-            + b"LIST\xff\0\0\0INFO",
-            [(0, 4, 60)],
-        ),
-        "chunks of other kinds": (
-            midi(b"XFIH\0\0\0\3abc" + track(SCALE[:2])) + b"what follows a file",
-            [(0, 4, 60)],
-        ),
-        "more tracks than it says": (midi([name("empty")]) + track(SCALE[:2]), [(0, 4, 60)]),
-        "velocity 0 ends": (midi([on(60), on(60, 0, after=QUARTER)]), [(0, 4, 60)]),
-        "running status": (
-            midi([on(60), (QUARTER, b"\x3c\0"), (0, b"\x3e\x50"), (QUARTER, b"\x3e\0")]),
-            [(0, 4, 60), (4, 8, 62)],
-        ),
-        "running status over a text": (
-            midi([on(60), meta(1, 65, after=QUARTER), (0, b"\x3c\0")]),
-            [(0, 4, 60)],
-        ),
-        "an end without a beginning": (midi([off(64, after=0), *SCALE[:2]]), [(0, 4, 60)]),
-        "zero long": (
-            midi([on(60), off(60, after=0), on(62, after=960), off(62)]),
-            [(0, 1, 60), (8, 12, 62)],
-        ),
-        "one never ends": (midi([*SCALE[:2], on(62), *tune(0, 64)]), [(0, 4, 60), (8, 12, 64)]),
-        "a pitch struck again": (
-            midi([on(60), on(60, after=QUARTER), off(60), off(60)]),
-            [(0, 4, 60), (4, 12, 60)],
-        ),
-        "shorter than the grid, at the end": (
-            midi([on(60), off(60), on(62, after=330), off(62, after=15)]),
-            [(0, 4, 60), (7, 8, 62)],
-        ),
-        "a packet that looks like events": (
-            midi([(0, b"\xf7\x04\x90\x40\x40\x05"), *SCALE[:2]]),
-            [(0, 4, 60)],
-        ),
-        "system-exclusive bytes": (midi([(0, b"\xf0\3\1\2\xf7"), *SCALE[:2]]), [(0, 4, 60)]),
-        "128 tracks": (
-            midi(*(tune(*[60 + i % 7] * 4) for i in range(127)), tune(*[80] * 4)),
-            [(0, 4, 80), (4, 8, 80), (8, 12, 80), (12, 16, 80)],
-        ),
-    }.values(),
-)
+RIGHT = {
+    "as it is": (midi(SCALE), [(0, 4, 60), (4, 8, 62), (8, 12, 64), (12, 16, 65)]),
+    "type 0": (midi(SCALE[:2], kind=0), [(0, 4, 60)]),
+    "no end of track": (midi(track(SCALE[:2], end=False)), [(0, 4, 60)]),
+    "events after its end": (midi([*SCALE[:2], meta(0x2F), *SCALE]), [(0, 4, 60)]),
+    "a longer header": (
+        midi(SCALE[:2]).replace(b"\0\0\0\6", b"\0\0\0\x08").replace(b"\1\xe0", b"\1\xe0\0\0"),
+        [(0, 4, 60)],
+    ),
+    "RIFF": (
+        b"RIFF\xff\0\0\0RMIDdata"
+        + len(midi(SCALE[:2])).to_bytes(4, "little")
+        + midi(SCALE[:2])
+        + b"LIST\xff\0\0\0INFO",
+        [(0, 4, 60)],
+    ),
+    "chunks of other kinds": (
+        midi(b"XFIH\0\0\0\3abc" + track(SCALE[:2])) + b"what follows a file",
+        [(0, 4, 60)],
+    ),
+    "more tracks than it says": (midi([name("empty")]) + track(SCALE[:2]), [(0, 4, 60)]),
+    "velocity 0 ends": (midi([on(60), on(60, 0, after=QUARTER)]), [(0, 4, 60)]),
+    "running status": (
+        midi([on(60), (QUARTER, b"\x3c\0"), (0, b"\x3e\x50"), (QUARTER, b"\x3e\0")]),
+        [(0, 4, 60), (4, 8, 62)],
+    ),
+    "running status over a text": (
+        midi([on(60), meta(1, 65, after=QUARTER), (0, b"\x3c\0")]),
+        [(0, 4, 60)],
+    ),
+    "an end without a beginning": (midi([off(64, after=0), *SCALE[:2]]), [(0, 4, 60)]),
+    "zero long": (
+        midi([on(60), off(60, after=0), on(62, after=960), off(62)]),
+        [(0, 1, 60), (8, 12, 62)],
+    ),
+    "one never ends": (midi([*SCALE[:2], on(62), *tune(0, 64)]), [(0, 4, 60), (8, 12, 64)]),
+    "a pitch struck again": (
+        midi([on(60), on(60, after=QUARTER), off(60), off(60)]),
+        [(0, 4, 60), (4, 12, 60)],
+    ),
+    "shorter than the grid, at the end": (
+        midi([on(60), off(60), on(62, after=330), off(62, after=15)]),
+        [(0, 4, 60), (7, 8, 62)],
+    ),
+    "a packet that looks like events": (
+        midi([(0, b"\xf7\x04\x90\x40\x40\x05"), *SCALE[:2]]),
+        [(0, 4, 60)],
+    ),
+    "system-exclusive bytes": (midi([(0, b"\xf0\3\1\2\xf7"), *SCALE[:2]]), [(0, 4, 60)]),
+    "128 tracks": (
+        midi(*(tune(*[60 + i % 7] * 4) for i in range(127)), tune(*[80] * 4)),
+        [(0, 4, 80), (4, 8, 80), (8, 12, 80), (12, 16, 80)],
+    ),
+}
+
+
+@pytest.mark.parametrize(("data", "expected"), RIGHT.values(), ids=RIGHT)
 def test_the_right_notes(file: File, data: bytes, expected: list[tuple[int, int, int]]) -> None:
     (melody,) = read(file(data))
     assert notes(melody) == expected
@@ -573,7 +573,7 @@ def assert_same(a: Melody, b: Melody) -> None:
 
 @pytest.mark.parametrize("meter", ALL_METERS, ids=str)
 def test_what_is_written_is_read_again(meter: Meter, tmp_path: Path) -> None:
-    for seed in range(6):
+    for seed in range(4):
         melody = a_melody(seed, meter, num_bars=3 + seed)
         Melodies().write([melody], tmp_path / "tune.mid")
         (again,) = Melodies().read(tmp_path / "tune.mid")
@@ -586,7 +586,7 @@ def test_real_tunes_are_the_same_when_written_and_read(tmp_path: Path) -> None:
     if not root.is_dir():
         pytest.skip("needs real tunes: set AE_DATA to the folder that holds midi/")
     files = sorted(root.rglob("*.mid"))
-    for path in files[:: max(len(files) // 15, 1)]:
+    for path in files[:: max(len(files) // 12, 1)]:
         for melody in Melodies().read(path):
             Melodies().write([melody], tmp_path / "tune.mid")
             (again,) = Melodies().read(tmp_path / "tune.mid")

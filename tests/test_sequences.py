@@ -21,6 +21,7 @@ from ae_toolkit.backbones.transformer import (
 from ae_toolkit.checkpoint import Config
 from ae_toolkit.contracts import Example
 from ae_toolkit.noise import Source
+from ae_toolkit.prior import AutoregressivePrior
 from ae_toolkit.recipe import Recipe
 from ae_toolkit.testing import check_part
 
@@ -227,3 +228,29 @@ def test_walks_between_items_of_different_lengths(words: Model) -> None:
 def test_what_is_made_anew_is_as_long_as_its_labels_say(words: Model) -> None:
     values = words.decode_tensor(torch.randn(3, 3), {"kind": torch.tensor([0, 0, 1])})
     assert (values[:, 4:] == 0).all()
+
+
+@pytest.mark.parametrize("shape", [(2,), (2, 1), (1, 2)])
+def test_autoregressive_prior_draws_from_its_own_density(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    prior = AutoregressivePrior(
+        z_shapes=(shape,), cond_dim=1, width=8, heads=2, hidden=8, components=3
+    )
+    prior.head.weight.data.mul_(30)  # far from where it begins
+    line = torch.linspace(-12, 12, 481)
+    grid = torch.cartesian_prod(line, line)
+    c = torch.ones(1, 1)
+    with torch.no_grad():
+        log_p = prior.log_prob((grid.reshape(-1, *shape),), c.expand(len(grid), 1))[:, 0]
+        p = log_p.exp() * (line[1] - line[0]) ** 2
+        assert float(p.sum()) == pytest.approx(1, abs=0.01)
+        num = 20_000
+        step = Source(0, "test").step(0)
+        (drawn,) = prior.sample(num, c.expand(num, 1), temperature=1.0, step=step)
+    drawn = drawn.reshape(num, 2)
+    mean = (p[:, None] * grid).sum(0)
+    spread = (p[:, None] * (grid - mean).square()).sum(0).sqrt()
+    assert torch.allclose(drawn.mean(0), mean, atol=0.05)
+    assert torch.allclose(drawn.std(0), spread, atol=0.05)
+    both = (p * grid[:, 0] * grid[:, 1]).sum()
+    assert float((drawn[:, 0] * drawn[:, 1]).mean()) == pytest.approx(float(both), abs=0.1)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ae_music.grid import FIRST, LOWEST, METERS
+from ae_music.modality import modality_of
 from ae_toolkit import Misuse
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def find_directions(model: Model, examples: Examples, *, most: int = 20_000) -> 
     codes = model.encode_examples(some).cpu()
     meters = some.labels["meter"].numpy()
     found = {name: torch.zeros(len(METERS), model.z_dim) for name in ATTRIBUTES}
-    for name, values in measure(some.y.numpy(), meters, bars=bars_of(model)).items():
+    for name, values in measure(some.y.numpy(), meters, bars=modality_of(model).bars).items():
         for k in range(len(METERS)):
             mine = np.flatnonzero(meters == k)
             if len(mine) < 40:
@@ -140,12 +141,6 @@ def combine(given: Mapping[str, Tensor], amounts: Mapping[str, float], *, meter:
             raise Misuse(f"the model has seen too few melodies in {METERS[meter]} to shift one")
         total = total + amount * given[name][meter]
     return total
-
-
-def bars_of(model: Model) -> int:
-    """How many bars a model's windows have."""
-    bars: int = vars(model.modality)["bars"]
-    return bars
 
 
 def pitch_classes(steps: Rows) -> NDArray[np.int64]:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from ae_music.attributes import combine, directions, measure
 from ae_music.grid import COMMON, Melody, Meter, meter_class
-from ae_music.modality import Melodies
-from ae_toolkit import Misuse, Model
+from ae_music.modality import has_pickup, modality_of
+from ae_toolkit import Model
 from ae_toolkit.noise import seed_of
 
 if TYPE_CHECKING:
@@ -28,11 +28,7 @@ def load_melody_model(name: str, device: str) -> Model:
     from ae_toolkit import load
 
     model = load(name, device=device)
-    if not isinstance(model.modality, Melodies):
-        raise Misuse(
-            f"model {name!r} is of data type {model.recipe.modality.name!r}, and 'ae music' needs "
-            f"one of melodies"
-        )
+    modality_of(model)
     return model
 
 
@@ -42,7 +38,7 @@ def blend(
     """`steps` melodies from a to b: the two themselves at the ends, decoded blends between.
 
     On the way length and tempo go over from a's to b's; what else is not in the code is that of the
-    nearer end.
+    nearer end. All of them `start` on the time line of a.
 
     Args:
         model: whose windows the melodies are cut into.
@@ -62,7 +58,8 @@ def blend(
         melody = melody.padded(bar * math.ceil(length / bar))
         tempo = a.tempo ** (1 - share) * b.tempo**share
         made.append(replace(melody, tempo=tempo, name=f"{share:.0%}", start=first.start))
-    return [*made, b]
+    early = b.meter.steps if has_pickup(b) and not has_pickup(last) else 0
+    return [*made, replace(b, start=first.start - early)]
 
 
 def sample(
@@ -141,9 +138,3 @@ def hamming(a: Melody, b: Melody) -> float:
     """The share of steps in which two melodies differ; the shorter one is followed by silence."""
     length = max(len(a), len(b))
     return float((a.padded(length).steps != b.padded(length).steps).mean())
-
-
-def modality_of(model: Model) -> Melodies:
-    """The data type of a model of melodies."""
-    assert isinstance(model.modality, Melodies), "loaded by load_melody_model"
-    return model.modality

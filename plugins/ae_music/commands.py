@@ -131,7 +131,8 @@ def interpolate(
         )
     )
 
-    from ae_music.blend import blend, hamming, load_melody_model, modality_of
+    from ae_music.blend import blend, hamming, load_melody_model
+    from ae_music.modality import modality_of
 
     loaded = load_melody_model(model, device)
     walk = blend(loaded, one.melody, two.melody, steps=steps, path=path)
@@ -428,8 +429,9 @@ def evaluate(
     """
     need_ending(png, PICTURE_ENDINGS)
 
-    from ae_music.blend import load_melody_model, modality_of
+    from ae_music.blend import load_melody_model
     from ae_music.measure import measure, table
+    from ae_music.modality import modality_of
 
     loaded = load_melody_model(model, device)
     numbers = measure(loaded, data=data, limit=limit, seed=seed, progress=not as_json)

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from ae_music.attributes import combine, directions, intervals, pitch_classes
+from ae_music.attributes import ATTRIBUTES, combine, directions, intervals, pitch_classes
 from ae_music.attributes import measure as measure_attributes
-from ae_music.modality import Melodies
-from ae_toolkit import Examples, Misuse, Model, latent
+from ae_music.grid import FIRST
+from ae_music.modality import modality_of
+from ae_toolkit import Examples, Model, latent
 from ae_toolkit.data import from_option, load_data
 
 STEPS = 11  #: of an interpolation, both ends included
@@ -58,8 +59,7 @@ def measure(
         seed: of posterior samples, notes and pairs.
         progress: show a bar.
     """
-    if not isinstance(model.modality, Melodies):
-        raise Misuse(f"model {model.recipe.name!r} is not one of melodies")
+    modality_of(model)
     recipe = model.recipe
     if data is not None:
         recipe = recipe.with_({"data": from_option(data).model_dump()})
@@ -135,7 +135,7 @@ class Walked(NamedTuple):
 
 @torch.inference_mode()
 def interpolation(model: Model, examples: Examples, *, pairs: int, seed: int) -> Walked:
-    """How steadily one window becomes another: Hamming distances to A along the great arc.
+    """How steadily one window becomes another: Hamming distances to A itself along the great arc.
 
     Beside it the data-space baseline of the paper (section 6.2): every step of the grid is taken
     from A or, with a probability that rises along the way, from B.
@@ -157,7 +157,7 @@ def interpolation(model: Model, examples: Examples, *, pairs: int, seed: int) ->
         differ = (rows != to[:, None]) & real.numpy()[:, None]
         return differ.sum(2) / real.numpy().sum(1)[:, None]
 
-    ours, theirs = distance(made, made[:, 0]), distance(mixed, ends[0])
+    ours, theirs = distance(made, ends[0]), distance(mixed, ends[0])
     rising = np.diff(ours, axis=1) >= 0
     curves = {"model": ours.mean(0).tolist(), "mix": theirs.mean(0).tolist()}
     return Walked(
@@ -189,7 +189,7 @@ def prior_samples(model: Model, train: Examples, *, num: int, seed: int) -> dict
     """How like the corpus the prior's melodies are, in the corpus's proportion of meters.
 
     Total variation distances of histograms, half the sum of absolute differences: of the number of
-    notes in a window, of pitch classes and of intervals; and the share of exact copies.
+    notes in a window, of pitch classes and of intervals; and the shares of copies of windows.
     """
     rng = np.random.default_rng(seed)
     meters = torch.from_numpy(rng.choice(train.labels["meter"].numpy(), num))
@@ -201,13 +201,16 @@ def prior_samples(model: Model, train: Examples, *, num: int, seed: int) -> dict
     corpus = train.y.numpy()
     known = {(int(m), row.tobytes()) for m, row in zip(train.labels["meter"], corpus, strict=True)}
     copies = [(int(m), row.tobytes()) in known for m, row in zip(meters, made, strict=True)]
-    notes = [(rows >= 2).sum(1) for rows in (made, corpus)]
+    prints = model.modality.fingerprints
+    in_any_key = {*prints(train.y)}
+    notes = [(rows >= FIRST).sum(1) for rows in (made, corpus)]
     return {
         "num": num,
         "density_tv": total_variation(*notes),
         "pitch_class_tv": total_variation(pitch_classes(made), pitch_classes(corpus)),
         "interval_tv": total_variation(intervals(made), intervals(corpus)),
         "copies": float(np.mean(copies)),
+        "copies_in_any_key": float(np.mean([p in in_any_key for p in prints(torch.tensor(made))])),
     }
 
 
@@ -224,14 +227,13 @@ def shifted(
     model: Model, examples: Examples, *, num: int, seed: int, amount: float = 2.0
 ) -> dict[str, dict[str, float]]:
     """For each attribute: how often its direction, `amount` times, raises it, and what it costs."""
-    from ae_music.attributes import ATTRIBUTES, bars_of
-
+    bars = modality_of(model).bars
     rng, given = np.random.default_rng(seed), directions(model)
     known = next(iter(given.values())).any(1)[examples.labels["meter"]].nonzero()[:, 0].numpy()
     if not len(known):
         return {}
     some = examples.select(rng.choice(known, min(num, len(known)), replace=False))
-    meters, bars = some.labels["meter"], bars_of(model)
+    meters = some.labels["meter"]
     labels = {"meter": meters}
     mask = model.modality.mask(labels, len(some))
     assert mask is not None, "windows of melodies have meters"
@@ -315,4 +317,5 @@ SAMPLE_WORDS = {
     "pitch_class_tv": "pitch classes",
     "interval_tv": "intervals",
     "copies": "share that are copies of training windows",
+    "copies_in_any_key": "share that are copies in some key",
 }

@@ -38,6 +38,8 @@ from ae_toolkit.contracts import Example, Step
 if TYPE_CHECKING:
     from pretty_midi import PrettyMIDI
 
+    from ae_toolkit import Model
+
 REGISTER = 67, 78  #: the median pitch that a model is given, moved there by octaves
 
 
@@ -215,6 +217,20 @@ def melody_of(item: Any, *, track: str | None = None) -> Melody:
     if not hasattr(item, "instruments"):
         raise Misuse(f"a melody is a pretty_midi.PrettyMIDI, not a {type(item).__name__}")
     return max(melodies_of(score_of(item), track=track, where="the PrettyMIDI object: "), key=len)
+
+
+def modality_of(model: Model) -> Melodies:
+    """The data type of a model of melodies.
+
+    Raises:
+        Misuse: the model is of another.
+    """
+    if not isinstance(model.modality, Melodies):
+        raise Misuse(
+            f"model {model.recipe.name!r} is of data type {model.recipe.modality.name!r}, and "
+            f"'ae music' needs one of melodies"
+        )
+    return model.modality
 
 
 def octaves_off(melody: Melody) -> int:

@@ -108,20 +108,29 @@ def read_score(path: Path) -> Score:
         from ae_music.notation import to_midi
 
         return _parse(to_midi(path), path)
+    return _parse(bytes_of(path, most=MAX_MIDI_BYTES), path)
+
+
+def bytes_of(path: Path, *, most: int) -> bytes:
+    """What is in a file, if it is one and not too large.
+
+    Raises:
+        Misuse: there is no such file.
+        Failure: it cannot be read, or is larger than `most` bytes.
+    """
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
             raise Misuse(f"{path}: is a folder, not a file")
         if not stat.S_ISREG(status.st_mode):
             raise Misuse(f"{path}: is a device or a pipe, not a file")
-        if status.st_size > MAX_MIDI_BYTES:
-            raise Failure(f"{path}: is larger than {MAX_MIDI_BYTES >> 20} MB, which no tune is")
-        data = path.read_bytes()
+        if status.st_size > most:
+            raise Failure(f"{path}: is larger than {most >> 20} MB, which no tune is")
+        return path.read_bytes()
     except FileNotFoundError:
         raise Misuse(f"{path}: there is no such file") from None
     except OSError as error:
         raise Failure(f"{path}: cannot be read ({error.strerror})") from None
-    return _parse(data, path)
 
 
 def _parse(data: bytes, path: Path) -> Score:

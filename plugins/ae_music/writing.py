@@ -33,6 +33,7 @@ def to_midi(melodies: Sequence[Melody], *, beneath: Sequence[Track] = ()) -> Pre
         starts.append(end)
         end += len(melody) * PER_STEP
     midi = _timeline(melodies, starts)
+    midi.tick_to_time(end)  # pretty_midi's table of ticks, grown once and not with every note
     tracks: dict[int, pretty_midi.Instrument] = {}
     for melody, start in zip(melodies, starts, strict=True):
         if melody.program not in tracks:
@@ -71,6 +72,7 @@ def score_to_midi(score: Score) -> PrettyMIDI:
     import pretty_midi
 
     midi = _tempi([(round(t.at * PER_STEP), t.value) for t in score.tempi])
+    midi.tick_to_time(round(score.length * PER_STEP) + 1)  # as above, once
     for change in score.meters:
         time = midi.tick_to_time(round(change.at * PER_STEP))
         midi.time_signature_changes.append(pretty_midi.TimeSignature(*change.value, time))
