@@ -188,8 +188,8 @@ def _pairs(examples: Examples, num: int, rng: np.random.Generator) -> tuple[list
 def prior_samples(model: Model, train: Examples, *, num: int, seed: int) -> dict[str, float]:
     """How like the corpus the prior's melodies are, in the corpus's proportion of meters.
 
-    Total variation distances of histograms, half the sum of absolute differences: of the number of
-    notes in a window, of pitch classes and of intervals; and the shares of copies of windows.
+    Total variation distances of histograms, half the sum of absolute differences: of the notes per
+    bar of a window, of pitch classes and of intervals; and the shares of copies of windows.
     """
     rng = np.random.default_rng(seed)
     meters = torch.from_numpy(rng.choice(train.labels["meter"].numpy(), num))
@@ -203,7 +203,8 @@ def prior_samples(model: Model, train: Examples, *, num: int, seed: int) -> dict
     copies = [(int(m), row.tobytes()) in known for m, row in zip(meters, made, strict=True)]
     prints = model.modality.fingerprints
     in_any_key = {*prints(train.y)}
-    notes = [(rows >= FIRST).sum(1) for rows in (made, corpus)]
+    bars = modality_of(model).bars
+    notes = [np.rint((rows >= FIRST).sum(1) / bars).astype(int) for rows in (made, corpus)]
     return {
         "num": num,
         "density_tv": total_variation(*notes),
@@ -313,7 +314,7 @@ WORDS = {
     "exact": "windows that this gives back whole",
 }
 SAMPLE_WORDS = {
-    "density_tv": "notes in a window",
+    "density_tv": "notes per bar",
     "pitch_class_tv": "pitch classes",
     "interval_tv": "intervals",
     "copies": "share that are copies of training windows",

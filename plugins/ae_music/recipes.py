@@ -41,8 +41,8 @@ def melody_16bar() -> Recipe:
         {
             "name": "melody-16bar",
             "modality.bars": 16,
-            "objective.beta": 0.3,
-            "train.epochs": 4,
+            "objective.beta": 0.4,
+            "train.epochs": 2.5,
             "train.batch_size": 32,
             "train.evaluate_every": 0.5,
             "train.clip": 200.0,
