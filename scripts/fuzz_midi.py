@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
-SECONDS = 10.0  #: that a read may take
+SECONDS = 60.0  #: that a read may take, also where the machine is busy
 MEMORY = 2 << 30  #: bytes of address space that all reads may take
 GROWTH = 200 << 20  #: bytes by which one read may raise the peak of resident memory
 

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ae_music.attributes import FILE, directions
+from ae_music.attributes import FILE, find_directions
 from ae_music.measure import PAPER, SAMPLE_WORDS, WORDS
 from ae_music.measure import measure as measure_melodies
 from safetensors.torch import save as pack
 
 from ae_toolkit import __version__, checkpoint, fit, load, zoo
+from ae_toolkit.data import load_data
 from ae_toolkit.evaluate import evaluate
 from ae_toolkit.recipe import named, summary
 from ae_toolkit.registry import recipes
@@ -119,7 +120,7 @@ def report_of(name: str) -> Path:
 def write_directions(weights: Path) -> None:
     """Finds the directions of attributes in the training data and ships them with the weights."""
     model = load(weights)
-    found = directions(model)
+    found = find_directions(model, load_data(model.recipe, model.modality, "train"), progress=True)
     packed = {name: rows.bfloat16().contiguous() for name, rows in found.items()}
     with checkpoint.writing(weights / FILE) as temporary:
         temporary.write_bytes(pack(packed))

@@ -2,18 +2,20 @@
 
 The paper's five attributes (Roberts et al. 2018, section 6.3.1), with the share of notes in a scale
 taken of the scale that fits best instead of C major, and the pitch range. A direction is, as there,
-the mean code of the upper quartile of windows less that of the lower; one for each meter.
+the mean code of the upper quartile of windows less that of the lower, one for each meter; it is as
+long as it takes to change the attribute by about a standard deviation.
 
 Axes: B windows, T steps, D code dimensions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from ae_music.grid import FIRST, LOWEST, METERS
 from ae_music.modality import modality_of
@@ -27,8 +29,15 @@ if TYPE_CHECKING:
 Rows = NDArray[np.uint8]
 Column = NDArray[np.float64]
 
+Directions = Mapping[str, "Tensor"]
+
 FILE = "attributes.safetensors"  #: beside the weights
 MAJOR = [0, 2, 4, 5, 7, 9, 11]
+
+MOST = 20_000  #: windows that directions are found in
+LEAST = 40  #: windows of a meter, or it has no directions
+TRIED = 100  #: windows of a meter that lengths are tried on
+LENGTHS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 
 
 def density(steps: Rows, lengths: NDArray[np.int64], beats: NDArray[np.int64]) -> Column:
@@ -83,22 +92,25 @@ ATTRIBUTES: dict[str, Callable[[Rows, NDArray[np.int64], NDArray[np.int64]], Col
 }
 
 
-def measure(steps: Rows, meters: NDArray[np.int64], *, bars: int) -> dict[str, Column]:
-    """Every attribute of windows.
+def measure(
+    steps: Rows, meters: NDArray[np.int64], *, bars: int, names: Iterable[str] = ATTRIBUTES
+) -> dict[str, Column]:
+    """Attributes of windows, `(B,)` each.
 
     Args:
         steps: `(B, T)`.
         meters: `(B,)` classes.
         bars: of a window.
+        names: of the attributes.
     """
     lengths = bars * np.array([meter.steps for meter in METERS])[meters]
     compound = np.array([meter.denominator == 8 for meter in METERS])[meters]
     real = np.where(np.arange(steps.shape[1]) < lengths[:, None], steps, 0).astype(np.uint8)
     beats = np.where(compound, 6, 4)
-    return {name: count(real, lengths, beats) for name, count in ATTRIBUTES.items()}
+    return {name: ATTRIBUTES[name](real, lengths, beats) for name in names}
 
 
-def directions(model: Model) -> dict[str, Tensor]:
+def directions(model: Model) -> Directions:
     """Name -> `(meters, D)`: as shipped with the weights, else from the model's training data."""
     from safetensors.torch import load_file
 
@@ -107,26 +119,52 @@ def directions(model: Model) -> dict[str, Tensor]:
         return {name: rows.float() for name, rows in load_file(path).items()}
     from ae_toolkit.data import load_data
 
-    return find_directions(model, load_data(model.recipe, model.modality, "train"))
+    return find_directions(model, load_data(model.recipe, model.modality, "train"), progress=True)
 
 
-def find_directions(model: Model, examples: Examples, *, most: int = 20_000) -> dict[str, Tensor]:
-    """The directions of a model, from data: name -> `(meters, D)`, 0 where data is too scarce."""
+def find_directions(model: Model, examples: Examples, *, progress: bool = False) -> Directions:
+    """The directions of a model, from its training data; 0 in meters where that is too scarce.
+
+    Each is as long as it takes for what is decoded to change by one standard deviation of the
+    attribute: half of what lies between a step ahead and a step back, in the mean over windows.
+    """
     import torch
 
-    some = examples.select(range(0, len(examples), max(len(examples) // most, 1)))
-    codes = model.encode_examples(some).cpu()
-    meters = some.labels["meter"].numpy()
+    some = examples.select(range(0, len(examples), max(len(examples) // MOST, 1)))
+    codes, meters = model.encode_examples(some).cpu(), some.labels["meter"].numpy()
+    values = measure(some.y.numpy(), meters, bars=modality_of(model).bars)
     found = {name: torch.zeros(len(METERS), model.z_dim) for name in ATTRIBUTES}
-    for name, values in measure(some.y.numpy(), meters, bars=modality_of(model).bars).items():
-        for k in range(len(METERS)):
-            mine = np.flatnonzero(meters == k)
-            if len(mine) < 40:
-                continue
-            order = mine[np.argsort(values[mine], kind="stable")]
-            quarter = len(order) // 4
-            found[name][k] = codes[order[-quarter:]].mean(0) - codes[order[:quarter]].mean(0)
+    known = [k for k in range(len(METERS)) if (meters == k).sum() >= LEAST]
+    pairs = [(name, k) for name in ATTRIBUTES for k in known]
+    for name, k in tqdm(pairs, desc="directions", disable=None if progress else True, leave=False):
+        mine = np.flatnonzero(meters == k)
+        order = mine[np.argsort(values[name][mine], kind="stable")]
+        quarter = len(order) // 4
+        way = codes[order[-quarter:]].mean(0) - codes[order[:quarter]].mean(0)
+        tried = codes[mine[:: max(len(mine) // TRIED, 1)]]
+        found[name][k] = way * _length(model, tried, way, name, k, float(values[name][mine].std()))
     return found
+
+
+def _length(
+    model: Model, codes: Tensor, way: Tensor, name: str, meter: int, wanted: float
+) -> float:
+    """How many times a way changes an attribute by as much as is wanted, or by most."""
+    import torch
+
+    meters = torch.full((len(codes),), meter)
+    bars = modality_of(model).bars
+
+    def mean(z: Tensor) -> float:
+        steps = model.decode_tensor(z, {"meter": meters}).byte().numpy()
+        return float(measure(steps, meters.numpy(), bars=bars, names=[name])[name].mean())
+
+    effects = {}
+    for length in LENGTHS:
+        effects[length] = (mean(codes + length * way) - mean(codes - length * way)) / 2
+        if effects[length] >= wanted:
+            return length
+    return max(effects, key=lambda length: effects[length])
 
 
 def combine(given: Mapping[str, Tensor], amounts: Mapping[str, float], *, meter: int) -> Tensor:

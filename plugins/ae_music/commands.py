@@ -310,8 +310,8 @@ def shift(
 ) -> None:
     """Move FILE's melody along what can be counted, and say how much it changed.
 
-    Each number is how many times the direction is added that leads from the lower quartile of the
-    training melodies to the upper.
+    Each number is how many standard deviations of the training melodies to go, more or less. The
+    direction is the one from the lower quartile of the melodies to the upper.
 
     \b
     Examples:
