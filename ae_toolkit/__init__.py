@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 #: The version of the contracts in `contracts.py` and `modality.py`; it grows when one breaks.
-CONTRACT = 1
+CONTRACT = 2
 
 if TYPE_CHECKING:
     from ae_toolkit.autoencoder import Autoencoder as Autoencoder

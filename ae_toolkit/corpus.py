@@ -8,21 +8,25 @@ like; it is made again.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import blake2b
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from ae_toolkit import CONTRACT, __version__, checkpoint
+from ae_toolkit import CONTRACT, __version__, checkpoint, registry
 from ae_toolkit.contracts import Example
 from ae_toolkit.data import Examples, Split, cache_root, choose_groups
 from ae_toolkit.errors import Failure, Misuse
 from ae_toolkit.modality import Modality
+from ae_toolkit.rundir import tell
 
 FORMAT = 1
 
@@ -30,7 +34,7 @@ TEST_SHARE = 0.1  #: of the groups of a folder
 
 
 class Skipped(NamedTuple):
-    """A file that could not be read, and why."""
+    """A file that could not be read, by its name below the folder, and why."""
 
     path: str
     reason: str
@@ -56,15 +60,21 @@ def files(*, modality: Modality, split: Split, path: str) -> Examples:
     Files that cannot be read are skipped, counted and listed. What a test file has in common with
     a training file, example by example, is left out of the test split.
     """
-    corpus = read_corpus([Path(path)], modality, tell=split == "train")
+    corpus = read_corpus([Path(path)], modality, report=split == "train")
     return part_of(corpus.examples, modality, split)
 
 
 def part_of(examples: Examples, modality: Modality, split: Split) -> Examples:
-    """The training or the test split of a corpus, by a hash of the groups that never changes."""
+    """The training or the test split of a corpus, by a hash of the groups.
+
+    What the test split has in common with the training split is left out of it. Where that leaves
+    nothing, or there is one group only, it is said and the test is one in name only.
+    """
     tested = choose_groups(examples.groups, TEST_SHARE, seed="test")
     if not tested:
-        return examples  # one group only: it is all that there is to look at
+        if split == "test":
+            tell("a single file leaves nothing to hold out: the test is on what was trained on")
+        return examples
     inside = [i for i, group in enumerate(examples.groups) if group in tested]
     outside = [i for i, group in enumerate(examples.groups) if group not in tested]
     if split == "train":
@@ -72,6 +82,8 @@ def part_of(examples: Examples, modality: Modality, split: Split) -> Examples:
     known = {*modality.fingerprints(examples.y[torch.tensor(outside)])}
     prints = modality.fingerprints(examples.y[torch.tensor(inside)])
     unseen = [i for i, mine in zip(inside, prints, strict=True) if mine not in known]
+    if not unseen:
+        tell("all that was held out occurs in what is trained on too: it tells little of the model")
     return examples.select(unseen or inside)
 
 
@@ -80,7 +92,7 @@ def read_corpus(
     modality: Modality,
     *,
     group: Callable[[Any], str] | None = None,
-    tell: bool = True,
+    report: bool = True,
 ) -> Corpus:
     """Reads every file of a data type below some folders, or finds it in the cache.
 
@@ -89,7 +101,7 @@ def read_corpus(
         modality: what reads them.
         group: the key by which an item is split; None: its file. A function of a module of the
             data type's package, so that the cache knows its code.
-        tell: say which files were skipped even where the cache remembers it.
+        report: say which files were skipped even where the cache remembers it.
 
     Raises:
         Misuse: there is nothing of the kind.
@@ -99,12 +111,12 @@ def read_corpus(
     folder = _place(files, modality, group.__qualname__ if group else "")
     corpus = _load(folder) if folder else None
     if corpus is None:
-        tell = True
+        report = True
         corpus = _read(files, modality, group)
         if folder and len(corpus.examples):
             corpus = _store(corpus, folder)
     where = ", ".join(map(str, roots))
-    _tell(corpus.skipped if tell else [], len(files), where)
+    _tell(corpus.skipped if report else [], len(files), where)
     if not len(corpus.examples):
         reason = corpus.skipped[0].reason if corpus.skipped else "nothing was found in them"
         raise Failure(f"{where}: none of {len(files)} files could be read, {reason}")
@@ -150,10 +162,10 @@ def _examples(
             mine = [
                 example._replace(group=group(item) if group else name)
                 for item in modality.read(file)
-                for example in modality.examples(item)
+                for example in modality.training_examples(item)
             ]
         except (Failure, OSError) as error:
-            skipped.append(Skipped(str(file), str(error).removeprefix(f"{file}: ")))
+            skipped.append(Skipped(name, str(error).removeprefix(f"{file}: ")))
             continue
         yield from mine
 
@@ -167,7 +179,7 @@ def _place(files: Sequence[tuple[Path, str]], modality: Modality, grouped_by: st
     assert module.__file__ is not None
     key = blake2b(digest_size=16)
     kind = type(modality).__qualname__
-    for word in (FORMAT, CONTRACT, __version__, kind, settings, grouped_by):
+    for word in (FORMAT, CONTRACT, __version__, kind, settings, grouped_by, *_readers(modality)):
         key.update(f"{word}\0".encode())
     sources = sorted(Path(module.__file__).parent.glob("*.py"))
     for file, name in (*((path, path.name) for path in sources), *files):
@@ -177,6 +189,18 @@ def _place(files: Sequence[tuple[Path, str]], modality: Modality, grouped_by: st
         except OSError as error:
             key.update(str(error.strerror).encode())
     return cache_root() / "corpora" / key.hexdigest()
+
+
+def _readers(modality: Modality) -> Iterator[str]:
+    """The versions of whatever the data type's distribution may read files by."""
+    value = f"{type(modality).__module__}:{type(modality).__qualname__}"
+    for _, origin, known in registry.modalities.origins():
+        for line in (metadata.requires(origin.distribution) or []) if known == value else []:
+            name = re.split(r"[^\w.-]", line, maxsplit=1)[0]
+            try:
+                yield f"{name} {metadata.version(name)}"
+            except metadata.PackageNotFoundError:
+                yield f"{name} absent"
 
 
 def _store(corpus: Corpus, folder: Path) -> Corpus:
@@ -204,10 +228,14 @@ def _load(folder: Path) -> Corpus | None:
         mask = _tensor(folder / "mask.npy") if (folder / "mask.npy").exists() else None
         with np.load(folder / "labels.npz") as columns:
             labels = {name: torch.from_numpy(columns[name]) for name in columns.files}
-    except (OSError, ValueError, KeyError):
+        skipped = [Skipped(*row) for row in rest["skipped"]]
+        groups = list(rest["groups"])
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile):
         return None
-    skipped = [Skipped(*row) for row in rest["skipped"]]
-    return Corpus(Examples(y, mask, labels, rest["groups"]), skipped, folder)
+    sizes = {len(y), len(groups), *map(len, labels.values()), len(y if mask is None else mask)}
+    if len(sizes) > 1:
+        return None
+    return Corpus(Examples(y, mask, labels, groups), skipped, folder)
 
 
 def _tensor(path: Path) -> Any:

@@ -37,8 +37,9 @@ def evaluate(
     Args:
         model: what to measure.
         data: a data set or path instead of the one that the model was trained on.
-        num_samples: k of the importance-weighted NLL (Burda et al. 2016, eq. 8); 0: none; None: 500
-            where the likelihood is a density of the data.
+        num_samples: k of the importance-weighted NLL (Burda et al. 2016, eq. 8); 0: none; None:
+            where the likelihood is a density of the data, as many as a shipped model's card has, or
+            500.
         limit: measure only the first so many examples.
         seed: of posterior samples and corruptions.
         progress: show a bar.
@@ -75,7 +76,8 @@ def evaluate(
             codes.append(z)
     means = totals.means()
     if num_samples is None:
-        num_samples = 500 if density and means["rate"] else 0
+        shipped = model.config.card.get("metrics", {"nll_num_samples": 500})
+        num_samples = shipped.get("nll_num_samples", 0) if density and means["rate"] else 0
     name = "negative_elbo" if density else "distortion_plus_rate"
     report: dict[str, Any] = {
         "data": recipe.data.name,

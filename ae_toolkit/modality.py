@@ -42,7 +42,11 @@ class Modality(ABC):
 
     @abstractmethod
     def to_tensor(self, item: Any) -> Example:
-        """Turns an item into an example, in the storage dtype; the caller sets the group."""
+        """Turns an item into an example, in the storage dtype; the caller sets the group.
+
+        Its `y` may be shorter than `shape` along the first axis: then it is padded with zeros, and
+        a mask says where it is real.
+        """
 
     @abstractmethod
     def from_tensor(
@@ -75,11 +79,14 @@ class Modality(ABC):
         like: Any = None,
         labels: Mapping[str, float] | None = None,
     ) -> Any:
-        """Turns prepared parts `(*shape)` back into one item, as `from_tensor` does one."""
+        """Turns prepared parts `(*shape)` back into one item, as `from_tensor` does one.
+
+        A data type that overrides `parts` overrides this too.
+        """
         (only,) = parts
         return self.from_tensor(only, like=like, labels=labels)
 
-    def examples(self, item: Any) -> Iterable[Example]:
+    def training_examples(self, item: Any) -> Iterable[Example]:
         """What a training makes of an item: by default its parts, but they may overlap."""
         return self.parts(item)
 
@@ -93,14 +100,16 @@ class Modality(ABC):
     def mask(self, labels: Mapping[str, Tensor], num: int) -> Tensor | None:
         """Which positions of an item that is made from a code are real, `(num, T)`; None: all.
 
-        The length of what is made anew can follow from its labels only, `(num,)` each.
+        The length of what is made anew can follow from its labels only, `(num,)` each, which may
+        lie on any device.
         """
         return None
 
     def fingerprints(self, y: Tensor) -> list[bytes]:
         """What makes examples `(N, *shape)` the same as others, in the storage dtype.
 
-        Whatever of a test split occurs in the training split by this measure is left out of it.
+        What a folder's test split has in common with its training split, by this measure, is left
+        out of it (`corpus.part_of`).
         """
         return [row.tobytes() for row in y.numpy()]
 

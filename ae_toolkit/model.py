@@ -94,6 +94,8 @@ class Model:
 
         An item of several parts has a row for each, in order.
         """
+        if not items:
+            return torch.empty(0, self.z_dim)
         return self.encode_examples(self.examples(items, labels))
 
     def decode(
@@ -128,12 +130,18 @@ class Model:
             return [
                 self.modality.from_tensor(y, like=item) for y, item in zip(rows, items, strict=True)
             ]
-        made = []
-        for item in items:
-            examples = self.examples([item], labels)
-            decoded = self.decode_tensor(self.encode_examples(examples), examples.labels)
-            known = _row(examples.labels, 0)
-            made.append(self.modality.join(list(decoded), like=item, labels=known))
+        if not items:
+            return []
+        examples, counts = self._examples(items, labels)
+        decoded = self.decode_tensor(
+            self.encode_examples(examples), examples.labels, mask=examples.mask
+        )
+        made, at = [], 0
+        for item, count in zip(items, counts, strict=True):
+            known = _row(examples.labels, at)
+            parts = list(decoded[at : at + count])
+            made.append(self.modality.join(parts, like=item, labels=known))
+            at += count
         return made
 
     def sample(
@@ -199,15 +207,18 @@ class Model:
             PATHS[path](first[i % len(first)], last[i % len(last)], steps)
             for i in range(max(len(first), len(last)))
         ]
-        lengths = torch.linspace(len(first), len(last), steps).round().int().tolist()
-        codes = [torch.stack([arc[i] for arc in arcs[:num]]) for i, num in enumerate(lengths)]
+        codes = []
+        for i in range(steps):
+            parts = -(-(len(first) * (steps - 1 - i) + len(last) * i) // (steps - 1))  # rounded up
+            codes.append(torch.stack([arc[i] for arc in arcs[:parts]]))
         return codes, ends[0].labels
 
     def examples(self, items: Sequence[Any], labels: Mapping[str, Any] | None = None) -> Examples:
-        """Items as a data set. Labels given here win over those that the items carry."""
-        parts = [part for item in items for part in self._parts(item)]
-        rows = Examples.stack(parts, length=self.modality.shape[0])
-        return replace(rows, labels={**rows.labels, **self._columns(labels, len(rows))})
+        """Items as a data set. Labels given here win over those that the items carry.
+
+        A label is one value for all, or has one for each item.
+        """
+        return self._examples(items, labels)[0]
 
     @torch.inference_mode()
     def restore(
@@ -241,9 +252,18 @@ class Model:
         labels: Mapping[str, Any] | None = None,
         temperature: float = 0.0,
         *,
+        mask: Tensor | None = None,
         seed: int = 0,
     ) -> Tensor:
-        """Codes `(N, D)` to prepared values `(N, *shape)`, on the CPU."""
+        """Codes `(N, D)` to prepared values `(N, *shape)`, on the CPU.
+
+        Args:
+            z: the codes.
+            labels: a value for all, or `(N,)` each.
+            temperature: above 0, values are drawn.
+            mask: which positions are real, `(N, T)`; None: those that the labels say.
+            seed: of the draws.
+        """
         if z.dim() != 2 or z.shape[1] != self.z_dim:
             raise Misuse(
                 f"codes of shape {tuple(z.shape)} do not fit this model; it takes (N, {self.z_dim})"
@@ -253,12 +273,15 @@ class Model:
         for start in range(0, len(z), CHUNK):
             rows = z[start : start + CHUNK].to(self.device)
             some = {name: column[start : start + CHUNK] for name, column in columns.items()}
-            mask = self.modality.mask(some, len(rows))
+            if mask is None:
+                real = self.modality.mask(some, len(rows))
+            else:
+                real = mask[start : start + CHUNK]
             values = self.autoencoder.decode(
                 self.levels(rows),
                 self._condition(some, rows),
                 self.noise(seed, "decode").step(start),
-                mask=None if mask is None else mask.to(self.device),
+                mask=None if real is None else real.to(self.device),
                 temperature=temperature,
             )
             out.append(values.cpu())
@@ -321,6 +344,22 @@ class Model:
         for start in range(0, len(examples), CHUNK):
             batch = self.to_device(examples, start, start + CHUNK)
             yield batch.y, self._condition(batch.labels, batch.y), batch
+
+    def _examples(
+        self, items: Sequence[Any], labels: Mapping[str, Any] | None
+    ) -> tuple[Examples, list[int]]:
+        """Items as a data set, and how many parts each of them has."""
+        parts = [self._parts(item) for item in items]
+        counts = [len(mine) for mine in parts]
+        rows = Examples.stack(
+            [part for mine in parts for part in mine], length=self.autoencoder.in_shape[0]
+        )
+        repeats = torch.tensor(counts, device=self.device)
+        given = {
+            name: column.repeat_interleave(repeats)
+            for name, column in self._columns(labels, len(items)).items()
+        }
+        return replace(rows, labels={**rows.labels, **given}), counts
 
     def _parts(self, item: Any) -> list[Example]:
         """An item as the encoder takes it, which may be smaller than the target."""

@@ -9,10 +9,13 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ae_toolkit.backbones.transformer import Layer
 from ae_toolkit.contracts import Posterior, Shape, Step, flatten, unflatten
+
+PIECE = 250  #: codes at once, where an autoregressive prior's density is only looked at
 
 
 class StandardNormal(nn.Module):
@@ -132,12 +135,15 @@ class AutoregressivePrior(nn.Module):
         h = h + self.position
         for layer in self.layers:
             h = layer(h, causal=True)
-        told = self.told(self.norm(h))[:, :, None]  # n l 1 h
-        terms = x[..., None] * self.number  # n l e h
-        log_weight, mean, log_scale = self._mixture(told + terms.cumsum(2) - terms + self.bias)
-        square = ((x[..., None] - mean) * torch.exp(-log_scale)).square()
-        each = log_weight - log_scale - 0.5 * (square + math.log(2 * math.pi))
-        return torch.logsumexp(each, 3).flatten(1).sum(1, keepdim=True)
+        # Scales may be finer than bf16 can tell: from here on in fp32.
+        with torch.autocast(x.device.type, enabled=False):
+            told = self.told(self.norm(h.float()))
+            if torch.is_grad_enabled():
+                return self._log_mixture(x, told)
+            starts = range(0, len(x), PIECE)
+            return torch.cat(
+                [self._log_mixture(x[at : at + PIECE], told[at : at + PIECE]) for at in starts]
+            )
 
     def kl(self, posterior: Posterior, c: Tensor) -> None:
         return None
@@ -160,6 +166,15 @@ class AutoregressivePrior(nn.Module):
             x = torch.stack(numbers, 1)
             made.append(x)
         return (torch.stack(made, 2).reshape(num, *self.shape),)
+
+    def _log_mixture(self, x: Tensor, told: Tensor) -> Tensor:
+        """Log density `(N, 1)` of `x` `(N, L, E)`, given what the transformer says, `(N, L, H)`."""
+        terms = x[..., None] * self.number  # n l e h
+        before = F.pad(terms[:, :, :-1].cumsum(2), (0, 0, 1, 0))
+        log_weight, mean, log_scale = self._mixture(told[:, :, None] + before + self.bias)
+        square = ((x[..., None] - mean) * torch.exp(-log_scale)).square()
+        each = log_weight - log_scale - 0.5 * (square + math.log(2 * math.pi))
+        return torch.logsumexp(each, 3).flatten(1).sum(1, keepdim=True)
 
     def _mixture(self, known: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log weights, means and log scales `(…, M)`, in fp32; scales stay within e^±5."""

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
-from ae_toolkit import registry
+from ae_toolkit import CONTRACT, registry
 from ae_toolkit.contracts import SUPPLIED
 from ae_toolkit.errors import Misuse, choose
 
@@ -162,6 +162,13 @@ class Recipe(BaseModel):
     def _factory(self, kind: str) -> tuple[Any, dict[str, Any]]:
         part = self.part(kind)
         factory = registry.ALL[kind].get(part.name, prefer=self.distribution)
+        taken = inspect.signature(factory).parameters
+        for name in SUPPLIED[kind]:
+            if name not in taken:
+                raise Misuse(
+                    f"{kind} {part.name!r}: its constructor must take {name!r}, as of contract "
+                    f"{CONTRACT}; ask for a newer version of the package that provides it"
+                )
         return factory, check_arguments(factory, part, kind=kind)
 
 

@@ -96,7 +96,8 @@ def train(
 )
 @click.option("--nll", "num_samples", type=click.IntRange(0), metavar="K",
               help="Samples per example of the importance-weighted NLL; 0: none.  "
-                   "[default: 500 where the likelihood is a density]")  # fmt: skip
+                   "[default: 500 where the likelihood is a density, or what the "
+                   "model's card has]")  # fmt: skip
 @click.option("--limit", type=click.IntRange(1), help="Measure only the first so many examples.")
 @seed_option
 @json_option
@@ -230,13 +231,13 @@ def encode(model: str, files: tuple[Path, ...], out: Path, device: str) -> None:
 
     loaded = _load(model, device)
     rows, names = [], []
-    columns: dict[str, list[Any]] = {name: [] for name in loaded.autoencoder.condition}
+    columns: dict[str, list[Any]] = {}
     for name, item in zip(*_read(loaded, files), strict=True):
         examples = loaded.examples([item])
         rows.append(loaded.encode_examples(examples).cpu().numpy())
         names += [name if len(examples) == 1 else f"{name}.{i:03}" for i in range(len(examples))]
-        for label, column in columns.items():
-            column.append(examples.labels[label].cpu().numpy())
+        for label, column in examples.labels.items():
+            columns.setdefault(label, []).append(column.cpu().numpy())
     z = np.concatenate(rows)
     arrays: dict[str, Any] = {f"label.{k}": np.concatenate(v) for k, v in columns.items()}
     with writing(out) as temporary, temporary.open("wb") as file:
@@ -331,7 +332,7 @@ def _read_codes(path: Path) -> tuple[Tensor, list[str], dict[str, Tensor]]:
     labels = {
         name.removeprefix("label."): torch.from_numpy(column)
         for name, column in arrays.items()
-        if name.startswith("label.") and len(column) == len(z)
+        if name.startswith("label.") and column.shape == (len(z),) and column.dtype.kind in "iuf"
     }
     return z, names if len(names) == len(z) else [f"{i:04}" for i in range(len(z))], labels
 

@@ -72,7 +72,7 @@ def _from_hub(model: str) -> Path:
         ) from None
     fetch: Callable[..., str] = snapshot_download
     try:
-        return Path(fetch(model, allow_patterns=[checkpoint.CONFIG, checkpoint.WEIGHTS]))
+        return Path(fetch(model, allow_patterns=[checkpoint.CONFIG, "*.safetensors"]))
     except Exception as error:
         first = str(error).strip().partition("\n")[0]
         raise Failure(
@@ -96,5 +96,10 @@ def export(model: str, out: Path, *, dtype: str = "fp32", card: Any = None) -> i
     text = checkpoint.config_json(config.recipe, metrics=config.metrics, card=card or config.card)
     if out.exists() and not (out / checkpoint.WEIGHTS).is_file() and any(out.iterdir()):
         raise Misuse(f"{out}: is a folder with something else in it; choose another")
+    extras = [f for f in folder.glob("*.safetensors") if f.name != checkpoint.WEIGHTS]
+    kept = {extra.name: extra.read_bytes() for extra in extras}
     checkpoint.save(out, weights, text)
+    for name, content in kept.items():  # what a data type ships beside its weights
+        with checkpoint.writing(out / name) as temporary:
+            temporary.write_bytes(content)
     return (out / checkpoint.WEIGHTS).stat().st_size

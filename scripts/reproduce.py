@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 from ae_music.attributes import FILE, find_directions
+from ae_music.attributes import write_directions as write_attributes
 from ae_music.measure import PAPER, SAMPLE_WORDS, WORDS
 from ae_music.measure import measure as measure_melodies
-from safetensors.torch import save as pack
 
 from ae_toolkit import __version__, checkpoint, fit, load, zoo
 from ae_toolkit.data import load_data
@@ -121,9 +121,7 @@ def write_directions(weights: Path) -> None:
     """Finds the directions of attributes in the training data and ships them with the weights."""
     model = load(weights)
     found = find_directions(model, load_data(model.recipe, model.modality, "train"), progress=True)
-    packed = {name: rows.bfloat16().contiguous() for name, rows in found.items()}
-    with checkpoint.writing(weights / FILE) as temporary:
-        temporary.write_bytes(pack(packed))
+    write_attributes(found, weights / FILE)
 
 
 def measure(weights: Path) -> None:
@@ -227,13 +225,16 @@ def melodies_table(reports: Mapping[str, Mapping[str, Any]]) -> list[str]:
         add(words, numbers, key)
     walks = [report["interpolation"] for report in reports.values()]
     add("interpolation: steps that do not turn back", [f"{w['monotone_steps']:.3f}" for w in walks])
-    add("– of the data-space mix", [f"{w['monotone_steps_mix']:.3f}" for w in walks])
+    add("– the largest step, in the mean", [f"{w['largest_step']:.3f}" for w in walks])
     for key, words in SAMPLE_WORDS.items():
         how = "" if key.startswith("copies") else ", total variation"
         numbers = [f"{report['samples'][key]:.3f}" for report in reports.values()]
         add(f"samples of the prior: {words}{how}", numbers)
-    raised = [f"{report['shift']['density']['raised']:.0%}" for report in reports.values()]
-    add("density raised by its direction, +2", raised)
+    rows = [report["shift"]["density"] for report in reports.values()]
+    add(
+        "density raised by its direction, +2 (steps changed)",
+        [f"{row['raised']:.0%} ({row['hamming']:.0%})" for row in rows],
+    )
     return lines
 
 

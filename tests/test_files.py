@@ -6,6 +6,7 @@ import json
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import small
@@ -192,3 +193,25 @@ def test_shorter_examples_are_padded_and_masked() -> None:
     assert stacked.mask.tolist() == [[True] * 3 + [False], [True] + [False] * 3]
     assert Examples.stack(rows[:1], length=3).mask is None
     assert stacked.y[1].sum() == 2 and stacked.labels["kind"].tolist() == [3, 1]
+
+
+def test_broken_cache_is_read_anew(tmp_path: Path) -> None:
+    from ae_toolkit.corpus import read_corpus
+    from ae_toolkit.testing import Tensors
+
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for i in range(3):
+        np.save(folder / f"{i}.npy", np.full((1, 8, 8), i))
+    first = read_corpus([folder], Tensors())
+    assert first.folder is not None
+    again = read_corpus([folder], Tensors())
+    assert torch.equal(first.examples.y, again.examples.y)
+    assert first.examples.groups == ["0.npy", "1.npy", "2.npy"]
+    for name, content in (("labels.npz", b""), ("y.npy", b"short"), ("rest.json", b"[]")):
+        whole = (first.folder / name).read_bytes()
+        (first.folder / name).write_bytes(content)
+        assert len(read_corpus([folder], Tensors()).examples) == 3
+        (first.folder / name).write_bytes(whole)
+    np.save(folder / "3.npy", np.full((1, 8, 8), 3))
+    assert len(read_corpus([folder], Tensors()).examples) == 4

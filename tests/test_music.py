@@ -19,7 +19,7 @@ from ae_music.modality import Melodies, has_pickup, melody_of, octaves_off
 from ae_music.writing import to_midi
 from conftest import ROOT
 
-from ae_toolkit import Misuse, fit, load
+from ae_toolkit import Failure, Misuse, fit, load
 from ae_toolkit.noise import Source
 from ae_toolkit.recipe import named
 from ae_toolkit.testing import check_modality
@@ -220,6 +220,42 @@ def test_two_meters_and_what_was_done_about_it(ae) -> None:
     assert len(said.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize("bars", ["2", "16"])
+def test_no_bar_of_a_blend_is_empty(bars: str) -> None:
+    model = blend.load_melody_model(f"melody-{bars}bar", "cpu")
+    walk = blend.blend(model, read(A).bars(1, 4), read(B).bars(1, 11), steps=8)
+    assert [m.num_bars for m in walk] == [4, 5, 6, 7, 8, 9, 10, 11]
+    for made in walk:
+        notes = (made.steps.reshape(made.num_bars, -1) >= FIRST).sum(1)
+        assert notes.min() > 0, notes
+
+
+def test_silence_and_bar_lines_survive_the_generic_verbs(ae, tmp_path: Path) -> None:
+    modality = Melodies(bars=2)
+    silence = modality.from_tensor(torch.zeros(36, dtype=torch.long), labels={"meter": 3})
+    late = torch.zeros(36, dtype=torch.long)
+    late[8], late[16] = 40, 42
+    modality.write([silence, modality.from_tensor(late, labels={"meter": 0})], tmp_path / "s.mid")
+    assert notes_of(tmp_path / "s.mid") == [(12 + 8, 59), (12 + 16, 61)]
+    modality.figure({"": [silence]}, tmp_path / "s.png")
+
+
+def test_an_exported_model_keeps_its_directions(ae, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AE_DATA", "/nowhere")
+    ae("export", "melody-2bar", "-o", "mine")
+    ae("music", "shift", A, "--model", "mine", "--density", 1)
+
+
+def test_long_output_is_written_coarsely_or_refused(ae, tmp_path: Path) -> None:
+    ae("music", "interpolate", JIG, OTHER_JIG, "--steps", 200, "-o", "long.mid")
+    assert symusic.Score(tmp_path / "long.mid").ticks_per_quarter in (96, 480)
+    tune = read(A)
+    steps = np.tile(tune.steps, 2000)
+    velocities = np.tile(tune.velocities, 2000)
+    with pytest.raises(Failure, match="more than one MIDI file can be made of"):
+        to_midi([Melody(steps, velocities, tune.meter)] * 2)
+
+
 def test_identical_inputs_and_different_lengths(ae) -> None:
     rows = json.loads(ae("music", "interpolate", A, A, "--json", "--steps", 3).stdout)["steps"]
     assert rows[1]["distance_to_a"] < 0.03
@@ -260,7 +296,7 @@ def test_sample_by_meter_and_length_and_seed(ae, tmp_path: Path) -> None:
         ae("music", "sample", "-o", out, "--seed", seed)
     first, second, third = (Path(f"{k}.mid").read_bytes() for k in (1, 2, 3))
     assert first == second != third
-    assert "1 melodies of 20 bars" in ae("music", "sample", "--bars", 20, "-n", 1).output
+    assert "1 melody of 20 bars" in ae("music", "sample", "--bars", 20, "-n", 1).output
 
 
 def test_neighbours(ae) -> None:
@@ -308,7 +344,7 @@ def test_train_on_a_folder_then_blend(ae, tmp_path: Path) -> None:
     ae("music", "shift", A, "--model", "r", "--density", 1)
     report = json.loads(ae("music", "evaluate", "--model", "r", "--limit", 20, "--json").stdout)
     assert report["data"] == "files" and report["rate"] >= 0
-    assert {"monotone_steps", "monotone_steps_mix"} <= {*report["interpolation"]}
+    assert {"monotone_steps", "largest_step"} <= {*report["interpolation"]}
 
 
 @pytest.mark.parametrize("name", ["melody-2bar-ar", "melody-2bar-rnn", "melody-16bar-rnn"])
@@ -366,12 +402,11 @@ def test_blend_keeps_every_bar_of_both_ends() -> None:
 
 
 def test_golden_run(tmp_path: Path) -> None:
-    """Forty steps on the bundled tunes, seeded: the distortion falls to where it fell before."""
+    """36 steps on the bundled tunes, seeded: the distortion falls to where it fell before."""
     recipe = named("melody-2bar").with_(
         {
             "data": {"name": "tunes-sample"},
             "train.epochs": 3,
-            "train.batch_size": 64,
             "train.precision": "fp32",
         }
     )
@@ -379,4 +414,4 @@ def test_golden_run(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     learned = [row["distortion"] for row in rows if row["split"] == "validation"]
     assert learned == sorted(learned, reverse=True)
-    assert learned[-1] == pytest.approx(30, abs=3)
+    assert learned[-1] == pytest.approx(50.3, abs=2)

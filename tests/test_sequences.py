@@ -214,9 +214,30 @@ def test_long_items_go_through_part_by_part(words: Model) -> None:
     assert [len(text) for text in back] == [20, LENGTH]
 
 
+def test_labels_are_given_for_all_or_for_each_item(words: Model) -> None:
+    items = ["abcdabcd", "ab"]
+    plain = words.encode(items, {"kind": 2})
+    each = words.encode(items, {"kind": [2, 0]})
+    assert torch.equal(plain[:2], each[:2]) and not torch.equal(plain[2], each[2])
+    assert len(words.reconstruct(items, {"kind": [2, 2]})) == 2
+    assert words.encode([]).shape == (0, 3) and words.reconstruct([]) == []
+
+
+def test_bytes_are_classes_too() -> None:
+    """256 classes, stored and prepared in uint8, where the start's class does not fit."""
+    part = AutoregressiveDecoder(
+        z_shapes=((4,),), out_shape=(256, 300), num_classes=256, cond_dim=0, width=8, heads=2
+    )
+    encoder = RecurrentEncoder(in_shape=(300,), num_classes=256, cond_dim=0, width=8)
+    x = torch.randint(256, (2, 300), dtype=torch.uint8)
+    step = Source(0, "test").step(0)
+    out = part((torch.zeros(2, 4),), torch.zeros(2, 0), None, target=x, step=step)
+    assert out.shape == (2, 256, 300) and encoder(x, torch.zeros(2, 0), None)[0].shape == (2, 16)
+
+
 def test_walks_between_items_of_different_lengths(words: Model) -> None:
     walk = words.interpolate("abcdabcdabcdabcdab", "aaaaaa", steps=5)
-    assert [len(text) for text in walk] == [18, 12, 6, 6, 6]
+    assert [len(text) for text in walk] == [18, 18, 6, 6, 6]
     codes, labels = words.walk("abcdabcdabcdabcdab", "aaaaaa", steps=3)
     ends = words.encode(["abcdabcdabcdabcdab", "aaaaaa"])
     assert [len(z) for z in codes] == [3, 2, 1]

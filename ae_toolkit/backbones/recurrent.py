@@ -47,8 +47,8 @@ class RecurrentEncoder(nn.Module):
         vectors = self.values(x)
         here = c[:, None].expand(-1, vectors.shape[1], -1)
         vectors = torch.cat([vectors, here], 2)
-        lengths = x.new_full((len(x),), x.shape[1]) if mask is None else mask.sum(1)
-        lengths = lengths.long()
+        whole = torch.full((len(x),), x.shape[1], device=x.device)
+        lengths = whole if mask is None else mask.sum(1)
         # Each sequence turned round within its own length; what lies behind it stays behind it.
         index = torch.arange(x.shape[1], device=x.device)
         turned = torch.where(index < lengths[:, None], lengths[:, None] - 1 - index, index)

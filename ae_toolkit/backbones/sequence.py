@@ -119,6 +119,8 @@ class Autoregressive(nn.Module, ABC):
             )
         if not 0 <= scheduled_sampling <= 1:
             raise ValueError(f"scheduled_sampling is {scheduled_sampling}, not a share in [0, 1]")
+        if scheduled_sampling and not num_classes:
+            raise ValueError("scheduled_sampling needs classes, and these are real numbers")
         self.num_params, self.length = out_shape
         self.num_classes = num_classes
         self.scheduled_sampling = scheduled_sampling
@@ -166,12 +168,11 @@ class Autoregressive(nn.Module, ABC):
 
     def _shift(self, target: Tensor) -> Tensor:
         """`(N, T)` one position later; what stands before the first is the class `num_classes`."""
+        target = target.long() if self.num_classes else target
         first = target.new_full((len(target), 1), self.num_classes)
         return torch.cat([first, target[:, :-1]], 1)
 
     def _draw(self, params: Tensor, step: Step) -> Tensor:
-        """A draw of each class, or of a real number its first parameter."""
-        if not self.num_classes:
-            return params[:, 0]
+        """A class for each position, `(N, P, T)` logits to `(N, T)`, by the Gumbel-max trick."""
         uniform = step.rand(tuple(params.shape)).clamp(1e-10, 1 - 1e-7)
         return (params - torch.log(-torch.log(uniform))).argmax(1)

@@ -11,6 +11,8 @@ Axes: B windows, T steps, D code dimensions.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +21,8 @@ from tqdm import tqdm
 
 from ae_music.grid import FIRST, LOWEST, METERS
 from ae_music.modality import modality_of
-from ae_toolkit import Misuse
+from ae_toolkit import Failure, Misuse
+from ae_toolkit.checkpoint import writing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,7 +96,12 @@ ATTRIBUTES: dict[str, Callable[[Rows, NDArray[np.int64], NDArray[np.int64]], Col
 
 
 def measure(
-    steps: Rows, meters: NDArray[np.int64], *, bars: int, names: Iterable[str] = ATTRIBUTES
+    steps: Rows,
+    meters: NDArray[np.int64],
+    *,
+    bars: int,
+    names: Iterable[str] = ATTRIBUTES,
+    most: int | None = None,
 ) -> dict[str, Column]:
     """Attributes of windows, `(B,)` each.
 
@@ -102,8 +110,11 @@ def measure(
         meters: `(B,)` classes.
         bars: of a window.
         names: of the attributes.
+        most: steps in all, of windows that follow each other; what lies beyond is not counted.
     """
     lengths = bars * np.array([meter.steps for meter in METERS])[meters]
+    if most is not None:
+        lengths = np.minimum(lengths, most - np.append(0, lengths.cumsum()[:-1]))
     compound = np.array([meter.denominator == 8 for meter in METERS])[meters]
     real = np.where(np.arange(steps.shape[1]) < lengths[:, None], steps, 0).astype(np.uint8)
     beats = np.where(compound, 6, 4)
@@ -119,7 +130,20 @@ def directions(model: Model) -> Directions:
         return {name: rows.float() for name, rows in load_file(path).items()}
     from ae_toolkit.data import load_data
 
-    return find_directions(model, load_data(model.recipe, model.modality, "train"), progress=True)
+    train = load_data(model.recipe, model.modality, "train")
+    found = find_directions(model, train, progress=True)
+    with suppress(Failure):  # kept beside the weights, where that may be written
+        write_directions(found, path)
+    return found
+
+
+def write_directions(found: Directions, path: Path) -> None:
+    """Writes directions in bf16."""
+    from safetensors.torch import save
+
+    packed = {name: rows.bfloat16().contiguous() for name, rows in found.items()}
+    with writing(path) as temporary:
+        temporary.write_bytes(save(packed))
 
 
 def find_directions(model: Model, examples: Examples, *, progress: bool = False) -> Directions:
@@ -138,18 +162,31 @@ def find_directions(model: Model, examples: Examples, *, progress: bool = False)
     pairs = [(name, k) for name in ATTRIBUTES for k in known]
     for name, k in tqdm(pairs, desc="directions", disable=None if progress else True, leave=False):
         mine = np.flatnonzero(meters == k)
-        order = mine[np.argsort(values[name][mine], kind="stable")]
-        quarter = len(order) // 4
-        way = codes[order[-quarter:]].mean(0) - codes[order[:quarter]].mean(0)
+        below, above = _extremes(values[name][mine])
+        if not (below.any() and above.any()):
+            continue
+        way = codes[mine[above]].mean(0) - codes[mine[below]].mean(0)
         tried = codes[mine[:: max(len(mine) // TRIED, 1)]]
         found[name][k] = way * _length(model, tried, way, name, k, float(values[name][mine].std()))
     return found
 
 
+def _extremes(values: Column) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which values are in the lower quartile and which in the upper.
+
+    Where most are the same, those stand on the one side and all others on the other.
+    """
+    low, high = np.quantile(values, [0.25, 0.75])
+    if low < high:
+        return values <= low, values >= high
+    below = values < high
+    return (below, ~below) if below.any() else (values <= low, values > low)
+
+
 def _length(
     model: Model, codes: Tensor, way: Tensor, name: str, meter: int, wanted: float
 ) -> float:
-    """How many times a way changes an attribute by as much as is wanted, or by most."""
+    """How many times a way changes an attribute by as much as is wanted, or by most; 0: never."""
     import torch
 
     meters = torch.full((len(codes),), meter)
@@ -164,19 +201,20 @@ def _length(
         effects[length] = (mean(codes + length * way) - mean(codes - length * way)) / 2
         if effects[length] >= wanted:
             return length
-    return max(effects, key=lambda length: effects[length])
+    best = max(effects, key=lambda length: effects[length])
+    return best if effects[best] > 0 else 0.0
 
 
 def combine(given: Mapping[str, Tensor], amounts: Mapping[str, float], *, meter: int) -> Tensor:
     """The sum of directions `(D,)`, each so many times.
 
     Raises:
-        Misuse: there was too little data in that meter.
+        Misuse: there is none in that meter, for want of data or of an effect.
     """
     total = next(iter(given.values()))[meter] * 0
     for name, amount in amounts.items():
         if not bool(given[name][meter].any()):
-            raise Misuse(f"the model has seen too few melodies in {METERS[meter]} to shift one")
+            raise Misuse(f"the model knows no direction of {name} in {METERS[meter]}")
         total = total + amount * given[name][meter]
     return total
 

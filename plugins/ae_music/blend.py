@@ -114,11 +114,6 @@ def shift(model: Model, melody: Melody, amounts: Mapping[str, float]) -> Melody:
     return replace(decode(model, z + way, meter[:1], like=melody), name=melody.name)
 
 
-def reconstruct(model: Model, melody: Melody) -> Melody:
-    """A melody through its codes and back."""
-    return shift(model, melody, {})
-
-
 def decode(model: Model, z: Tensor, meter: Tensor, *, like: Melody | None = None) -> Melody:
     """The codes `(W, D)` of one melody to that melody; `meter` is `(1,)`, its class."""
     parts = model.decode_tensor(z, {"meter": meter.expand(len(z))})
@@ -129,7 +124,10 @@ def attributes_of(model: Model, melody: Melody) -> dict[str, float]:
     """The mean of every attribute over a melody's windows."""
     examples = model.examples([melody])
     values = measure(
-        examples.y.numpy(), examples.labels["meter"].numpy(), bars=modality_of(model).bars
+        examples.y.numpy(),
+        examples.labels["meter"].numpy(),
+        bars=modality_of(model).bars,
+        most=len(melody),
     )
     return {name: float(column.mean()) for name, column in values.items()}
 

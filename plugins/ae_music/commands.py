@@ -31,6 +31,8 @@ MIDI_ENDINGS = (".mid", ".midi")
 SOUND_ENDINGS = (".wav", ".flac", ".ogg")
 PICTURE_ENDINGS = (".png", ".pdf", ".svg")
 
+DRAWN = 40  #: melodies in one picture
+
 Command = Callable[..., Any]
 
 
@@ -176,14 +178,13 @@ def interpolate(
 @click.option("--model", help="Bundled name, run directory or hub id.  [default: melody-2bar for "
               "two bars, melody-16bar for more]")  # fmt: skip
 @midi_option("new.mid")
-@click.option("--bars", default=2, show_default=True, type=click.IntRange(1, 512),
-              help="Of each melody.")  # fmt: skip
-@click.option("--meter", default="4/4", show_default=True, help="4/4, 2/4, 3/4, 6/8 or 9/8.")
-@click.option("--temperature", default=1.0, show_default=True, type=click.FloatRange(0, 10),
-              help="Spread of the codes; less is safer and duller.")  # fmt: skip
+@click.option("--bars", type=click.IntRange(1, 512), help="Of each melody.  [default: 2]")
+@click.option("--meter", help="4/4, 2/4, 3/4, 6/8 or 9/8.  [default: 4/4]")
+@click.option("--temperature", type=click.FloatRange(0, 10),
+              help="Spread of the codes; less is safer and duller.  [default: 1]")  # fmt: skip
 @click.option("--like", type=click.Path(path_type=Path), help="Neighbours of this melody instead.")
-@click.option("--spread", default=0.3, show_default=True, type=click.FloatRange(0, 1),
-              help="How far from --like, 0 to 1.")  # fmt: skip
+@click.option("--spread", type=click.FloatRange(0, 1),
+              help="How far from --like, 0 to 1.  [default: 0.3]")  # fmt: skip
 @click.option("--each", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER",
               help="Also write every melody as a file of its own.")  # fmt: skip
 @seed_option
@@ -194,11 +195,11 @@ def sample(
     out: Path,
     wav: Path | None,
     png: Path | None,
-    bars: int,
-    meter: str,
-    temperature: float,
+    bars: int | None,
+    meter: str | None,
+    temperature: float | None,
     like: Path | None,
-    spread: float,
+    spread: float | None,
     each: Path | None,
     seed: int,
     device: str,
@@ -212,24 +213,29 @@ def sample(
       ae music sample --like tune.mid --spread 0.3 -n 3 -o near.mid
     """
     _check(out, wav, png)
+    if like is not None and any(value is not None for value in (bars, meter, temperature)):
+        raise Misuse("--bars, --meter and --temperature are of new melodies; --like has its own")
+    if like is None and spread is not None:
+        raise Misuse("--spread says how far from --like to go, and there is no --like")
     near = read_source(like) if like is not None else None
+    known, length = parse_meter(meter or "4/4"), bars or 2
 
     from ae_music import blend
 
     if near is not None:
         loaded = blend.load_melody_model(model or "melody-2bar", device)
-        made = blend.vary(loaded, near.melody, num, spread=spread, seed=seed)
+        far = 0.3 if spread is None else spread
+        made = blend.vary(loaded, near.melody, num, spread=far, seed=seed)
         _say(near)
     else:
-        known = parse_meter(meter)
-        short = bars <= 2
-        loaded = blend.load_melody_model(
-            model or ("melody-2bar" if short else "melody-16bar"), device
-        )
-        made = blend.sample(loaded, num, bars=bars, meter=known, temperature=temperature, seed=seed)
+        fitting = "melody-2bar" if length <= 2 else "melody-16bar"
+        loaded = blend.load_melody_model(model or fitting, device)
+        heat = 1.0 if temperature is None else temperature
+        made = blend.sample(loaded, num, bars=length, meter=known, temperature=heat, seed=seed)
     write_results(made, out, wav=wav, each=each)
     _draw(made, png)
-    click.echo(f"{out}: {num} melodies of {made[0].num_bars} bars, seed {seed}")
+    melodies = "1 melody" if num == 1 else f"{num} melodies"
+    click.echo(f"{out}: {melodies} of {made[0].num_bars} bars, seed {seed}")
 
 
 @music.command()
@@ -327,12 +333,14 @@ def shift(
         raise Misuse("say what to shift and how far, such as --density +1; see --help")
     source = _one(file, tracks, bars)
 
+    from dataclasses import replace
+
     from ae_music import blend
 
     loaded = blend.load_melody_model(model, device)
     made = blend.shift(loaded, source.melody, amounts)
     write_results([made], out, wav=wav)
-    _draw([source.melody, made], png)
+    _draw([replace(source.melody, name="original"), replace(made, name="shifted")], png)
     _say(source)
     before, after = (blend.attributes_of(loaded, melody) for melody in (source.melody, made))
     changed = blend.hamming(source.melody, made)
@@ -391,6 +399,9 @@ def info(file: Path | None, track: str | None, as_json: bool) -> None:
     from ae_music.describe import describe, lines
 
     if file is None:
+        if as_json:
+            print_json(tune_names())
+            return
         for name in tune_names():
             click.echo(name)
         return
@@ -455,7 +466,7 @@ def parse_meter(text: str) -> Any:
     from ae_music.grid import ALIKE, METERS, Meter
 
     numerator, _, denominator = text.partition("/")
-    if numerator.isdigit() and denominator.isdigit():
+    if numerator.isdecimal() and denominator.isdecimal():
         meter = Meter(int(numerator), int(denominator))
         if meter in METERS:
             return meter
@@ -477,15 +488,20 @@ def _one(file: Path, tracks: Sequence[str], bars: Sequence[str]) -> Source:
 
 
 def _others(source: Source) -> list[Track]:
-    """The tracks of a file but the one that its melody was taken from."""
-    return [track for track in source.score.tracks if track is not source.track]
+    """The tracks of a file but the one, or the ones, that its melody was taken from."""
+    tracks = source.score.tracks
+    if any(track is source.track for track in tracks):
+        return [track for track in tracks if track is not source.track]
+    return [track for track in tracks if track.is_drum]
 
 
 def _draw(melodies: Sequence[Melody], png: Path | None) -> None:
     if png is not None:
         from ae_music.figures import rolls_figure, save_figure
 
-        save_figure(rolls_figure({melody.name: [melody] for melody in melodies}), png)
+        if len(melodies) > DRAWN:
+            print(f"{png}: shows the first {DRAWN} of {len(melodies)}", file=sys.stderr)
+        save_figure(rolls_figure({m.name: [m] for m in melodies[:DRAWN]}), png)
 
 
 def _say(*sources: Source) -> None:

@@ -54,4 +54,5 @@ def _split(roots: list[Path], name: str, modality: Melodies, split: Split) -> Ex
         raise Misuse(
             f"data set {name!r} holds melodies, which this recipe's data type does not read"
         )
-    return part_of(read_corpus(roots, modality, group=title_of).examples, modality, split)
+    corpus = read_corpus(roots, modality, group=title_of, report=split == "train")
+    return part_of(corpus.examples, modality, split)

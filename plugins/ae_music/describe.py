@@ -33,7 +33,7 @@ def describe(path: Path, *, track: str | None = None) -> dict[str, Any]:
             "notes": len(each),
             "lowest": _note(each.pitch.min()),
             "highest": _note(each.pitch.max()),
-            "melody": each is chosen or track == "all",
+            "melody": each is chosen or (track == "all" and not each.is_drum),
         }
         for number, each in enumerate(score.tracks, start=1)
     ]
@@ -84,7 +84,8 @@ def lines(report: Mapping[str, Any]) -> Iterator[str]:
             yield f"    models bar {section['meter']} as {section['model_meter']}"
         if section["octaves"]:
             way = "up" if section["octaves"] > 0 else "down"
-            moved = f"{abs(section['octaves'])} octaves {way}"
+            octaves = abs(section["octaves"])
+            moved = f"{octaves} octave{'s' if octaves > 1 else ''} {way}"
             yield f"    models see it {moved}, and what they make of it is moved back"
 
 

@@ -98,7 +98,7 @@ def rolls_figure(rows: Mapping[str, Sequence[Melody]]) -> Figure:
             for panel, melody in zip(panels, row, strict=False):
                 draw_roll(panel, melody, colour, low=low, high=high, pitches=pitches)
                 panel.set_xticks([])
-            panels[0].set_ylabel(name, fontsize=9)
+            panels[0].set_ylabel(name, fontsize=9, parse_math=False)
     return figure
 
 

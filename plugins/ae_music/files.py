@@ -145,7 +145,6 @@ def write_results(
     wav: Path | None = None,
     each: Path | None = None,
     beneath: Sequence[Track] = (),
-    soundfont: Path | None = None,
 ) -> None:
     """Writes melodies one after the other as MIDI and, where asked for, as sound and one by one."""
     from ae_music.writing import to_midi
@@ -155,7 +154,7 @@ def write_results(
     with writing(out) as temporary:
         midi.write(str(temporary))
     if wav is not None:
-        write_sound(midi, wav, soundfont=soundfont)
+        write_sound(midi, wav)
     for i, melody in enumerate(melodies) if each is not None else ():
         path = each / f"{out.stem}-{i:02}.mid"
         with writing(path) as temporary:

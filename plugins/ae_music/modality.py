@@ -27,6 +27,7 @@ from ae_music.grid import (
     METERS,
     NUM_VALUES,
     Melody,
+    Meter,
     meter_class,
     tidy,
     windows,
@@ -80,7 +81,7 @@ class Melodies(Modality):
 
         if path.suffix.lower() not in MIDI:
             raise Misuse(f"{path}: melodies are written as MIDI, choose a name that ends in .mid")
-        to_midi([melody_of(item) for item in items]).write(str(path))
+        to_midi([as_written(item) for item in items]).write(str(path))
 
     # Items and tensors.
 
@@ -90,7 +91,7 @@ class Melodies(Modality):
     def parts(self, item: Any) -> list[Example]:
         return self._examples(melody_of(item), hop=self.bars)
 
-    def examples(self, item: Any) -> list[Example]:
+    def training_examples(self, item: Any) -> list[Example]:
         """A window from every bar on; of several that are the same, and of silence, none."""
         return self._examples(melody_of(item), hop=1, different=True)
 
@@ -194,7 +195,7 @@ class Melodies(Modality):
     def figure(self, rows: Mapping[str, Sequence[Any]], path: Path) -> None:
         from ae_music.figures import rolls_figure, save_figure
 
-        melodies = {name: [melody_of(item) for item in items] for name, items in rows.items()}
+        melodies = {name: [as_written(item) for item in items] for name, items in rows.items()}
         save_figure(rolls_figure(melodies), path)
 
     def _examples(self, melody: Melody, *, hop: int, different: bool = False) -> list[Example]:
@@ -217,6 +218,18 @@ def melody_of(item: Any, *, track: str | None = None) -> Melody:
     if not hasattr(item, "instruments"):
         raise Misuse(f"a melody is a pretty_midi.PrettyMIDI, not a {type(item).__name__}")
     return max(melodies_of(score_of(item), track=track, where="the PrettyMIDI object: "), key=len)
+
+
+def as_written(item: Any) -> Melody:
+    """An item that a model has made, as a melody: bar lines as they are, or a bar of silence."""
+    if isinstance(item, Melody):
+        return item
+    if not any(instrument.notes for instrument in item.instruments):
+        meters = [Meter(m.numerator, m.denominator) for m in item.time_signature_changes]
+        meter = next((meter for meter in meters if meter.steps), COMMON)
+        silence = np.zeros(meter.steps, np.uint8)
+        return Melody(silence, silence.copy(), meter)
+    return max(melodies_of(score_of(item), pickup=0, where="the PrettyMIDI object: "), key=len)
 
 
 def modality_of(model: Model) -> Melodies:

@@ -10,12 +10,13 @@ import numpy as np
 
 from ae_music.grid import STEPS_PER_QUARTER, Melody, read_steps
 from ae_music.score import Score, Track
+from ae_toolkit import Failure
 
 if TYPE_CHECKING:
     from pretty_midi import PrettyMIDI
 
-TICKS = 480  #: per quarter note
-PER_STEP = TICKS // STEPS_PER_QUARTER
+RESOLUTIONS = (480, 96)  #: ticks per quarter note; the coarser one for very long pieces
+MAX_TICKS = 10_000_000  #: of what pretty_midi takes
 
 
 def to_midi(melodies: Sequence[Melody], *, beneath: Sequence[Track] = ()) -> PrettyMIDI:
@@ -28,11 +29,12 @@ def to_midi(melodies: Sequence[Melody], *, beneath: Sequence[Track] = ()) -> Pre
     """
     import pretty_midi
 
-    starts, end = [], 0
+    resolution = _resolution(sum(map(len, melodies)))
+    per_step, starts, end = resolution // STEPS_PER_QUARTER, [], 0
     for melody in melodies:
         starts.append(end)
-        end += len(melody) * PER_STEP
-    midi = _timeline(melodies, starts)
+        end += len(melody) * per_step
+    midi = _timeline(melodies, starts, resolution)
     midi.tick_to_time(end)  # pretty_midi's table of ticks, grown once and not with every note
     tracks: dict[int, pretty_midi.Instrument] = {}
     for melody, start in zip(melodies, starts, strict=True):
@@ -44,8 +46,8 @@ def to_midi(melodies: Sequence[Melody], *, beneath: Sequence[Track] = ()) -> Pre
                 pretty_midi.Note(
                     velocity,
                     pitch,
-                    midi.tick_to_time(start + first * PER_STEP),
-                    midi.tick_to_time(start + last * PER_STEP),
+                    midi.tick_to_time(start + first * per_step),
+                    midi.tick_to_time(start + last * per_step),
                 )
             )
     midi.instruments = list(tracks.values())
@@ -54,13 +56,14 @@ def to_midi(melodies: Sequence[Melody], *, beneath: Sequence[Track] = ()) -> Pre
         for melody, start in zip(melodies, starts, strict=True):
             first = track.start - melody.start
             last = np.minimum(track.end - melody.start, len(melody))
-            for i in np.flatnonzero((first >= 0) & (first < len(melody)) & (first < last)):
+            first = np.maximum(first, 0)
+            for i in np.flatnonzero(first < last):
                 instrument.notes.append(
                     pretty_midi.Note(
                         int(track.velocity[i]),
                         int(track.pitch[i]),
-                        midi.tick_to_time(start + round(first[i] * PER_STEP)),
-                        midi.tick_to_time(start + round(last[i] * PER_STEP)),
+                        midi.tick_to_time(start + round(first[i] * per_step)),
+                        midi.tick_to_time(start + round(last[i] * per_step)),
                     )
                 )
         midi.instruments.append(instrument)
@@ -71,26 +74,44 @@ def score_to_midi(score: Score) -> PrettyMIDI:
     """All of a score, as it is."""
     import pretty_midi
 
-    midi = _tempi([(round(t.at * PER_STEP), t.value) for t in score.tempi])
-    midi.tick_to_time(round(score.length * PER_STEP) + 1)  # as above, once
+    resolution = _resolution(score.length)
+    per_step = resolution // STEPS_PER_QUARTER
+    midi = _tempi([(round(t.at * per_step), t.value) for t in score.tempi], resolution)
+    midi.tick_to_time(round(score.length * per_step) + 1)  # as above, once
     for change in score.meters:
-        time = midi.tick_to_time(round(change.at * PER_STEP))
+        time = midi.tick_to_time(round(change.at * per_step))
         midi.time_signature_changes.append(pretty_midi.TimeSignature(*change.value, time))
     for track in score.tracks:
         instrument = pretty_midi.Instrument(track.program, track.is_drum, track.name)
         columns = (track.start, track.end, track.pitch, track.velocity)
         for first, last, pitch, velocity in zip(*columns, strict=True):
-            start, end = (midi.tick_to_time(round(at * PER_STEP)) for at in (first, last))
+            start, end = (midi.tick_to_time(round(at * per_step)) for at in (first, last))
             instrument.notes.append(pretty_midi.Note(int(velocity), int(pitch), start, end))
         midi.instruments.append(instrument)
     return midi
 
 
-def _timeline(melodies: Sequence[Melody], starts: Sequence[int]) -> PrettyMIDI:
+def _resolution(steps: float) -> int:
+    """Ticks per quarter note, as many as a piece of so many steps allows.
+
+    Raises:
+        Failure: it is longer than pretty_midi can hold.
+    """
+    for resolution in RESOLUTIONS:
+        if steps * resolution / STEPS_PER_QUARTER < MAX_TICKS:
+            return resolution
+    raise Failure(
+        f"{steps / 16:,.0f} bars of 4/4 are more than one MIDI file can be made of here; ask for "
+        f"fewer or shorter melodies"
+    )
+
+
+def _timeline(melodies: Sequence[Melody], starts: Sequence[int], resolution: int) -> PrettyMIDI:
     """An object without notes, with the tempo, meter and key of each melody from its start on."""
     import pretty_midi
 
-    midi = _tempi([(at, melody.tempo) for melody, at in zip(melodies, starts, strict=True)])
+    changes = [(at, melody.tempo) for melody, at in zip(melodies, starts, strict=True)]
+    midi = _tempi(changes, resolution)
     meter, key = None, None
     for melody, start in zip(melodies, starts, strict=True):
         time = midi.tick_to_time(start)
@@ -103,7 +124,7 @@ def _timeline(melodies: Sequence[Melody], starts: Sequence[int]) -> PrettyMIDI:
     return midi
 
 
-def _tempi(changes: Sequence[tuple[int, float]]) -> PrettyMIDI:
+def _tempi(changes: Sequence[tuple[int, float]], resolution: int) -> PrettyMIDI:
     """An object with nothing in it but tempi: `(tick, quarter notes per minute)`.
 
     pretty_midi makes objects of one tempo only, but reads files of many: so it is given a file.
@@ -118,6 +139,6 @@ def _tempi(changes: Sequence[tuple[int, float]]) -> PrettyMIDI:
             track.append(mido.MetaMessage("set_tempo", tempo=tempo, time=at - now))
             now, before = at, tempo
     buffer = io.BytesIO()
-    mido.MidiFile(type=1, ticks_per_beat=TICKS, tracks=[track]).save(file=buffer)
+    mido.MidiFile(type=1, ticks_per_beat=resolution, tracks=[track]).save(file=buffer)
     buffer.seek(0)
     return pretty_midi.PrettyMIDI(buffer)
