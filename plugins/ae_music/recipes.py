@@ -55,6 +55,7 @@ def melody_2bar_ar() -> Recipe:
     return melody_2bar().with_(
         {
             "name": "melody-2bar-ar",
+            "objective.beta": 0.1,  # it needs a richer code to go on rightly from its own steps
             "decoder": {"name": "autoregressive", "width": 128, "layers": 2, "heads": 4},
             "train.epochs": 6,
         }
