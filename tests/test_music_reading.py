@@ -157,6 +157,7 @@ REFUSED = {
     "no event": (midi([(0, b"\xf4")]), "there is an event of kind 0xf4"),
     "unfinished": (midi(track([on(60), (0, b"\x80")], end=False)), "reaches beyond the track"),
     "a long text": (midi([(0, b"\xff\x01\x7f"), *SCALE]), "reaches beyond the track's end"),
+    "an end that goes on": (midi([*SCALE, (0, b"\xff\x2f\x40")]), "reaches beyond the track's end"),
     "a long packet": (midi([(0, b"\xf0\xff\x7f"), *SCALE]), "reaches beyond the track's end"),
     "2,000 tracks": (midi(*[SCALE] * 2000), "has more than 1,024 tracks"),
     "2,000 instruments": (

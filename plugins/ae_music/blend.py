@@ -13,8 +13,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ae_music.attributes import combine, directions, measure
-from ae_music.grid import COMMON, Melody, Meter, meter_class
+from ae_music.grid import COMMON, HOLD, NOTE_OFF, Melody, Meter, meter_class, sounds_at_end
 from ae_music.modality import has_pickup, modality_of
 from ae_toolkit import Model
 from ae_toolkit.noise import seed_of
@@ -37,8 +39,8 @@ def blend(
 ) -> list[Melody]:
     """`steps` melodies from a to b: the two themselves at the ends, decoded blends between.
 
-    On the way length and tempo go over from a's to b's; what else is not in the code is that of the
-    nearer end. All of them `start` on the time line of a.
+    On the way length and tempo go over from a's to b's; where one goes on, the other begins again;
+    what else is not in the code is that of the nearer end. All `start` on the time line of a.
 
     Args:
         model: whose windows the melodies are cut into.
@@ -48,11 +50,12 @@ def blend(
         path: slerp, along the great arc between codes, or lerp.
     """
     first, last = modality_of(model).align(a, b)
-    codes, condition = model.walk(first, last, steps=steps, path=path)
+    whole = looped(first, len(last)), looped(last, len(first))
+    codes, condition = model.walk(*whole, steps=steps, path=path)
     made = [a]
     for i, z in enumerate(codes[1:-1], start=1):
         share = i / (steps - 1)
-        melody = decode(model, z, condition["meter"][:1], like=first if share < 0.5 else last)
+        melody = decode(model, z, condition["meter"][:1], like=whole[share >= 0.5])
         length = round((1 - share) * len(first) + share * len(last))
         bar = melody.meter.steps
         melody = melody.padded(bar * math.ceil(length / bar))
@@ -60,6 +63,19 @@ def blend(
         made.append(replace(melody, tempo=tempo, name=f"{share:.0%}", start=first.start))
     early = b.meter.steps if has_pickup(b) and not has_pickup(last) else 0
     return [*made, replace(b, start=first.start - early)]
+
+
+def looped(melody: Melody, num_steps: int) -> Melody:
+    """A melody that begins again until it is so long, if it is shorter."""
+    if len(melody) >= num_steps:
+        return melody
+    again = melody.steps.copy()
+    if again[0] == HOLD and sounds_at_end(again):
+        again[0] = NOTE_OFF
+    times = -(-num_steps // len(melody)) - 1
+    steps = np.concatenate([melody.steps, np.tile(again, times)])[:num_steps]
+    velocities = np.tile(melody.velocities, times + 1)[:num_steps]
+    return replace(melody, steps=steps, velocities=velocities)
 
 
 def sample(

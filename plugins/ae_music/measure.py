@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from ae_music.attributes import ATTRIBUTES, combine, directions, intervals, pitch_classes
 from ae_music.attributes import measure as measure_attributes
-from ae_music.grid import FIRST
+from ae_music.grid import FIRST, METERS
 from ae_music.modality import modality_of
 from ae_toolkit import Examples, Model, latent
 from ae_toolkit.data import from_option, load_data
@@ -234,28 +234,34 @@ def shifted(
     """For each attribute: how often its direction, `amount` times, raises it, and what it costs."""
     bars = modality_of(model).bars
     rng, given = np.random.default_rng(seed), directions(model)
-    known = next(iter(given.values())).any(1)[examples.labels["meter"]].nonzero()[:, 0].numpy()
-    if not len(known):
-        return {}
-    some = examples.select(rng.choice(known, min(num, len(known)), replace=False))
-    meters = some.labels["meter"]
-    labels = {"meter": meters}
-    mask = model.modality.mask(labels, len(some))
-    assert mask is not None, "windows of melodies have meters"
+    some = examples.select(rng.choice(len(examples), min(num, len(examples)), replace=False))
+    meters, bars = some.labels["meter"], modality_of(model).bars
     codes = model.encode_examples(some).cpu()
-    plain = (model.decode_tensor(codes, labels) * mask).byte().numpy()
-    before = measure_attributes(plain, meters.numpy(), bars=bars)
+
+    def decoded(z: Tensor, meters: Tensor) -> NDArray[np.uint8]:
+        mask = model.modality.mask({"meter": meters}, len(z))
+        assert mask is not None, "windows of melodies have meters"
+        return (model.decode_tensor(z, {"meter": meters}) * mask).byte().numpy()
+
     found = {}
     for name in ATTRIBUTES:
-        ways = torch.stack([combine(given, {name: amount}, meter=int(m)) for m in meters])
-        made = (model.decode_tensor(codes + ways, labels) * mask).byte().numpy()
-        after = measure_attributes(made, meters.numpy(), bars=bars)[name]
-        differ = (made != plain).sum(1) / mask.sum(1).numpy()
+        known = given[name].any(1)[meters].nonzero()[:, 0]  # a meter may have no direction
+        if not len(known):
+            continue
+        z, mine = codes[known], meters[known]
+        ways = torch.stack([combine(given, {name: amount}, meter=int(m)) for m in mine])
+        plain, made = decoded(z, mine), decoded(z + ways, mine)
+        before, after = (
+            measure_attributes(rows, mine.numpy(), bars=bars, names=[name])[name]
+            for rows in (plain, made)
+        )
+        lengths = bars * np.array([meter.steps for meter in METERS])[mine.numpy()]
         found[name] = {
-            "raised": float((after > before[name]).mean()),
-            "before": float(before[name].mean()),
+            "num": len(known),
+            "raised": float((after > before).mean()),
+            "before": float(before.mean()),
             "after": float(after.mean()),
-            "hamming": float(differ.mean()),
+            "hamming": float(((made != plain).sum(1) / lengths).mean()),
         }
     return found
 

@@ -291,11 +291,11 @@ def _gone_through(track: bytes) -> _Events:
         if byte == 0xFF:
             kind = track[at + 1]
             size, first = _quantity(track, at + 2)
-            if kind == END_OF_TRACK:
-                break
             if _is_strange(kind, size, track[at + 2 : first + 2]):
                 fixed[at + 1] = TEXT
             at = first + size
+            if kind == END_OF_TRACK:
+                break
         elif byte in (0xF0, 0xF7):
             fixed[at], status = 0xF0, 0
             size, first = _quantity(track, at + 1)
