@@ -278,15 +278,13 @@ def check_modality(modality: Modality, items: Sequence[Any], folder: Path) -> No
         _same(label, "mask(labels)", mask.shape, (len(examples), modality.shape[0]))
         found = [int(row.sum()) for row in mask]
         _same(label, "the lengths by mask(labels)", found, [len(e.y) for e in examples])
-    prints = modality.fingerprints(
-        torch.stack([e.y for e in examples if e.y.shape == same[0].shape])
-    )
+    prints = modality.fingerprints(torch.stack(same))
     assert len(prints) == len(same), f"{label}: fingerprints must give one for each example"
     for item in items:
         parts = [modality.prepare(part.y[None])[0] for part in modality.parts(item)]
         joined = modality.join(parts, like=item, labels=modality.parts(item)[0].labels)
-        again = len(modality.parts(joined))
-        assert again == len(parts), f"{label}: join of {len(parts)} parts gives an item of {again}"
+        num = len(modality.parts(joined))
+        assert num == len(parts), f"{label}: join of {len(parts)} parts gives an item of {num}"
     back = [modality.from_tensor(row, like=item) for row, item in zip(y, items, strict=False)]
     path = folder / f"written{modality.suffixes[0]}"
     modality.write(back[:1], path)
