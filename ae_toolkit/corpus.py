@@ -158,12 +158,12 @@ def _examples(
     """Every example of every readable file; the files that fail are added to `skipped`."""
     bar = tqdm(files, desc="reading", unit=" files", delay=1, disable=None, leave=False)
     for file, name in bar:
+        mine: list[Example] = []
         try:
-            mine = [
-                example._replace(group=group(item) if group else name)
-                for item in modality.read(file)
-                for example in modality.training_examples(item)
-            ]
+            for item in modality.read(file):
+                key = group(item) if group else name
+                found = modality.training_examples(item)
+                mine += [Example(y, labels, key) for y, labels, _ in found]
         except (Failure, OSError) as error:
             skipped.append(Skipped(name, str(error).removeprefix(f"{file}: ")))
             continue

@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ae_toolkit.contracts import Batch, Example
 from ae_toolkit.errors import Misuse, choose
@@ -88,9 +89,9 @@ class Examples:
         mask = None
         if min(lengths) < length:
             mask = torch.arange(length) < torch.tensor(lengths)[:, None]
-        y = rows[0].y.new_zeros(len(rows), length, *rows[0].y.shape[1:])
-        for to, row in zip(y.unbind(0), rows, strict=True):
-            to[: row.y.shape[0]] = row.y
+        y = pad_sequence([row.y for row in rows], batch_first=True)
+        if y.shape[1] < length:
+            y = torch.cat([y, y.new_zeros(len(y), length - y.shape[1], *y.shape[2:])], 1)
         labels = {
             name: torch.tensor(np.array([row.labels[name] for row in rows]))
             for name in rows[0].labels

@@ -262,7 +262,8 @@ def find_pickup(notes: Notes, start: int, bar: int) -> int:
     place = (notes.start - start) % bar
     if len(place) < 8:
         return 0
-    accents = np.maximum(notes.velocity[1:] - np.median(notes.velocity), 0)
+    usual = np.sort(notes.velocity)[len(notes.velocity) // 2]
+    accents = np.maximum(notes.velocity[1:] - usual, 0)
     weight = np.bincount(place[1:], weights=accents, minlength=bar)
     best = int(weight.argmax())
     num_bars = (int(notes.end[-1]) - start) / bar

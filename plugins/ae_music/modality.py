@@ -23,8 +23,10 @@ from ae_music.grid import (
     ALIKE,
     COMMON,
     FIRST,
+    HOLD,
     LONGEST_BAR,
     METERS,
+    NOTE_OFF,
     NUM_VALUES,
     Melody,
     Meter,
@@ -202,7 +204,9 @@ class Melodies(Modality):
         labels = {"meter": meter_class(melody.meter)}
         rows = windows(melody.transposed(12 * octaves_off(melody)), self.bars, hop=hop)
         if different:
-            rows = [row for row in {row.tobytes(): row for row in rows}.values() if row.max() > 1]
+            by_content = {row.tobytes(): row for row in rows}
+            idle = bytes([HOLD, NOTE_OFF])
+            rows = [row for content, row in by_content.items() if content.strip(idle)]
         return [Example(torch.from_numpy(row), labels, "") for row in rows]
 
 
