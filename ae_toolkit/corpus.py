@@ -164,7 +164,7 @@ def _examples(
                 key = group(item) if group else name
                 found = modality.training_examples(item)
                 mine += [Example(y, labels, key) for y, labels, _ in found]
-        except (Failure, OSError) as error:
+        except (Failure, Misuse, OSError) as error:
             skipped.append(Skipped(name, str(error).removeprefix(f"{file}: ")))
             continue
         yield from mine

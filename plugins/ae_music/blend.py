@@ -18,11 +18,13 @@ import numpy as np
 from ae_music.attributes import combine, directions, measure
 from ae_music.grid import COMMON, HOLD, NOTE_OFF, Melody, Meter, meter_class, sounds_at_end
 from ae_music.modality import has_pickup, modality_of
-from ae_toolkit import Model
+from ae_toolkit import Model, latent
 from ae_toolkit.noise import seed_of
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+PERCENT = 100  #: steps that a spread is rounded to
 
 
 def load_melody_model(name: str, device: str) -> Model:
@@ -102,21 +104,24 @@ def sample(
 def vary(
     model: Model, melody: Melody, num: int, *, spread: float = 0.3, seed: int = 0
 ) -> list[Melody]:
-    """Neighbours of a melody: its codes, turned towards ones that the prior draws.
+    """Neighbours of a melody: its codes, moved along great arcs to ones that the prior draws.
 
     Args:
         model: whose windows the melody is cut into.
         melody: the original.
         num: how many.
-        spread: share of each code that is the prior's, 0 to 1; the sum of squares stays.
+        spread: how far on the way, 0 to 1.
         seed: of the draws.
     """
+    import torch
+
     examples = model.examples([melody])
-    z, meter = model.encode_examples(examples), examples.labels["meter"]
+    z, meter = model.encode_examples(examples).cpu(), examples.labels["meter"]
     made = []
     for i in range(num):
-        other = model.sample_codes(len(z), {"meter": meter}, seed=seed_of(seed, "vary", i))
-        near = math.sqrt(1 - spread**2) * z + spread * other
+        other = model.sample_codes(len(z), {"meter": meter}, seed=seed_of(seed, "vary", i)).cpu()
+        arcs = [latent.slerp(*ends, PERCENT + 1) for ends in zip(z, other, strict=True)]
+        near = torch.stack([arc[round(PERCENT * spread)] for arc in arcs])
         variation = decode(model, near, meter[:1], like=melody)
         made.append(replace(variation, name=f"variation {i + 1}"))
     return made

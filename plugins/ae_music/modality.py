@@ -23,8 +23,10 @@ from ae_music.grid import (
     ALIKE,
     COMMON,
     FIRST,
+    HIGHEST,
     HOLD,
     LONGEST_BAR,
+    LOWEST,
     METERS,
     NOTE_OFF,
     NUM_VALUES,
@@ -251,7 +253,10 @@ def modality_of(model: Model) -> Melodies:
 
 
 def octaves_off(melody: Melody) -> int:
-    """By how many octaves a melody must rise for its median pitch to lie in the register."""
+    """By how many octaves a melody must rise for its median pitch to lie in the register.
+
+    No farther than the keyboard reaches for every note of it.
+    """
     pitches = melody.pitches
     if not len(pitches):
         return 0
@@ -259,7 +264,8 @@ def octaves_off(melody: Melody) -> int:
     low, high = REGISTER
     up = -(-(low - median) // 12) if median < low else 0
     down = -(-(median - high) // 12) if median > high else 0
-    return up - down
+    room_above, room_below = HIGHEST - int(pitches.max()), int(pitches.min()) - LOWEST
+    return min(up, room_above // 12) - min(down, room_below // 12)
 
 
 def rebarred(melody: Melody, like: Melody) -> Melody:

@@ -11,8 +11,8 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ae_music.score import MAX_BYTES
-from ae_toolkit import Failure, Misuse
+from ae_music.score import MAX_BYTES, bytes_of
+from ae_toolkit import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,12 +29,7 @@ def to_midi(path: Path) -> bytes:
         Misuse: there is no such file.
         Failure: music21 is missing, or cannot understand the file; the sentence says why.
     """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise Misuse(f"{path}: there is no such file") from None
-    except IsADirectoryError:
-        raise Misuse(f"{path}: is a folder, not a file") from None
+    data = bytes_of(path, most=MAX_BYTES)
     if not data.strip():
         raise Failure(f"{path}: is empty")
     if _size(data) > MAX_BYTES:

@@ -344,19 +344,12 @@ def _is_strange(kind: int, size: int, data: bytes) -> bool:
     return kind == TRACK_NAME and size > LONG_NAME
 
 
-def check_form(data: bytes, path: Path) -> int:
+def _form(data: bytes, path: Path) -> _Form:
     """Looks at the header and the frames of the tracks of a MIDI file.
-
-    Returns:
-        Ticks per quarter note.
 
     Raises:
         Failure: it is no MIDI file, or of a kind that holds no bars.
     """
-    return _form(data, path).division
-
-
-def _form(data: bytes, path: Path) -> _Form:
     if not data:
         raise Failure(f"{path}: is empty")
     if data[:4] == b"RIFF" and (at := data.find(b"MThd", 0, 4096)) >= 4:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ae_music.grid import STEPS_PER_QUARTER, Melody, read_steps
-from ae_music.score import Score, Track
+from ae_music.score import TEMPI, Score, Track
 from ae_toolkit import Failure
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def _tempi(changes: Sequence[tuple[int, float]], resolution: int) -> PrettyMIDI:
 
     track, now, before = mido.MidiTrack(), 0, 0
     for at, value in changes:
-        tempo = min(round(60e6 / value), 0xFFFFFF)
+        tempo = round(60e6 / min(max(value, TEMPI[0]), TEMPI[1]))
         if tempo != before:
             track.append(mido.MetaMessage("set_tempo", tempo=tempo, time=at - now))
             now, before = at, tempo
