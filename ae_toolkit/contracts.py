@@ -216,6 +216,11 @@ def repeat(x: Any, num: int) -> Any:
     return x if x is None or num == 1 else x.repeat(num, *(1 for _ in x.shape[1:]))
 
 
+def label_row(columns: Mapping[str, Tensor], index: int) -> dict[str, float]:
+    """The labels of one example, out of columns `(B,)`."""
+    return {name: column[index].item() for name, column in columns.items()}
+
+
 def flatten(levels: Sequence[Tensor]) -> Tensor:
     """Levels `(N, *shape)` to `(N, D)`."""
     return torch.cat([level.flatten(1) for level in levels], 1)

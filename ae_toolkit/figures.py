@@ -1,12 +1,40 @@
-"""The figure that any data type gets without drawing one itself: every example as a small plot."""
+"""The figure that any data type gets without drawing one itself, and how figures are written."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from matplotlib import rc_context
 from matplotlib.figure import Figure
-from torch import Tensor
+
+from ae_toolkit.checkpoint import writing
+from ae_toolkit.errors import Misuse
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DPI = 200
+
+
+def save_figure(figure: Figure, path: Path, *, style: dict[Any, Any]) -> None:
+    """Writes a figure whole or not at all, in the format of its ending.
+
+    Args:
+        figure: drawn already.
+        path: where to.
+        style: matplotlib's settings, under which its texts are set.
+
+    Raises:
+        Misuse: its ending is of no format that figures have.
+        Failure: the place cannot be written.
+    """
+    known = figure.canvas.get_supported_filetypes()
+    if path.suffix.lower().removeprefix(".") not in known:
+        raise Misuse(f"{path}: choose a name that ends in .png, .svg or .pdf")
+    with rc_context(style), writing(path) as temporary:
+        figure.savefig(temporary, dpi=DPI, bbox_inches="tight", pad_inches=0.04)
 
 
 def draw_rows(rows: Mapping[str, Sequence[Tensor]], path: Path) -> None:

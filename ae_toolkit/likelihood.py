@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ae_toolkit.contracts import Step
+from ae_toolkit.noise import draw_classes
 
 
 def _total(values: Tensor, mask: Tensor | None) -> Tensor:
@@ -164,11 +165,8 @@ class Categorical(nn.Module):
         return bool(((y >= 0) & (y < self.num_params)).all())
 
     def sample(self, params: Tensor, *, temperature: float, step: Step) -> Tensor:
-        """Draws by the Gumbel-max trick; at temperature 0, the most likely class."""
-        if temperature > 0:
-            uniform = step.rand(tuple(params.shape)).clamp(1e-10, 1 - 1e-7)
-            params = params / temperature - torch.log(-torch.log(uniform))
-        return params.argmax(1)
+        """At temperature 0, the most likely class."""
+        return draw_classes(params / temperature, step) if temperature > 0 else params.argmax(1)
 
 
 def _cross_entropy(logits: Tensor, y: Tensor) -> Tensor:

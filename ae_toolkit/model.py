@@ -20,7 +20,7 @@ from torch import Tensor
 from ae_toolkit import checkpoint, latent, zoo
 from ae_toolkit.autoencoder import Autoencoder
 from ae_toolkit.checkpoint import Config
-from ae_toolkit.contracts import Batch, Example, Shape, Step, flatten, unflatten
+from ae_toolkit.contracts import Batch, Example, Shape, Step, flatten, label_row, unflatten
 from ae_toolkit.data import Examples
 from ae_toolkit.device import pick_device
 from ae_toolkit.errors import Failure, Misuse, choose
@@ -108,7 +108,7 @@ class Model:
         """
         columns = self._columns(labels, len(z))
         return [
-            self.modality.from_tensor(y, labels=_row(columns, i))
+            self.modality.from_tensor(y, labels=label_row(columns, i))
             for i, y in enumerate(self.decode_tensor(z, columns, temperature))
         ]
 
@@ -138,7 +138,7 @@ class Model:
         )
         made, at = [], 0
         for item, count in zip(items, counts, strict=True):
-            known = _row(examples.labels, at)
+            known = label_row(examples.labels, at)
             parts = list(decoded[at : at + count])
             made.append(self.modality.join(parts, like=item, labels=known))
             at += count
@@ -182,7 +182,7 @@ class Model:
             columns = {name: column[:1].expand(len(z)) for name, column in condition.items()}
             parts = list(self.decode_tensor(z, columns))
             like = a if 2 * i < steps - 1 else b
-            made.append(self.modality.join(parts, like=like, labels=_row(condition, 0)))
+            made.append(self.modality.join(parts, like=like, labels=label_row(condition, 0)))
         return made
 
     # Below: the same, nearer to tensors, for commands and figures.
@@ -398,8 +398,3 @@ class Model:
 def _allowed(classes: int) -> str:
     """What a label may be, in words."""
     return f"a class from 0 to {classes - 1}" if classes else "a real value"
-
-
-def _row(columns: Mapping[str, Tensor], index: int) -> dict[str, float]:
-    """One row of labels."""
-    return {name: column[index].item() for name, column in columns.items()}

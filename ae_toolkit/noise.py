@@ -53,6 +53,12 @@ class Source:
         return torch.randperm(num, generator=self.generator, device=self.device)
 
 
+def draw_classes(logits: Tensor, step: Step) -> Tensor:
+    """One class for each element, `(N, P, *shape)` to `(N, *shape)`, by the Gumbel-max trick."""
+    uniform = step.rand(tuple(logits.shape)).clamp(1e-10, 1 - 1e-7)
+    return (logits - torch.log(-torch.log(uniform))).argmax(1)
+
+
 class Request(NamedTuple):
     kind: str
     shape: Shape

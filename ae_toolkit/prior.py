@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ae_toolkit.backbones.transformer import Layer
+from ae_toolkit.backbones.transformer import Caches, grow, stack
 from ae_toolkit.contracts import Posterior, Shape, Step, flatten, unflatten
 
 PIECE = 250  #: codes at once, where an autoregressive prior's density is only looked at
@@ -115,7 +115,7 @@ class AutoregressivePrior(nn.Module):
         self.length = math.prod(self.shape) // self.dim
         self.entry = nn.Linear(self.dim + cond_dim, width)
         self.position = nn.Parameter(0.02 * torch.randn(self.length, width))
-        self.layers = nn.ModuleList(Layer(width, heads=heads, dropout=0.0) for _ in range(layers))
+        self.layers = stack(layers, width=width, heads=heads)
         self.norm = nn.LayerNorm(width)
         self.told = nn.Linear(width, hidden)
         self.number = nn.Parameter(torch.randn(self.dim, hidden) / self.dim**0.5)
@@ -151,13 +151,11 @@ class AutoregressivePrior(nn.Module):
     def sample(self, num: int, c: Tensor, *, temperature: float, step: Step) -> tuple[Tensor, ...]:
         noise = temperature * step.randn((num, *self.shape))
         share = torch.special.ndtr(noise).reshape(num, self.dim, self.length)
-        caches: list[tuple[Tensor, Tensor] | None] = [None] * len(self.layers)
+        caches: Caches = [None] * len(self.layers)
         x, made = noise.new_zeros(num, self.dim), []
         for at in range(self.length):
             h = self.entry(torch.cat([x, c], 1))[:, None] + self.position[at]
-            for i, layer in enumerate(self.layers):
-                assert isinstance(layer, Layer)
-                h, caches[i] = layer.grow(h, caches[i])
+            h, caches = grow(self.layers, h, caches)
             known, numbers = self.told(self.norm(h[:, 0])), []
             for i in range(self.dim):
                 number = quantile(share[:, i, at], *self._mixture(known + self.bias[i]))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ae_toolkit import checkpoint, rundir
 from ae_toolkit.autoencoder import Autoencoder
-from ae_toolkit.contracts import Terms
+from ae_toolkit.contracts import Terms, label_row
 from ae_toolkit.data import Examples
 from ae_toolkit.modality import Modality
 from ae_toolkit.noise import Source
@@ -64,7 +64,7 @@ def draw(model: Autoencoder, modality: Modality, examples: Examples, path: Path)
         "reconstruction": model.decode(model.encode(x, c, batch.mask), c, now, mask=batch.mask),
         "sample": model.decode(new, c, now, mask=batch.mask),
     }
-    labels = [{name: v[i].item() for name, v in batch.labels.items()} for i in range(num)]
+    labels = [label_row(batch.labels, i) for i in range(num)]
     model.train()
     try:
         rows = {

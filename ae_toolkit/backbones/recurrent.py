@@ -9,13 +9,14 @@ W width, E embedding.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ae_toolkit.backbones.sequence import Autoregressive, Spread, Values
-from ae_toolkit.contracts import Shape
+from ae_toolkit.contracts import Shape, flatten
 
 
 class RecurrentEncoder(nn.Module):
@@ -189,16 +190,9 @@ class Start(nn.Module):
     def __init__(self, z_shapes: Sequence[Shape], *, cond_dim: int, layers: int, width: int):
         super().__init__()
         self.layers = layers
-        self.layer = Spread(
-            _flat(z_shapes), cond_dim=cond_dim, width=layers * width, length=1, shared=True
-        )
+        dim = sum(math.prod(shape) for shape in z_shapes)
+        self.layer = nn.Linear(dim + cond_dim, layers * width)
 
     def forward(self, z: tuple[Tensor, ...], c: Tensor) -> Tensor:
-        flat = tuple(level.flatten(1) for level in z)
-        state = torch.tanh(self.layer(flat, c)[:, 0])
+        state = torch.tanh(self.layer(torch.cat([flatten(z), c], 1)))
         return state.reshape(len(state), self.layers, -1).transpose(0, 1).contiguous()
-
-
-def _flat(shapes: Sequence[Shape]) -> tuple[Shape, ...]:
-    """Shapes of levels, flattened."""
-    return tuple((torch.Size(shape).numel(),) for shape in shapes)

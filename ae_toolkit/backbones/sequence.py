@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ae_toolkit.contracts import Shape, Step, flatten
+from ae_toolkit.noise import draw_classes
 
 
 class Values(nn.Module):
@@ -142,7 +143,8 @@ class Autoregressive(nn.Module, ABC):
     ) -> Tensor:
         if self.training and self.scheduled_sampling:
             with torch.no_grad():
-                own = self._draw(self.teach(self._shift(target), z, c), step).to(target.dtype)
+                logits = self.teach(self._shift(target), z, c)
+                own = draw_classes(logits, step).to(target.dtype)
             share = self.scheduled_sampling * step.progress
             target = torch.where(step.rand(tuple(target.shape)) < share, own, target)
         return self.teach(self._shift(target), z, c)
@@ -171,8 +173,3 @@ class Autoregressive(nn.Module, ABC):
         target = target.long() if self.num_classes else target
         first = target.new_full((len(target), 1), self.num_classes)
         return torch.cat([first, target[:, :-1]], 1)
-
-    def _draw(self, params: Tensor, step: Step) -> Tensor:
-        """A class for each position, `(N, P, T)` logits to `(N, T)`, by the Gumbel-max trick."""
-        uniform = step.rand(tuple(params.shape)).clamp(1e-10, 1 - 1e-7)
-        return (params - torch.log(-torch.log(uniform))).argmax(1)

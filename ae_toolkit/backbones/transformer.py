@@ -20,6 +20,7 @@ from ae_toolkit.backbones.sequence import Autoregressive, Spread, Values
 from ae_toolkit.contracts import Shape
 
 Cache = tuple[Tensor, Tensor]  #: keys and values so far, (N, heads, L, W / heads) each
+Caches = list[Cache | None]  #: of a stack of layers
 
 
 class TransformerEncoder(nn.Module):
@@ -52,9 +53,7 @@ class TransformerEncoder(nn.Module):
         self.values = Values(in_shape, num_classes=num_classes, width=embed)
         self.entry = nn.Linear(patch * embed + cond_dim, width)
         self.position = nn.Parameter(0.02 * torch.randn(self.num_tokens, width))
-        self.layers = nn.ModuleList(
-            Layer(width, heads=heads, dropout=dropout) for _ in range(layers)
-        )
+        self.layers = stack(layers, width=width, heads=heads, dropout=dropout)
         self.norm = nn.LayerNorm(width)
         self.nothing = nn.Parameter(torch.zeros(width))  # the feature of a masked token
         self.out_shapes: tuple[Shape, ...] = ((width, self.num_tokens),)
@@ -108,9 +107,7 @@ class TransformerDecoder(FeedForward):
         self.patch, self.num_tokens = patch, count_tokens(out_shape[1], patch)
         self.entry = Spread(z_shapes, cond_dim=cond_dim, width=width, length=self.num_tokens)
         self.position = nn.Parameter(0.02 * torch.randn(self.num_tokens, width))
-        self.layers = nn.ModuleList(
-            Layer(width, heads=heads, dropout=dropout) for _ in range(layers)
-        )
+        self.layers = stack(layers, width=width, heads=heads, dropout=dropout)
         self.norm = nn.LayerNorm(width)
         self.exit = nn.Linear(width, patch * embed)
         self.head = nn.Linear(embed, out_shape[0])
@@ -157,9 +154,7 @@ class AutoregressiveDecoder(Autoregressive):
         self.values = Values((length,), num_classes=num_classes, width=width, start=True)
         self.entry = Spread(z_shapes, cond_dim=cond_dim, width=width, length=length)
         self.position = nn.Parameter(0.02 * torch.randn(length, width))
-        self.layers = nn.ModuleList(
-            Layer(width, heads=heads, dropout=dropout) for _ in range(layers)
-        )
+        self.layers = stack(layers, width=width, heads=heads, dropout=dropout)
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, self.num_params)
 
@@ -169,20 +164,15 @@ class AutoregressiveDecoder(Autoregressive):
             h = layer(h, causal=True)
         return self.head(self.norm(h)).transpose(1, 2)
 
-    def begin(self, z: tuple[Tensor, ...], c: Tensor) -> tuple[Tensor, list[Cache | None]]:
+    def begin(self, z: tuple[Tensor, ...], c: Tensor) -> tuple[Tensor, Caches]:
         return self.entry(z, c) + self.position, [None] * len(self.layers)
 
     def advance(
-        self, before: Tensor, state: tuple[Tensor, list[Cache | None]], at: int
-    ) -> tuple[Tensor, tuple[Tensor, list[Cache | None]]]:
+        self, before: Tensor, state: tuple[Tensor, Caches], at: int
+    ) -> tuple[Tensor, tuple[Tensor, Caches]]:
         given, caches = state
-        h = self.values(before[:, None]) + given[:, at : at + 1]
-        grown: list[Cache | None] = []
-        for layer, cache in zip(self.layers, caches, strict=True):
-            assert isinstance(layer, Layer)
-            h, new = layer.grow(h, cache)
-            grown.append(new)
-        return self.head(self.norm(h[:, 0])), (given, grown)
+        h, caches = grow(self.layers, self.values(before[:, None]) + given[:, at : at + 1], caches)
+        return self.head(self.norm(h[:, 0])), (given, caches)
 
 
 class Layer(nn.Module):
@@ -228,6 +218,21 @@ class Layer(nn.Module):
     def _finish(self, x: Tensor, seen: Tensor) -> Tensor:
         x = x + self.dropout(self.out(seen.transpose(1, 2).flatten(2)))
         return x + self.dropout(self.net(x))
+
+
+def stack(num: int, *, width: int, heads: int, dropout: float = 0.0) -> nn.ModuleList:
+    """So many layers."""
+    return nn.ModuleList(Layer(width, heads=heads, dropout=dropout) for _ in range(num))
+
+
+def grow(layers: nn.ModuleList, h: Tensor, caches: Caches) -> tuple[Tensor, Caches]:
+    """One more token `(B, 1, W)` through a causal stack, and the caches that now hold it too."""
+    grown: Caches = []
+    for layer, cache in zip(layers, caches, strict=True):
+        assert isinstance(layer, Layer)
+        h, new = layer.grow(h, cache)
+        grown.append(new)
+    return h, grown
 
 
 def count_tokens(length: int, patch: int) -> int:

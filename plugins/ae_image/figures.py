@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image as Pictures
 
 from ae_image.modality import flatten
-from ae_toolkit import Misuse
+from ae_toolkit import figures
 from ae_toolkit.checkpoint import writing
 
 Picture = Pictures.Image
@@ -36,23 +37,10 @@ STYLE = {
     "ytick.direction": "out",
 }
 
-DPI = 200
-
 CELL = 224  #: pixels of a place in a figure of unlike pictures: eight for each of a digit's
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Writes a figure whole or not at all, in the format of its ending.
-
-    Raises:
-        Misuse: its ending is of no format that figures have.
-        Failure: the place cannot be written.
-    """
-    known = figure.canvas.get_supported_filetypes()
-    if path.suffix.lower().removeprefix(".") not in known:
-        raise Misuse(f"{path}: choose a name that ends in .png, .svg or .pdf")
-    with rc_context(STYLE), writing(path) as temporary:
-        figure.savefig(temporary, dpi=DPI, bbox_inches="tight", pad_inches=0.04)
+save_figure = partial(figures.save_figure, style=STYLE)  #: whole or not at all
 
 
 def montage(rows: Sequence[Sequence[Picture]], *, gap: int = 0) -> Picture:

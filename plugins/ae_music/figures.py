@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,8 +15,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from ae_music.grid import Melody, read_steps
-from ae_toolkit import Misuse
-from ae_toolkit.checkpoint import writing
+from ae_toolkit import figures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,8 +44,6 @@ STYLE = {
     "ytick.major.width": 0.6,
 }
 
-DPI = 200
-
 WIDTH = 10.0  #: inches, of the widest figure
 BARS_ACROSS = 20  #: of one row of panels side by side
 MINIATURES, BARS_IN_MINIATURE = 12, 66  #: of one row of small rolls
@@ -59,18 +56,7 @@ SIGNS = {"#": r"$\,\sharp\,$", "b": r"$\flat$", "": ""}
 WITH_FLATS = {5, 10, 3, 8, 1}  #: the major keys that are written with flats
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Writes a figure whole or not at all, in the format of its ending.
-
-    Raises:
-        Misuse: its ending is of no format that figures have.
-        Failure: the place cannot be written.
-    """
-    known = figure.canvas.get_supported_filetypes()
-    if path.suffix.lower().removeprefix(".") not in known:
-        raise Misuse(f"{path}: choose a name that ends in .png, .svg or .pdf")
-    with rc_context(STYLE), writing(path) as temporary:
-        figure.savefig(temporary, dpi=DPI, bbox_inches="tight", pad_inches=0.04)
+save_figure = partial(figures.save_figure, style=STYLE)  #: whole or not at all
 
 
 def rolls_figure(rows: Mapping[str, Sequence[Melody]]) -> Figure:
