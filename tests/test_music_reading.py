@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -100,8 +101,9 @@ def file(tmp_path: Path) -> File:
     return write
 
 
-def read(path: Path, **how: object) -> list[Melody]:
-    return melodies_of(read_score(path), where=f"{path}: ", **how)
+def read(path: Path, *, knows_bars: bool = False, **how: object) -> list[Melody]:
+    score = replace(read_score(path), knows_bars=knows_bars)
+    return melodies_of(score, where=f"{path}: ", **how)
 
 
 def notes(melody: Melody) -> list[tuple[int, int, int]]:
@@ -396,7 +398,7 @@ def test_accents_tell_a_pickup(file: File, bar: int, pickup: int) -> None:
     (melody,) = read(file([meter(bar // 4, 2), *events]))
     assert notes(melody)[:2] == [(bar - pickup, bar, 67), (bar, bar + 2, 60)]
     assert (melody.num_bars, melody.start) == (7, pickup - bar)
-    (told,) = read(file([meter(bar // 4, 2), *events]), pickup=0)
+    (told,) = read(file([meter(bar // 4, 2), *events]), knows_bars=True)
     assert notes(told)[0] == (0, pickup, 67)
 
 

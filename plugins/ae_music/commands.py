@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -20,6 +20,14 @@ from ae_music.files import (
     write_results,
     write_sound,
 )
+from ae_music.options import (
+    PICTURE_ENDINGS,
+    SOUND_ENDINGS,
+    check_endings,
+    melody_options,
+    midi_option,
+    parse_meter,
+)
 from ae_toolkit import Misuse
 from ae_toolkit.options import device_option, json_option, model_option, print_json, seed_option
 
@@ -27,41 +35,7 @@ if TYPE_CHECKING:
     from ae_music.grid import Melody
     from ae_music.score import Track
 
-MIDI_ENDINGS = (".mid", ".midi")
-SOUND_ENDINGS = (".wav", ".flac", ".ogg")
-PICTURE_ENDINGS = (".png", ".pdf", ".svg")
-
 DRAWN = 40  #: melodies in one picture
-
-Command = Callable[..., Any]
-
-
-def midi_option(default: str) -> Callable[[Command], Command]:
-    """`-o`: the MIDI file to write, and beside it `--wav` and `--png`."""
-
-    def decorate(command: Command) -> Command:
-        for option in (
-            click.option("--png", type=click.Path(path_type=Path),
-                         help="Also draw piano rolls (.png, .pdf or .svg)."),
-            click.option("--wav", type=click.Path(path_type=Path),
-                         help="Also write sound (.wav, .flac or .ogg)."),
-            click.option("-o", "--out", default=default, show_default=True,
-                         type=click.Path(path_type=Path), help="MIDI file to write."),
-        ):  # fmt: skip
-            command = option(command)
-        return command
-
-    return decorate
-
-
-track_option = click.option(
-    "--track", "tracks", multiple=True,
-    help="Which track is the melody: its number, its name, or 'all'; give it twice for A and B.",
-)  # fmt: skip
-bars_option = click.option(
-    "--bars", "bars", multiple=True, metavar="FIRST:LAST",
-    help="Which bars, counted from 1; give it twice for A and B.",
-)  # fmt: skip
 
 
 @click.group()
@@ -88,8 +62,7 @@ def music() -> None:
 @click.option("--each", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER",
               help="Also write every step as a file of its own.")  # fmt: skip
 @click.option("--keep-accompaniment", is_flag=True, help="A's other tracks sound beneath.")
-@track_option
-@bars_option
+@melody_options(num_files=2)
 @json_option
 @device_option
 def interpolate(
@@ -120,7 +93,7 @@ def interpolate(
       ae music interpolate a.mid b.mid --bars 1:8 --steps 5 --each steps/
       ae music interpolate song.mid other.mid --track 2 --keep-accompaniment
     """
-    _check(out, wav, png)
+    check_endings(out, wav, png)
     if (a is None) != (b is None):
         raise Misuse("an interpolation needs two melodies, A and B, or none for two bundled ones")
     one, two = (
@@ -212,7 +185,7 @@ def sample(
       ae music sample --bars 16 --meter 6/8 -n 1 -o jig.mid
       ae music sample --like tune.mid --spread 0.3 -n 3 -o near.mid
     """
-    _check(out, wav, png)
+    check_endings(out, wav, png)
     if like is not None and any(value is not None for value in (bars, meter, temperature)):
         raise Misuse("--bars, --meter and --temperature are of new melodies; --like has its own")
     if like is None and spread is not None:
@@ -248,8 +221,7 @@ def sample(
               help="How far from the original, 0 to 1.")  # fmt: skip
 @click.option("--each", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER",
               help="Also write every one as a file of its own.")  # fmt: skip
-@track_option
-@bars_option
+@melody_options(num_files=1)
 @seed_option
 @device_option
 def vary(
@@ -272,7 +244,7 @@ def vary(
     Example:
       ae music vary tune.mid -n 4 --spread 0.3 -o variations.mid
     """
-    _check(out, wav, png)
+    check_endings(out, wav, png)
     source = _one(file, tracks, bars)
 
     from ae_music import blend
@@ -298,8 +270,7 @@ def vary(
 @click.option("--syncopation", type=float, help="More notes off the beat, eighths and sixteenths.")
 @click.option("--syncopation-8th", type=float, help="More off-beat eighths.")
 @click.option("--syncopation-16th", type=float, help="More off-beat sixteenths.")
-@track_option
-@bars_option
+@melody_options(num_files=1)
 @json_option
 @device_option
 def shift(
@@ -324,7 +295,7 @@ def shift(
       ae music shift tune.mid --density +1 -o denser.mid
       ae music shift tune.mid --density -1 --pitch-range +0.5 --syncopation +1
     """
-    _check(out, wav, png)
+    check_endings(out, wav, png)
     amounts = {name.replace("_", "-"): value for name, value in given.items() if value}
     both = amounts.pop("syncopation", 0.0)
     for kind in ("syncopation-8th", "syncopation-16th") if both else ():
@@ -455,30 +426,6 @@ def evaluate(
         return
     for line in table(numbers.report, bars=modality_of(loaded).bars):
         click.echo(line)
-
-
-def parse_meter(text: str) -> Any:
-    """Reads `6/8`.
-
-    Raises:
-        Misuse: models know no such meter.
-    """
-    from ae_music.grid import ALIKE, METERS, Meter
-
-    numerator, _, denominator = text.partition("/")
-    if numerator.isdecimal() and denominator.isdecimal():
-        meter = Meter(int(numerator), int(denominator))
-        if meter in METERS:
-            return meter
-        if meter in ALIKE and meter.steps == ALIKE[meter].steps:
-            return ALIKE[meter]
-    raise Misuse(f"--meter {text!r}: choose from {', '.join(map(str, METERS))}")
-
-
-def _check(out: Path, wav: Path | None, png: Path | None) -> None:
-    need_ending(out, MIDI_ENDINGS)
-    need_ending(wav, SOUND_ENDINGS)
-    need_ending(png, PICTURE_ENDINGS)
 
 
 def _one(file: Path, tracks: Sequence[str], bars: Sequence[str]) -> Source:

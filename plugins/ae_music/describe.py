@@ -11,7 +11,7 @@ import pretty_midi
 from ae_music.extract import choose_track, melodies_of
 from ae_music.grid import ALIKE, METERS, meter_class
 from ae_music.modality import has_pickup, octaves_off
-from ae_music.score import knows_bars, read_score
+from ae_music.score import read_score
 
 
 def describe(path: Path, *, track: str | None = None) -> dict[str, Any]:
@@ -37,8 +37,8 @@ def describe(path: Path, *, track: str | None = None) -> dict[str, Any]:
         }
         for number, each in enumerate(score.tracks, start=1)
     ]
-    sections, before, pickup = [], 0, 0 if knows_bars(path) else None
-    for melody in melodies_of(score, track=track, pickup=pickup, where=f"{path}: "):
+    sections, before = [], 0
+    for melody in melodies_of(score, track=track, where=f"{path}: "):
         sections.append(
             {
                 "bars": f"{before + 1}:{before + melody.num_bars}",

@@ -45,20 +45,14 @@ class Section:
     pickup: int | None = None
 
 
-def melodies_of(
-    score: Score,
-    *,
-    track: str | None = None,
-    pickup: int | None = None,
-    where: str = "",
-) -> list[Melody]:
+def melodies_of(score: Score, *, track: str | None = None, where: str = "") -> list[Melody]:
     """Every melody of a score, one for each section that has notes.
+
+    Where the score does not know its bars, pickups are found by accents and long notes.
 
     Args:
         score: of a file or an object.
         track: a track's number from 1, its name, or `all`; None: by the rule above.
-        pickup: sixteenths before the first bar line, unless the score says so itself; later meters
-            then begin with a bar line. None: found by accents and long notes.
         where: begins every sentence, such as `tune.mid: `.
 
     Raises:
@@ -78,11 +72,9 @@ def melodies_of(
         if section.since != since:
             since = section.since
             written = section.pickup
-            if written is None and pickup is not None:
-                written = 0 if found else pickup
-            if written is None:
+            if written is None and not score.knows_bars:
                 written = find_pickup(mine, section.start, section.meter.steps)
-            bar_line = since + written
+            bar_line = since + (written or 0)
         found.append(_melody(mine, section, score, chosen, bar_line))
     assert found, "sections cover every note"
     return found

@@ -53,13 +53,12 @@ def read_source(path: Path, *, track: str | None = None, bars: str | None = None
     from dataclasses import replace
 
     from ae_music.extract import choose_track, melodies_of
-    from ae_music.score import knows_bars, read_score
+    from ae_music.score import read_score
 
     path = find_tune(path)
     where = f"{path}: "
     score = read_score(path)
-    pickup = 0 if knows_bars(path) else None
-    found = melodies_of(score, track=track, pickup=pickup, where=where)
+    found = melodies_of(score, track=track, where=where)
     said = ""
     if bars is not None:
         first, last = parse_bars(bars)

@@ -36,7 +36,7 @@ from ae_music.grid import (
     tidy,
     windows,
 )
-from ae_music.score import MIDI, NOTATION, knows_bars, read_score, score_of
+from ae_music.score import MIDI, NOTATION, Score, read_score, score_of
 from ae_toolkit import Misuse, Modality
 from ae_toolkit.contracts import Example, Step
 
@@ -75,8 +75,7 @@ class Melodies(Modality):
     # Files and objects.
 
     def read(self, path: Path) -> Iterator[Melody]:
-        pickup = 0 if knows_bars(path) else None
-        for melody in melodies_of(read_score(path), pickup=pickup, where=f"{path}: "):
+        for melody in melodies_of(read_score(path), where=f"{path}: "):
             yield melody if melody.name else replace(melody, name=path.stem)
 
     def write(self, items: Sequence[Any], path: Path) -> None:
@@ -212,7 +211,7 @@ class Melodies(Modality):
         return [Example(torch.from_numpy(row), labels, "") for row in rows]
 
 
-def melody_of(item: Any, *, track: str | None = None) -> Melody:
+def melody_of(item: Any) -> Melody:
     """An item as a melody; the longest one of an object that has several sections.
 
     Raises:
@@ -223,7 +222,7 @@ def melody_of(item: Any, *, track: str | None = None) -> Melody:
         return item
     if not hasattr(item, "instruments"):
         raise Misuse(f"a melody is a pretty_midi.PrettyMIDI, not a {type(item).__name__}")
-    return max(melodies_of(score_of(item), track=track, where="the PrettyMIDI object: "), key=len)
+    return _longest(score_of(item))
 
 
 def as_written(item: Any) -> Melody:
@@ -235,7 +234,11 @@ def as_written(item: Any) -> Melody:
         meter = next((meter for meter in meters if meter.steps), COMMON)
         silence = np.zeros(meter.steps, np.uint8)
         return Melody(silence, silence.copy(), meter)
-    return max(melodies_of(score_of(item), pickup=0, where="the PrettyMIDI object: "), key=len)
+    return _longest(replace(score_of(item), knows_bars=True))
+
+
+def _longest(score: Score) -> Melody:
+    return max(melodies_of(score, where="the PrettyMIDI object: "), key=len)
 
 
 def modality_of(model: Model) -> Melodies:

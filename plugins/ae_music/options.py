@@ -1,0 +1,81 @@
+"""Options that several commands of `ae music` share, and how they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ae_music.files import need_ending
+from ae_toolkit import Misuse
+
+if TYPE_CHECKING:
+    from ae_music.grid import Meter
+
+MIDI_ENDINGS = (".mid", ".midi")
+SOUND_ENDINGS = (".wav", ".flac", ".ogg")
+PICTURE_ENDINGS = (".png", ".pdf", ".svg")
+
+Command = Callable[..., Any]
+
+
+def midi_option(default: str) -> Callable[[Command], Command]:
+    """`-o`: the MIDI file to write, and beside it `--wav` and `--png`."""
+
+    def decorate(command: Command) -> Command:
+        for option in (
+            click.option("--png", type=click.Path(path_type=Path),
+                         help="Also draw piano rolls (.png, .pdf or .svg)."),
+            click.option("--wav", type=click.Path(path_type=Path),
+                         help="Also write sound (.wav, .flac or .ogg)."),
+            click.option("-o", "--out", default=default, show_default=True,
+                         type=click.Path(path_type=Path), help="MIDI file to write."),
+        ):  # fmt: skip
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def melody_options(*, num_files: int) -> Callable[[Command], Command]:
+    """`--track` and `--bars`: which melody of a file, or of each of two."""
+    twice = "; give it twice for A and B" if num_files == 2 else ""
+
+    def decorate(command: Command) -> Command:
+        for option in (
+            click.option("--bars", multiple=True, metavar="FIRST:LAST",
+                         help=f"Which bars, counted from 1{twice}."),
+            click.option("--track", "tracks", multiple=True,
+                         help=f"Which track is the melody: its number, its name, or 'all'{twice}."),
+        ):  # fmt: skip
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def parse_meter(text: str) -> Meter:
+    """Reads `6/8`.
+
+    Raises:
+        Misuse: models know no such meter.
+    """
+    from ae_music.grid import ALIKE, METERS, Meter
+
+    numerator, _, denominator = text.partition("/")
+    if numerator.isdecimal() and denominator.isdecimal():
+        meter = Meter(int(numerator), int(denominator))
+        if meter in METERS:
+            return meter
+        if meter in ALIKE and meter.steps == ALIKE[meter].steps:
+            return ALIKE[meter]
+    raise Misuse(f"--meter {text!r}: choose from {', '.join(map(str, METERS))}")
+
+
+def check_endings(out: Path, wav: Path | None, png: Path | None) -> None:
+    """Refuses names of other formats early, before any work is done."""
+    need_ending(out, MIDI_ENDINGS)
+    need_ending(wav, SOUND_ENDINGS)
+    need_ending(png, PICTURE_ENDINGS)
