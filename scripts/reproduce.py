@@ -49,6 +49,8 @@ MELODIES = tuple(name for name in NAMES if name.startswith("melody"))
 #: Trained and measured for comparison, but not shipped: the report goes to `docs/NAME.json`.
 COMPARED = ("melody-2bar-ar",)
 
+CLOCK = "reproduce_seconds.json"  #: in a run directory
+
 DECIMALS = {"mse": 5, "psnr": 2, "pixel_bce": 4}
 
 
@@ -64,9 +66,10 @@ def main() -> None:
     for name in NAMES if "all" in options.names else options.names:
         run, weights = options.runs / name, folder_of(name)
         if name in COMPARED:
-            seconds = train(name, run)
+            if not options.measure:
+                train(name, run)
             report = measure_melodies(load(run), progress=True).report
-            report["minutes"] = round(seconds / 60, 1)
+            report["minutes"] = round(spent(run) / 60, 1)
             checkpoint.write_text(report_of(name), json.dumps(report, indent=2) + "\n")
             continue
         if not options.measure:
@@ -86,16 +89,20 @@ def folder_of(name: str) -> Path:
 
 def train(name: str, run: Path) -> float:
     """Trains, or goes on with what was begun, and returns the seconds that it took in all."""
-    clock = run / "reproduce_seconds.json"
-    before = json.loads(clock.read_text()) if clock.exists() else 0.0
-    began = time.perf_counter()
+    before, began = spent(run), time.perf_counter()
     try:
         fit(named(name), run, resume=(run / checkpoint.CONFIG).exists())
     finally:
         seconds = before + time.perf_counter() - began
         if run.exists():
-            clock.write_text(json.dumps(seconds))
+            (run / CLOCK).write_text(json.dumps(seconds))
     return seconds
+
+
+def spent(run: Path) -> float:
+    """The seconds of training that a run directory has seen."""
+    clock = run / CLOCK
+    return json.loads(clock.read_text()) if clock.exists() else 0.0
 
 
 def card_of(name: str, seconds: float) -> dict[str, Any]:
