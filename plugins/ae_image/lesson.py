@@ -23,11 +23,12 @@ from PIL import Image as Pictures
 from torch import Tensor
 from tqdm import tqdm
 
-from ae_image.figures import DPI, STYLE, grid_figure, rows_figure, scatter_figure
+from ae_image.figures import STYLE, grid_figure, rows_figure, scatter_figure
 from ae_image.loading import data_of, load_image_model
 from ae_image.modality import Picture
 from ae_toolkit import Examples, Failure, Model, latent
 from ae_toolkit.evaluate import neighbour_accuracy, principal_axes
+from ae_toolkit.figures import DPI
 
 SHOWN = 10  #: pictures in a row
 
