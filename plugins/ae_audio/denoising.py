@@ -1,0 +1,72 @@
+"""Hiss on notes, and off them again.
+
+`Hiss` adds noise to log magnitudes as it would have been added to the sound: as complex numbers of
+random phase. `clean` undoes it in a recording: a model cleans the magnitudes, and the phases are
+those that were recorded.
+
+Axes: B notes, T frames, F bins.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ae_audio import spectrum
+from ae_audio.sound import Sound, check_sound
+from ae_toolkit.contracts import Shape, Step
+
+if TYPE_CHECKING:
+    from ae_toolkit import Model
+
+
+class Hiss:
+    """Adds white noise to levels, of a strength drawn anew for every note.
+
+    Args:
+        quietest: decibels of the noise in every bin, against the loudest bin of the note.
+        loudest: of these.
+    """
+
+    def __init__(self, *, quietest: float = -60.0, loudest: float = -20.0):
+        if not quietest <= loudest <= 0:
+            raise ValueError(
+                f"quietest is {quietest} and loudest {loudest}, but they are decibels up to 0, in "
+                f"that order"
+            )
+        self.quietest, self.loudest = quietest, loudest
+
+    def out_shape(self, shape: Shape) -> Shape:
+        return shape
+
+    def __call__(
+        self, x: Tensor, y: Tensor, mask: Tensor | None, step: Step
+    ) -> tuple[Tensor, Tensor]:
+        drawn = step.rand((len(x), *(1 for _ in x.shape[1:])))
+        decibels = self.quietest + (self.loudest - self.quietest) * drawn
+        strength = 10 ** (decibels / 20) / 2**0.5
+        magnitudes = torch.where(x > 0, 10 ** ((x - 1) * spectrum.RANGE / 20), 0)
+        real, imaginary = (strength * step.randn(tuple(x.shape)) for _ in range(2))
+        noisy = torch.sqrt((magnitudes + real).square() + imaginary.square())
+        noisy = noisy / noisy.flatten(1).amax(1).reshape(drawn.shape).clamp_min(1e-9)
+        levels = 1 + 20 * torch.log10(noisy.clamp_min(1e-9)) / spectrum.RANGE
+        return levels.clamp_min(0), y
+
+
+def clean(model: Model, sound: Sound) -> Sound:
+    """A recording without its hiss, as long and as loud as it was.
+
+    Args:
+        model: works on any length, and was trained to undo `Hiss`.
+        sound: up to a minute.
+    """
+    levels = model.restore(sound).clamp(0, 1)
+    samples = check_sound(sound).at(spectrum.RATE).samples
+    length = spectrum.num_samples(levels.shape[1])
+    recorded = torch.nn.functional.pad(samples, (0, length - len(samples)))[None]
+    made = spectrum.synthesise(levels, phases=spectrum.phases_of(recorded), steps=2)
+    gain = (made * recorded).sum() / made.square().sum()  # what fits the recording best
+    cleaned = Sound(gain * made[0, : len(samples)], spectrum.RATE, sound.name).at(sound.rate)
+    return Sound(cleaned.samples[: len(sound.samples)], sound.rate, sound.name)

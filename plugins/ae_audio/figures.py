@@ -1,0 +1,100 @@
+"""Pictures for people: spectrograms, side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from ae_audio import spectrum
+from ae_audio.sound import Sound
+from ae_toolkit import figures
+
+INK = "#33373d"
+
+STYLE = {
+    "font.family": "serif",
+    "font.serif": ["STIXGeneral", "DejaVu Serif"],
+    "mathtext.fontset": "stix",
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.linewidth": 0.6,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+}
+
+COLUMNS = 10  #: panels in a row at most; of more, as many, evenly chosen
+PANEL = 1.55, 1.5  #: inches
+TICKS = (125, 250, 500, 1000, 2000, 4000)  #: hertz
+LOWEST = 80.0
+HEIGHT = 240  #: rows of a panel, evenly spaced in octaves
+
+
+def spectrogram_figure(rows: Mapping[str, Sequence[Sound]], path: Path) -> None:
+    """Draws named rows of spectrograms: time to the right, octaves upwards, dark is loud.
+
+    Args:
+        rows: name -> sounds.
+        path: where to, .png, .svg or .pdf.
+    """
+    shown = {name: _chosen(row) for name, row in rows.items()}
+    columns = max(map(len, shown.values()))
+    with rc_context(STYLE):
+        size = PANEL[0] * columns + 0.6, PANEL[1] * len(shown) + 0.5
+        figure = Figure(figsize=size, layout="constrained")
+        grid = figure.subplots(len(shown), columns, squeeze=False)
+        image = None
+        for panels, (name, row) in zip(grid, shown.items(), strict=True):
+            for i, panel in enumerate(panels):
+                if i >= len(row):
+                    panel.set_axis_off()
+                    continue
+                image = _draw(panel, row[i], labelled=i == 0)
+                if row[i].name:
+                    panel.set_title(row[i].name, pad=3)
+            panels[0].set_ylabel(f"{name}\nHz" if name else "Hz")
+        grid[-1][0].set_xlabel("seconds")
+        bar = figure.colorbar(image, ax=grid, shrink=0.8, aspect=25 * len(shown), pad=0.01)
+        bar.set_label("dB")
+        bar.outline.set_linewidth(0.6)
+    figures.save_figure(figure, path, style=STYLE)
+
+
+def _draw(panel, sound: Sound, *, labelled: bool):
+    samples = sound.at(spectrum.RATE).samples
+    missing = max(spectrum.WINDOW - len(samples), 0)
+    levels = spectrum.analyse(torch.nn.functional.pad(samples, (0, missing))[None])[0].numpy()
+    octaves = math.log2(spectrum.RATE / 2 / LOWEST)
+    hertz = LOWEST * 2 ** np.linspace(0, octaves, HEIGHT)
+    rows = (hertz * spectrum.WINDOW / spectrum.RATE - 1).clip(0, levels.shape[1] - 1)
+    low = rows.astype(int)
+    high = (low + 1).clip(max=levels.shape[1] - 1)
+    plane = levels[:, low] * (1 - (rows - low)) + levels[:, high] * (rows - low)
+    image = panel.imshow(
+        (plane.T - 1) * spectrum.RANGE,
+        origin="lower",
+        aspect="auto",
+        cmap="magma_r",
+        vmin=-spectrum.RANGE,
+        vmax=0,
+        extent=(0, len(samples) / spectrum.RATE, 0, octaves),
+    )
+    panel.set_yticks([math.log2(tick / LOWEST) for tick in TICKS])
+    panel.set_yticklabels([f"{tick / 1000:g}k" if tick >= 1000 else tick for tick in TICKS])
+    panel.tick_params(labelleft=labelled, length=2)
+    return image
+
+
+def _chosen(row: Sequence[Sound]) -> list[Sound]:
+    if len(row) <= COLUMNS:
+        return list(row)
+    return [row[round(i * (len(row) - 1) / (COLUMNS - 1))] for i in range(COLUMNS)]

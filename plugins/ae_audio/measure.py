@@ -1,0 +1,231 @@
+"""What is reported of models of notes, on instruments that were held out.
+
+Everything is measured on sound, after the levels that a model gives were made into samples and
+analysed again. The floor is what analysis and synthesis lose without any model between them.
+
+Axes: B notes, N samples, T frames, F bins, D code dimensions.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ae_audio import spectrum
+from ae_audio.modality import note_of
+from ae_audio.pitch import find_pitch
+from ae_audio.sound import Sound
+from ae_toolkit import Examples, Misuse, Model
+from ae_toolkit.data import from_option, load_data
+from ae_toolkit.latent import lerp
+
+CHUNK = 100  #: notes made into sound at once
+STEPS = 9  #: of an interpolation
+PAIRS = 500
+TOLERANCE = 0.01  #: share of the centroid by which a step may turn back: a fifth of what is heard
+
+#: What is reported, in words. Distances are in decibels.
+WORDS = {
+    "pitch_kept": "pitch within 50 cents",
+    "pitch_kept_floor": "– by analysis and synthesis alone",
+    "lsd": "log-spectral distance, dB",
+    "lsd_floor": "– of analysis and synthesis alone",
+    "lsd_pca": "– of a PCA of the same code size",
+    "lsd_pca_per_pitch": "– of such a PCA for every pitch",
+    "lsd_below_pca": "share by which the model is below the PCA",
+    "centroid_monotone": "interpolations whose spectral centroid never turns back by 1%",
+    "centroid_monotone_strict": "– never turns back at all",
+    "decoding": "seconds of sound decoded in a second",
+}
+
+
+class Heard(NamedTuple):
+    """Of each note, `(B,)`: decibels from the original, the pitch, the spectral centroid."""
+
+    distance: Tensor
+    pitch: Tensor
+    centroid: Tensor
+
+
+def measure(
+    model: Model,
+    *,
+    data: str | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Measures a model of notes on its test split.
+
+    Args:
+        model: conditioned on the pitch.
+        data: a data set or path instead of the one that it was trained on.
+        limit: notes, and pairs of them, chosen evenly.
+        seed: of the pairs.
+        progress: show bars.
+
+    Returns:
+        The keys of `WORDS`, and what was measured on.
+    """
+    recipe = model.recipe
+    if data is not None:
+        recipe = recipe.with_({"data": from_option(data).model_dump()})
+    train, test = (load_data(recipe, model.modality, split) for split in ("train", "test"))
+    notes = evenly(test, limit)
+    off = None if progress else True
+    report: dict[str, Any] = {
+        "data": recipe.data.name,
+        "split": "test",
+        "num_examples": len(notes),
+        "instruments": sorted({group.partition("/")[0] for group in notes.groups}),
+        "z_dim": model.z_dim,
+    }
+    originals = prepared(notes)
+    pitch = notes.labels["pitch"].float()
+    made = model.decode_tensor(model.encode_examples(notes), notes.labels)[:, 0]
+    model_heard = hear(made, originals, "model", off)
+    floor = hear(originals, originals, "floor", off)
+    report["pitch_kept"] = kept(model_heard.pitch, pitch)
+    report["pitch_kept_floor"] = kept(floor.pitch, pitch)
+    report["lsd"] = float(model_heard.distance.mean())
+    report["lsd_floor"] = float(floor.distance.mean())
+    everywhere, by_pitch = Components.of(train, model.z_dim), {}
+    for number in sorted({int(value) for value in pitch}):
+        mine = (train.labels["pitch"] == number).nonzero()[:, 0]
+        if len(mine) > 1:
+            by_pitch[number] = Components.of(train.select(mine.tolist()), model.z_dim)
+    report["lsd_pca"] = float(hear(everywhere(originals), originals, "PCA", off).distance.mean())
+    own = torch.stack(
+        [
+            by_pitch.get(int(number), everywhere)(original[None])[0]
+            for number, original in zip(pitch, originals, strict=True)
+        ]
+    )
+    report["lsd_pca_per_pitch"] = float(hear(own, originals, "PCA per pitch", off).distance.mean())
+    report["lsd_below_pca"] = 1 - report["lsd"] / report["lsd_pca"]
+    report |= interpolations(model, test, num=min(limit or PAIRS, PAIRS), seed=seed, off=off)
+    report["decoding"] = speed(model)
+    return report
+
+
+def interpolations(
+    model: Model, notes: Examples, *, num: int, seed: int, off: bool | None
+) -> dict[str, Any]:
+    """Whether the centroid moves one way between notes of one pitch and two instruments."""
+    pairs = list(choose_pairs(notes, num, seed=seed))
+    if not pairs:
+        raise Misuse("the test split has no two instruments at one pitch, so nothing to morph")
+    first, last = ([pair[i] for pair in pairs] for i in (0, 1))
+    ends = [model.encode_examples(notes.select(side)) for side in (first, last)]
+    walks = torch.stack([lerp(a, b, STEPS) for a, b in zip(*ends, strict=True)])
+    pitch = notes.labels["pitch"][torch.tensor(first)].repeat_interleave(STEPS)
+    made = model.decode_tensor(walks.flatten(0, 1), {"pitch": pitch})[:, 0]
+    centroid = hear(made, made, "interpolations", off).centroid.reshape(-1, STEPS)
+    steps = centroid.diff() * (centroid[:, -1:] - centroid[:, :1]).sign()
+    return {
+        "num_pairs": len(pairs),
+        "centroid_monotone": share(steps >= -TOLERANCE * centroid[:, :-1]),
+        "centroid_monotone_strict": share(steps >= 0),
+    }
+
+
+def choose_pairs(notes: Examples, num: int, *, seed: int) -> Iterator[tuple[int, int]]:
+    """Pairs of notes that have one pitch and not one instrument, drawn anew each."""
+    at: dict[int, list[int]] = defaultdict(list)
+    for i, number in enumerate(notes.labels["pitch"].tolist()):
+        at[int(number)].append(i)
+    rows = [row for row in at.values() if len({notes.groups[i] for i in row}) > 1]
+    draw = random.Random(seed)
+    for _ in range(num if rows else 0):
+        row = draw.choice(rows)
+        a = draw.choice(row)
+        yield a, draw.choice([i for i in row if notes.groups[i] != notes.groups[a]])
+
+
+class Components(NamedTuple):
+    """A PCA of levels: their mean `(T·F,)` and the principal axes `(T·F, D)`."""
+
+    mean: Tensor
+    axes: Tensor
+
+    @classmethod
+    def of(cls, notes: Examples, dim: int) -> Components:
+        rows = prepared(notes).flatten(1)
+        mean = rows.mean(0)
+        rows -= mean
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            num = min(dim + 10, *rows.shape)
+            axes = torch.svd_lowrank(rows, q=num, niter=3)[2]
+        return cls(mean, axes[:, :dim])
+
+    def __call__(self, levels: Tensor) -> Tensor:
+        """Levels `(B, T, F)` through the components and back."""
+        rows = levels.flatten(1) - self.mean
+        return (rows @ self.axes @ self.axes.T + self.mean).reshape(levels.shape)
+
+
+def hear(levels: Tensor, originals: Tensor, what: str, off: bool | None) -> Heard:
+    """Makes levels `(B, T, F)` into sound and listens to it."""
+    rows = []
+    for start in tqdm(range(0, len(levels), CHUNK), desc=f"hearing: {what}", disable=off):
+        samples = spectrum.synthesise(levels[start : start + CHUNK].clamp(0, 1))
+        again = spectrum.analyse(samples)
+        distance = spectrum.log_spectral_distance(again, originals[start : start + CHUNK])
+        rows.append(Heard(distance, find_pitch(samples), spectrum.centroid(again)))
+    return Heard(*(torch.cat(column) for column in zip(*rows, strict=True)))
+
+
+def speed(model: Model, *, num: int = 200) -> float:
+    """Seconds of sound that are made of codes in a second, on as many cores as PyTorch uses."""
+    codes = torch.zeros(num, model.z_dim)
+    began = time.perf_counter()
+    levels = model.decode_tensor(codes, {"pitch": 69})[:, 0].clamp(0, 1)
+    for start in range(0, num, CHUNK):
+        spectrum.synthesise(levels[start : start + CHUNK])
+    sound = num * spectrum.num_samples(spectrum.FRAMES) / spectrum.RATE
+    return sound / (time.perf_counter() - began)
+
+
+def distance_of(a: Sound, b: Sound) -> float:
+    """The log-spectral distance of two notes in decibels, each from its onset."""
+    length = spectrum.num_samples(spectrum.FRAMES)
+    rows = [
+        torch.nn.functional.pad(samples, (0, max(length - len(samples), 0)))[:length]
+        for samples in (note_of(a).samples, note_of(b).samples)
+    ]
+    levels = spectrum.analyse(torch.stack(rows))
+    return float(spectrum.log_spectral_distance(levels[:1], levels[1:])[0])
+
+
+def centroid_of(sound: Sound) -> float:
+    """The spectral centroid of a note in hertz."""
+    return float(spectrum.centroid(spectrum.analyse(note_of(sound).samples[None]))[0])
+
+
+def evenly(notes: Examples, limit: int | None) -> Examples:
+    """At most so many notes, spread over all of them."""
+    if limit is None or limit >= len(notes):
+        return notes
+    return notes.select(i * len(notes) // limit for i in range(limit))
+
+
+def prepared(notes: Examples) -> Tensor:
+    """Levels `(B, T, F)`."""
+    return notes.y[:, 0].float() / 255
+
+
+def kept(found: Tensor, pitch: Tensor) -> float:
+    return share((found - pitch).abs()[:, None] < 0.5)
+
+
+def share(rows: Tensor) -> float:
+    """How many of the rows `(B, S)` are true throughout."""
+    return float(rows.all(1).float().mean())

@@ -1,0 +1,156 @@
+"""Notes as a data type: one second of sound from its onset, as log magnitudes, and its pitch.
+
+An item is a `Sound`. Its tensor is `(1, FRAMES, BINS)`, a plane of time and frequency, as
+convolutions take it. Longer sounds are cut, shorter ones end in silence. A note that is out of tune
+is brought to the nearest semitone, so that harmonics lie where its label says; what is made to
+resemble it is as far out of tune as it is.
+
+Axes: B notes, T frames, F bins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+from torchaudio.transforms import Resample
+
+from ae_audio import spectrum
+from ae_audio.pitch import find_pitch
+from ae_audio.sound import PEAK, SUFFIXES, Sound, check_sound, read_sound, write_sounds
+from ae_toolkit import Misuse, Modality
+from ae_toolkit.contracts import Example, Shape
+
+NUM_PITCHES = 128
+ONSET = 0.02  #: share of the peak at which a note begins
+LEAD = 80  #: samples kept before it
+FADE = 160  #: samples over which what is made ends
+
+
+class Notes(Modality):
+    """Single notes and short sounds.
+
+    Args:
+        tune: bring notes to the nearest semitone, as models need that are told the pitch.
+    """
+
+    suffixes: ClassVar[tuple[str, ...]] = SUFFIXES
+
+    def __init__(self, *, tune: bool = True):
+        self.tune = tune
+        self.shape = (1, spectrum.FRAMES, spectrum.BINS)
+        self.labels = {"pitch": NUM_PITCHES}
+
+    def read(self, path: Path) -> Iterator[Sound]:
+        yield read_sound(path)
+
+    def write(self, items: Sequence[Sound], path: Path) -> None:
+        """One sound after the other, a moment of silence between."""
+        write_sounds(items, path)
+
+    def to_tensor(self, item: Sound) -> Example:
+        """Levels as uint8, in steps of a third of a decibel, and the pitch that is heard."""
+        note = note_of(item, tune=self.tune)
+        missing = max(spectrum.num_samples(spectrum.FRAMES) - len(note.samples), 0)
+        samples = torch.nn.functional.pad(note.samples, (0, missing))
+        levels = spectrum.analyse(samples[None, : spectrum.num_samples(spectrum.FRAMES)])
+        return Example(_stored(levels), {"pitch": note.pitch}, "")
+
+    def to_input(self, item: Sound, shape: Shape | None = None) -> Tensor:
+        """The whole sound, where a model works on any length."""
+        if shape not in (None, self.shape):
+            raise Misuse(f"notes have shape {self.shape}, not {shape}")
+        if shape == self.shape:
+            return self.to_tensor(item).y
+        samples = check_sound(item).at(spectrum.RATE).samples
+        frames = max(-(-len(samples) // spectrum.HOP) + 1, spectrum.FRAMES)
+        missing = spectrum.num_samples(frames) - len(samples)
+        return _stored(spectrum.analyse(torch.nn.functional.pad(samples, (0, missing))[None]))
+
+    def prepare(self, y: Tensor) -> Tensor:
+        return y.float() / 255
+
+    def from_tensor(
+        self, y: Tensor, *, like: Sound | None = None, labels: Mapping[str, float] | None = None
+    ) -> Sound:
+        """Made into sound; at the rate and as loud as the original, where there is one."""
+        samples = spectrum.synthesise(y.float().clamp(0, 1))[0]
+        if like is None:
+            return Sound(faded(samples), spectrum.RATE).scaled(PEAK)
+        if self.tune:
+            samples = retuned(samples, note_of(like).cents)
+        return Sound(faded(samples), spectrum.RATE, like.name).at(like.rate).scaled(like.peak)
+
+    def align(self, a: Sound, b: Sound) -> tuple[Sound, Sound]:
+        """Equally loud, at a's rate and tuning: nothing but the timbre changes on the way."""
+        first, second = note_of(a), note_of(b)
+        samples = retuned(second.samples, first.cents)
+        other = Sound(samples, spectrum.RATE, b.name).at(a.rate)
+        return a.scaled(PEAK), other.scaled(PEAK)
+
+    def metrics(self, y: Tensor, y_hat: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+        """The log-spectral distance of the levels themselves, before they become sound."""
+        return {"lsd": spectrum.log_spectral_distance(y[:, 0], y_hat[:, 0].clamp(0, 1))}
+
+    def figure(self, rows: Mapping[str, Sequence[Any]], path: Path) -> None:
+        from ae_audio.figures import spectrogram_figure
+
+        spectrogram_figure(rows, path)
+
+
+class Note(NamedTuple):
+    """What is heard in a sound.
+
+    Attributes:
+        samples: `(N,)` at the models' rate, from the onset on, in tune; a second and a little more.
+        pitch: the nearest MIDI number.
+        cents: how far above it the sound was, in hundredths of a semitone.
+    """
+
+    samples: Tensor
+    pitch: int
+    cents: float
+
+
+def note_of(sound: Sound, *, tune: bool = True) -> Note:
+    """Finds the onset and the pitch of a sound, and brings it into tune or leaves it.
+
+    Raises:
+        Failure: it is silent, too short, or has samples that are no numbers.
+    """
+    samples = check_sound(sound).at(spectrum.RATE).samples
+    loud = (samples.abs() >= ONSET * samples.abs().max()).nonzero()
+    start = max(int(loud[0]) - LEAD, 0)
+    samples = samples[start : start + spectrum.num_samples(spectrum.FRAMES + 2)]
+    heard = float(find_pitch(samples[None]).clamp(0, NUM_PITCHES - 1))
+    pitch = round(heard)
+    cents = 100 * (heard - pitch)
+    return Note(retuned(samples, -cents) if tune else samples, pitch, cents)
+
+
+def retuned(samples: Tensor, cents: float) -> Tensor:
+    """Samples `(N,)` played so much higher, and therefore shorter; in steps of four cents."""
+    steps = round(cents / 4)
+    tuned: Tensor = _resampler(steps)(samples) if steps else samples
+    return tuned
+
+
+def faded(samples: Tensor) -> Tensor:
+    """Samples `(N,)` that end without a click."""
+    end = torch.linspace(1, 0, FADE)
+    return torch.cat([samples[:-FADE], samples[-FADE:] * end])
+
+
+@cache
+def _resampler(steps: int) -> Resample:
+    ratio = Fraction(2 ** (4 * steps / 1200)).limit_denominator(500)
+    return Resample(ratio.numerator, ratio.denominator)
+
+
+def _stored(levels: Tensor) -> Tensor:
+    return (255 * levels).round().to(torch.uint8)
