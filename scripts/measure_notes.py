@@ -2,7 +2,7 @@
 
 Phases from magnitudes (ours against Griffin-Lim from random phases), finding the pitch (ours
 against torchaudio's), and how fast a folder of notes is read and codes become sound. FOLDER holds
-notes as `scripts/make_notes.py` names them; all numbers are of a random choice of them, on one core.
+notes as `scripts/make_notes.py` names them; all numbers are of some of them, on one core.
 """
 
 from __future__ import annotations

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ae_audio.measure import WORDS as NOTE_WORDS
+from ae_audio.measure import measure as measure_notes
 from ae_music.attributes import FILE, find_directions
 from ae_music.attributes import write_directions as write_attributes
 from ae_music.measure import PAPER, SAMPLE_WORDS, WORDS
@@ -42,6 +44,8 @@ NAMES = (
     "mnist-cvae",
     "melody-2bar",
     "melody-16bar",
+    "note-timbre",
+    "note-denoise",
 )
 
 MELODIES = tuple(name for name in NAMES if name.startswith("melody"))
@@ -51,7 +55,7 @@ COMPARED = ("melody-2bar-ar",)
 
 CLOCK = "reproduce_seconds.json"  #: in a run directory
 
-DECIMALS = {"mse": 5, "psnr": 2, "pixel_bce": 4}
+DECIMALS = {"mse": 5, "psnr": 2, "pixel_bce": 4, "lsd": 3}
 
 
 def main() -> None:
@@ -136,6 +140,8 @@ def measure(weights: Path) -> None:
     config, model = checkpoint.load_config(weights), load(weights)
     melodies = weights.name in MELODIES
     report = evaluate(model, num_samples=0 if melodies else None, progress=True)
+    if model.recipe.condition == ("pitch",):
+        report["notes"] = measure_notes(model, progress=True)
     if melodies:
         report["melodies"] = measure_melodies(model, progress=True).report
     named_as = summary(recipes.get(weights.name))
@@ -182,6 +188,8 @@ def numbers(report: dict[str, Any]) -> dict[str, str]:
     for key, words in WORDS.items() if "melodies" in report else ():
         if key in report["melodies"] and key not in ("rate", "distortion"):
             rows[words] = f"{report['melodies'][key]:.4f}"
+    for key, words in NOTE_WORDS.items() if "notes" in report else ():
+        rows[words] = f"{report['notes'][key]:.4g}"
     for name, value in report["metrics"].items():
         rows[name] = f"{value:.{DECIMALS.get(name, 4)}f}"
     for simple, metrics in report.get("baselines", {}).items():
@@ -253,6 +261,16 @@ def headline(report: dict[str, Any]) -> str:
             f"**{melodies['accuracy_sampled']:.3f}** of steps right when drawn, at a rate of "
             f"{melodies['rate']:.1f} nats; {melodies['exact']:.1%} of windows whole"
         )
+    if "notes" in report:
+        notes = report["notes"]
+        return (
+            f"**{notes['lsd']:.2f} dB** from notes of unheard instruments (a PCA of the same size "
+            f"{notes['lsd_pca']:.2f}, no model at all {notes['lsd_floor']:.2f}); pitch kept in "
+            f"{notes['pitch_kept']:.1%}"
+        )
+    if "lsd" in report["metrics"]:
+        before = report["baselines"]["input"]["lsd"]
+        return f"**{report['metrics']['lsd']:.2f} dB** from the clean note (noisy: {before:.2f} dB)"
     if "nll" in report:
         return f"**{report['nll']:.2f}** nats, NLL with k = {report['nll_num_samples']}"
     if not report["rate"]:

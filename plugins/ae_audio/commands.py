@@ -235,7 +235,7 @@ def play_with(
 def denoise(sound: Path, model: str, out: Path, png: Path | None, device: str) -> None:
     """Take hiss off a recorded note, of any length up to a minute.
 
-    The model cleans the magnitudes; the phases are those of the recording.
+    Where the model hears a note far above the noise, the recording stays as it is.
 
     \b
     Example:

@@ -1,14 +1,15 @@
 """Hiss on notes, and off them again.
 
 `Hiss` adds noise to log magnitudes as it would have been added to the sound: as complex numbers of
-random phase. `clean` undoes it in a recording: a model cleans the magnitudes, and the phases are
-those that were recorded.
+random phase. `clean` undoes it in a recording by a Wiener filter: where the model hears a note far
+above the noise, the recording stays as it is, and where it hears none, nothing stays.
 
 Axes: B notes, T frames, F bins.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -62,11 +63,18 @@ def clean(model: Model, sound: Sound) -> Sound:
         model: works on any length, and was trained to undo `Hiss`.
         sound: up to a minute.
     """
-    levels = model.restore(sound).clamp(0, 1)
+    found = spectrum.magnitudes_of(model.restore(sound).clamp(0, 1)).square()
     samples = check_sound(sound).at(spectrum.RATE).samples
-    length = spectrum.num_samples(levels.shape[1])
-    recorded = torch.nn.functional.pad(samples, (0, length - len(samples)))[None]
-    made = spectrum.synthesise(levels, phases=spectrum.phases_of(recorded), steps=2)
-    gain = (made * recorded).sum() / made.square().sum()  # what fits the recording best
-    cleaned = Sound(gain * made[0, : len(samples)], spectrum.RATE, sound.name).at(sound.rate)
-    return Sound(cleaned.samples[: len(sound.samples)], sound.rate, sound.name)
+    length = spectrum.num_samples(found.shape[2])
+    recorded = spectrum.transform(
+        torch.nn.functional.pad(samples, (0, length - len(samples)))[None]
+    )
+    power = recorded.abs().square()
+    power = power / power.max()
+    noise = power[found < power / 4]  # where the model hears no note
+    # White noise has an exponential power in every bin; a missed tone does not move its median.
+    strength = noise.median() / math.log(2) if len(noise) else power.new_zeros(())
+    gain = found / (found + strength).clamp_min(1e-12)
+    cleaned = spectrum.inverse(recorded * gain)[0, : len(samples)]
+    made = Sound(cleaned, spectrum.RATE).at(sound.rate)
+    return Sound(made.samples[: len(sound.samples)], sound.rate, sound.name)

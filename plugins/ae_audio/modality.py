@@ -10,6 +10,7 @@ Axes: B notes, T frames, F bins.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from functools import cache
@@ -24,12 +25,13 @@ from ae_audio import spectrum
 from ae_audio.pitch import find_pitch
 from ae_audio.sound import PEAK, SUFFIXES, Sound, check_sound, read_sound, write_sounds
 from ae_toolkit import Misuse, Modality
-from ae_toolkit.contracts import Example, Shape
+from ae_toolkit.contracts import Example, Shape, Step
 
 NUM_PITCHES = 128
 ONSET = 0.02  #: share of the peak at which a note begins
 LEAD = 80  #: samples kept before it
 FADE = 160  #: samples over which what is made ends
+CURVES = 5  #: cosines over the octaves that an equaliser is made of
 
 
 class Notes(Modality):
@@ -37,12 +39,16 @@ class Notes(Modality):
 
     Args:
         tune: bring notes to the nearest semitone, as models need that are told the pitch.
+        equalise: augmentation, decibels by which frequencies are raised and lowered, smoothly and
+            anew each time, as rooms and microphones do.
     """
 
     suffixes: ClassVar[tuple[str, ...]] = SUFFIXES
 
-    def __init__(self, *, tune: bool = True):
-        self.tune = tune
+    def __init__(self, *, tune: bool = True, equalise: float = 0.0):
+        if equalise < 0:
+            raise ValueError(f"equalise is {equalise}, but it is a strength in decibels")
+        self.tune, self.equalise = tune, equalise
         self.shape = (1, spectrum.FRAMES, spectrum.BINS)
         self.labels = {"pitch": NUM_PITCHES}
 
@@ -85,6 +91,18 @@ class Notes(Modality):
         if self.tune:
             samples = retuned(samples, note_of(like).cents)
         return Sound(faded(samples), spectrum.RATE, like.name).at(like.rate).scaled(like.peak)
+
+    def augment(self, y: Tensor, step: Step) -> Tensor:
+        """Each note heard in a room of its own."""
+        if not self.equalise:
+            return y
+        place = torch.arange(1, y.shape[-1] + 1, device=y.device).log2() / math.log2(y.shape[-1])
+        waves = torch.cos(math.pi * torch.arange(1, CURVES + 1, device=y.device)[:, None] * place)
+        strength = step.randn((len(y), CURVES)) * (self.equalise / spectrum.RANGE)
+        gain = strength @ waves
+        peaks = y.amax((1, 2))  # of every bin; the loudest of them is 1 afterwards, too
+        gain = gain + 1 - (peaks + gain).amax(1, keepdim=True)
+        return (y + gain[:, None, None]).mul_(y > 0).clamp_min_(0)
 
     def align(self, a: Sound, b: Sound) -> tuple[Sound, Sound]:
         """Equally loud, at a's rate and tuning: nothing but the timbre changes on the way."""

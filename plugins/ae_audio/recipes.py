@@ -11,14 +11,15 @@ def note_timbre() -> Recipe:
         {
             "name": "note-timbre",
             "data": {"name": "gm-notes"},
-            "modality": {"name": "note"},
+            "modality": {"name": "note", "equalise": 3.0},
             "condition": ["pitch"],
             "encoder": {"name": "note"},
             "bottleneck": {"name": "gaussian", "z_dim": 32},
-            "decoder": {"name": "note"},
+            "prior": {"name": "flow", "layers": 4, "hidden": 96},
+            "decoder": {"name": "note", "layers": 3},
             "likelihood": {"name": "squared-error"},
-            "objective": {"name": "elbo", "beta": 0.05, "warmup": 0.1},
-            "train": {"epochs": 40, "batch_size": 64, "lr": 1e-3, "validation": 0.1},
+            "objective": {"name": "elbo", "beta": 0.02, "warmup": 0.1},
+            "train": {"epochs": 50, "batch_size": 128, "lr": 3e-3, "validation": 0.05},
         }
     )
 
@@ -36,6 +37,12 @@ def note_denoise() -> Recipe:
             "bottleneck": {"name": "deterministic", "z_dim": 64, "spatial": True},
             "decoder": patches,
             "likelihood": {"name": "squared-error"},
-            "train": {"epochs": 2, "batch_size": 32, "lr": 2e-3, "validation": 0.02},
+            "train": {
+                "epochs": 1.5,
+                "evaluate_every": 0.25,
+                "batch_size": 32,
+                "lr": 2e-3,
+                "validation": 0.02,
+            },
         }
     )

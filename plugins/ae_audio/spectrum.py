@@ -1,10 +1,10 @@
 """Sound to log magnitudes and back.
 
 A note becomes the magnitudes of its short-time Fourier transform, in decibels below the loudest
-bin. Phases are not kept: they are made from the magnitudes, first by letting every spectral peak turn
-at its own frequency (single-pass spectrogram inversion, Beauregard et al. 2015), then by a few steps
-of fast Griffin-Lim (Perraudin et al. 2013). Starting there, sixteen steps do what thirty-two do from
-random phases; `scripts/measure_notes.py` compares.
+bin. Phases are not kept: they are made from the magnitudes, first by letting every spectral peak
+turn at its own frequency (single-pass spectrogram inversion, Beauregard et al. 2015), then by a few
+steps of fast Griffin-Lim (Perraudin et al. 2013). Starting there, sixteen steps do what thirty-two
+do from random phases; `scripts/measure_notes.py` compares.
 
 Axes: B sounds, N samples, T frames, F frequency bins (the constant one is left out).
 """
@@ -33,7 +33,7 @@ def num_samples(num_frames: int) -> int:
 
 def analyse(samples: Tensor) -> Tensor:
     """Samples `(B, N)` at `RATE` to levels `(B, T, F)` in [0, 1], 1 the loudest bin, 0 nothing."""
-    magnitudes = _stft(samples).abs()[:, 1:]
+    magnitudes = transform(samples).abs()[:, 1:]
     loudest = magnitudes.amax((1, 2), keepdim=True).clamp_min(1e-9)
     decibels = 20 * torch.log10((magnitudes / loudest).clamp_min(1e-9))
     return (1 + decibels / RANGE).clamp_min(0).transpose(1, 2)
@@ -46,30 +46,23 @@ def magnitudes_of(levels: Tensor) -> Tensor:
     return torch.cat([torch.zeros_like(magnitudes[:, :1]), magnitudes], 1)
 
 
-def synthesise(levels: Tensor, *, phases: Tensor | None = None, steps: int = STEPS) -> Tensor:
+def synthesise(levels: Tensor, *, steps: int = STEPS) -> Tensor:
     """Levels `(B, T, F)` to samples `(B, N)`, largest sample 1.
 
     Args:
         levels: in [0, 1], as `analyse` gives them.
-        phases: `(B, F + 1, T)` to begin with; None: those of the peaks.
         steps: of Griffin-Lim.
     """
     magnitudes = magnitudes_of(levels)
-    angles = peak_phases(magnitudes) if phases is None else phases
-    turns = torch.polar(torch.ones_like(magnitudes), angles)
+    turns = torch.polar(torch.ones_like(magnitudes), peak_phases(magnitudes))
     before = torch.zeros_like(turns)
     for _ in range(steps):
-        consistent = _stft(_istft(magnitudes * turns))
+        consistent = transform(inverse(magnitudes * turns))
         turns = consistent - before * (MOMENTUM / (1 + MOMENTUM))
         turns = turns / turns.abs().clamp_min(1e-16)
         before = consistent
-    samples = _istft(magnitudes * turns)
+    samples = inverse(magnitudes * turns)
     return samples / samples.abs().amax(1, keepdim=True).clamp_min(1e-9)
-
-
-def phases_of(samples: Tensor) -> Tensor:
-    """The phases `(B, F + 1, T)` of samples `(B, N)`."""
-    return _stft(samples).angle()
 
 
 def peak_phases(magnitudes: Tensor) -> Tensor:
@@ -126,14 +119,16 @@ def centroid(levels: Tensor) -> Tensor:
     return (magnitudes * hertz).sum(1) / magnitudes.sum(1).clamp_min(1e-9)
 
 
-def _window(like: Tensor) -> Tensor:
-    return torch.hann_window(WINDOW, device=like.device)
-
-
-def _stft(samples: Tensor) -> Tensor:
+def transform(samples: Tensor) -> Tensor:
+    """Samples `(B, N)` to the complex spectrum `(B, F + 1, T)`."""
     return torch.stft(samples, WINDOW, HOP, window=_window(samples), return_complex=True)
 
 
-def _istft(spectrum: Tensor) -> Tensor:
+def inverse(spectrum: Tensor) -> Tensor:
+    """A complex spectrum `(B, F + 1, T)` to samples `(B, N)`."""
     length = num_samples(spectrum.shape[2])
     return torch.istft(spectrum, WINDOW, HOP, window=_window(spectrum), length=length)
+
+
+def _window(like: Tensor) -> Tensor:
+    return torch.hann_window(WINDOW, device=like.device)
