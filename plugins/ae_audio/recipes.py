@@ -19,7 +19,7 @@ def note_timbre() -> Recipe:
             "decoder": {"name": "note", "layers": 3},
             "likelihood": {"name": "squared-error"},
             "objective": {"name": "elbo", "beta": 0.02, "warmup": 0.1},
-            "train": {"epochs": 50, "batch_size": 128, "lr": 3e-3, "validation": 0.05},
+            "train": {"epochs": 48, "batch_size": 128, "lr": 3e-3, "validation": 0.1},
         }
     )
 
