@@ -215,6 +215,8 @@ def update_readme(path: Path) -> None:
         if report_of(name).exists():
             reports[name] = json.loads(report_of(name).read_text())
     between(path, "melodies", melodies_table(reports))
+    if "note-timbre" in cards:
+        between(path, "notes", notes_table(cards["note-timbre"]["metrics"]["notes"]))
 
 
 def between(path: Path, mark: str, lines: list[str]) -> None:
@@ -250,6 +252,16 @@ def melodies_table(reports: Mapping[str, Mapping[str, Any]]) -> list[str]:
         "density raised by its direction, +2 (steps changed)",
         [f"{row['raised']:.0%} ({row['hamming']:.0%})" for row in rows],
     )
+    return lines
+
+
+def notes_table(report: Mapping[str, Any]) -> list[str]:
+    """What is heard of notes, in words."""
+    lines = ["| | `note-timbre` |", "|---|---|"]
+    for key, words in NOTE_WORDS.items():
+        value = report[key]
+        shown = f"{value:.2f}" if key.startswith("lsd") and "below" not in key else f"{value:.1%}"
+        lines.append(f"| {words} | {shown if key != 'decoding' else f'{value:.0f}'} |")
     return lines
 
 

@@ -18,6 +18,7 @@ CORE = sorted((ROOT / "ae_toolkit").rglob("*.py"))
 PLUGINS = sorted((ROOT / "plugins").rglob("*.py"))
 MODELS = tuple(sorted(zoo.bundled()))
 MELODIES = tuple(name for name in MODELS if name.startswith("melody"))
+NOTES = tuple(name for name in MODELS if name.startswith("note"))
 RESTORING = ("mnist-ae", "mnist-denoise", "mnist-superres", "mnist-superres-4x")
 
 #: Words of data types, which the core does not know.
@@ -51,7 +52,7 @@ def test_every_module_says_what_it_is(path: Path) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_bundled_model(name: str) -> None:
     folder = zoo.bundled()[name]
-    most, minutes = (8_000_000, 60) if name in MELODIES else (3_000_000, 30)
+    most, minutes = (8_000_000, 60) if name in (*MELODIES, *NOTES) else (3_000_000, 30)
     assert (folder / checkpoint.WEIGHTS).stat().st_size <= most
     config = checkpoint.load_config(folder)
     assert config.card["seed"] == config.recipe.train.seed
@@ -70,7 +71,7 @@ def test_recipe_is_the_one_that_the_weights_were_made_by(name: str) -> None:
 
 def test_every_model_of_the_documentation_ships() -> None:
     assert {"mnist-2d", "mnist-2d-bernoulli", "fashion-2d", "mnist-vae", "mnist-cvae"} <= {*MODELS}
-    assert {*RESTORING, "melody-2bar", "melody-16bar"} <= {*MODELS}
+    assert {*RESTORING, "melody-2bar", "melody-16bar", "note-timbre", "note-denoise"} <= {*MODELS}
 
 
 @pytest.mark.parametrize("name", RESTORING)
@@ -134,12 +135,24 @@ def test_shipped_melodies_reach_what_they_are_meant_to() -> None:
         assert report["samples"]["copies"] <= 0.02
 
 
+def test_shipped_notes_reach_what_they_are_meant_to() -> None:
+    card = checkpoint.load_config(zoo.bundled()["note-timbre"]).card
+    notes = card["metrics"]["notes"]
+    assert notes["num_examples"] > 1500 and notes["num_pairs"] >= 500
+    assert notes["pitch_kept"] >= 0.95
+    assert notes["lsd"] <= 0.8 * notes["lsd_pca"]
+    assert notes["centroid_monotone"] >= 0.9
+    assert notes["decoding"] >= 50
+
+
 def test_readme_carries_the_measured_numbers() -> None:
     text = (ROOT / "README.md").read_text()
     for name in MODELS:
         metrics = checkpoint.load_config(zoo.bundled()[name]).card["metrics"]
         if name in MELODIES:
             value = f"{metrics['melodies']['accuracy_sampled']:.3f}"
+        elif name in NOTES:
+            value = f"{metrics.get('notes', metrics['metrics'])['lsd']:.2f} dB"
         elif metrics["rate"]:
             value = f"{metrics.get('nll') or metrics['distortion_plus_rate']:.2f}"
         else:
@@ -158,8 +171,8 @@ def readme_commands() -> list[str]:
 @pytest.mark.slow
 def test_readme_commands_run(ae, tmp_path: Path) -> None:
     """As pasted, in order, in one folder; trainings on the bundled data for one epoch."""
-    tunes = ROOT / "plugins/ae_music/samples"
-    for path in (*SAMPLES.glob("digit-*.png"), *tunes.glob("*.mid")):
+    tunes, notes = (ROOT / f"plugins/{name}/samples" for name in ("ae_music", "ae_audio"))
+    for path in (*SAMPLES.glob("digit-*.png"), *tunes.glob("*.mid"), *notes.glob("*.flac")):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     shutil.copytree(tunes, tmp_path / "plugins/ae_music/samples")
     commands = readme_commands()

@@ -100,7 +100,7 @@ def interpolate(
     as_json: bool,
     device: str,
 ) -> None:
-    """Morph note A into note B, step by step, at the pitch of A.
+    """Morph note A into note B, step by step, at the pitch of A, evenly in brightness.
 
     A and B are WAV, FLAC or Ogg files, or names of notes that ship. The steps are heard one after
     the other; the first and the last are reconstructions of A and B.
@@ -113,9 +113,12 @@ def interpolate(
     check_endings(out, png)
     ends = [open_sound(a), open_sound(b)]
     loaded = load_notes(model, device)
+    from ae_audio.measure import centroid_of
+    from ae_audio.morph import morph
+
     walk = [
         _titled(sound, f"{i / (steps - 1):.0%}")
-        for i, sound in enumerate(loaded.interpolate(*ends, steps=steps, path=path))
+        for i, sound in enumerate(morph(loaded, *ends, steps=steps, path=path))
     ]
     write(walk, out)
     if each is not None:
@@ -123,8 +126,6 @@ def interpolate(
     if png is not None:
         _draw({"": [_titled(_heard(ends[0]), ends[0].name), *walk,
                     _titled(_heard(ends[1]), ends[1].name)]}, png)  # fmt: skip
-    from ae_audio.measure import centroid_of
-
     hertz = [centroid_of(sound) for sound in walk]
     if as_json:
         rows = [{"centroid_hz": round(value, 1)} for value in hertz]
