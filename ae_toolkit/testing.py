@@ -1,6 +1,9 @@
 """Contract checks that plugin authors reuse: does a part of mine do what `contracts.py` promises?
 
-    from ae_toolkit.testing import check_modality, check_part
+    from ae_toolkit.testing import check_modality, check_part, check_plugin
+
+    def test_my_package():
+        check_plugin("my-package")
 
     def test_my_encoder():
         check_part("encoder", "wavelet", shape=(1, 64))
@@ -297,6 +300,14 @@ def check_modality(modality: Modality, items: Sequence[Any], folder: Path) -> No
     assert (folder / "figure.png").is_file(), f"{label}: figure drew nothing"
 
 
+def check_plugin(distribution: str) -> None:
+    """Checks everything that an installed distribution provides, as `ae plugin check` does."""
+    from ae_toolkit.plugins import examine
+
+    wrong = [f"{check.what}: {check.why}" for check in examine(distribution) if not check.ok]
+    assert not wrong, "\n".join(wrong)
+
+
 def check_arguments_are_keywords(kind: str, name: str) -> None:
     """Checks that a constructor is keyword-only and takes what is supplied to its kind."""
     import inspect
@@ -305,6 +316,9 @@ def check_arguments_are_keywords(kind: str, name: str) -> None:
     for supplied in SUPPLIED[kind]:
         assert supplied in parameters, f"{kind} {name!r}: its constructor must take {supplied!r}"
     for parameter in parameters.values():
+        assert parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL), (
+            f"{kind} {name!r}: takes any argument, by '*{parameter.name}'; it must name them"
+        )
         assert parameter.kind is parameter.KEYWORD_ONLY, (
             f"{kind} {name!r}: argument {parameter.name!r} is not keyword-only"
         )
