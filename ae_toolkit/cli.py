@@ -6,13 +6,16 @@ Nothing heavy is imported before a verb runs, so that `ae --help` answers at onc
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from traceback import walk_tb
+from types import ModuleType
 from typing import Any
 
 import click
 
 from ae_toolkit import __version__, registry
-from ae_toolkit.errors import Failure, Misuse, choose
+from ae_toolkit.errors import Failure, Misuse, choose, said
 from ae_toolkit.options import json_option, print_json
 from ae_toolkit.verbs import VERBS
 
@@ -224,17 +227,20 @@ def plugin_check(ctx: click.Context, name: str, as_json: bool) -> None:
 
 
 def _run_script(path: Path) -> None:
-    """Runs a user's file for what it registers."""
-    import runpy
-
+    """Runs a user's file for what it registers, as a module whose code a cache can know."""
     if not path.is_file():
         raise Misuse(f"--import {path}: there is no such file")
+    module = ModuleType(f"imported_{path.stem}")
+    module.__file__ = str(path.resolve())
+    sys.modules[module.__name__] = module
     try:
-        runpy.run_path(str(path), run_name=path.stem)
+        exec(compile(path.read_bytes(), module.__file__, "exec"), vars(module))
     except (Misuse, Failure):
         raise
-    except Exception as error:  # whatever a user's file may raise
-        raise Failure(f"--import {path}: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever a user's file may raise
+        lines = [n for f, n in walk_tb(error.__traceback__) if f.f_globals is vars(module)]
+        where = f" (line {lines[-1]})" if lines else ""
+        raise Failure(f"--import {path}: {said(error)}{where}") from error
 
 
 def _table(rows: list[dict[str, Any]], as_json: bool, *, columns: tuple[str, ...]) -> None:

@@ -106,6 +106,10 @@ def load_data(recipe: Recipe, modality: Modality, split: Split) -> Examples:
         Misuse: there is no such data set, or it does not fit the data type.
         Failure: it cannot be read, or gives no examples.
     """
+    shape = getattr(modality, "shape", ())
+    sizes = shape if isinstance(shape, tuple) else ()
+    if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise Failure(f"{describe(modality)} must have a shape of positive numbers, not {shape}")
     examples = recipe.make("dataset", modality=modality, split=split)
     whose = f"dataset {recipe.data.name!r} of {recipe.origin('dataset')}"
     if not isinstance(examples, Examples) or not isinstance(examples.y, Tensor):

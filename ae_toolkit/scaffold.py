@@ -69,7 +69,7 @@ def _package(name: str) -> str:
     package = name.replace("-", "_")
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", package):
         raise Misuse(
-            f"{name!r} cannot be a package's name: choose lower-case letters and digits, with '-' "
+            f"{name!r} cannot be a package's name: choose lower-case letters and numbers, with '-' "
             f"between words, such as 'ecg' or 'my-sensor'"
         )
     if keyword.iskeyword(package):
