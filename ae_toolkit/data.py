@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ae_toolkit.contracts import Batch, Example
-from ae_toolkit.errors import Failure, Misuse, blaming, choose
+from ae_toolkit.errors import Fault, Misuse, blaming, choose
 from ae_toolkit.modality import Modality, describe
 from ae_toolkit.noise import seed_of
 from ae_toolkit.recipe import Part, Recipe
@@ -109,16 +109,16 @@ def load_data(recipe: Recipe, modality: Modality, split: Split) -> Examples:
     shape = getattr(modality, "shape", ())
     sizes = shape if isinstance(shape, tuple) else ()
     if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
-        raise Failure(f"{describe(modality)} must have a shape of positive numbers, not {shape}")
+        raise Fault(f"{describe(modality)} must have a shape of positive numbers, not {shape}")
     examples = recipe.make("dataset", modality=modality, split=split)
     whose = f"dataset {recipe.data.name!r} of {recipe.origin('dataset')}"
     if not isinstance(examples, Examples) or not isinstance(examples.y, Tensor):
         what = examples.y if isinstance(examples, Examples) else examples
-        raise Failure(f"{whose} must give Examples of a tensor, not {type(what).__name__}")
+        raise Fault(f"{whose} must give Examples of a tensor, not {type(what).__name__}")
     if not len(examples):
-        raise Failure(f"{whose} gives no examples of the {split} split")
+        raise Fault(f"{whose} gives no examples of the {split} split")
     if len(examples.groups) != len(examples):
-        raise Failure(f"{whose} gives {len(examples)} examples in {len(examples.groups)} groups")
+        raise Fault(f"{whose} gives {len(examples)} examples in {len(examples.groups)} groups")
     if tuple(examples.y.shape[1:]) != tuple(modality.shape):
         raise Misuse(
             f"dataset {recipe.data.name!r} has examples of shape {tuple(examples.y.shape[1:])}, "
@@ -128,7 +128,7 @@ def load_data(recipe: Recipe, modality: Modality, split: Split) -> Examples:
     with blaming(f"{describe(modality)} cannot prepare it"):
         prepared = modality.prepare(some)
     if not isinstance(prepared, Tensor) or prepared.shape != some.shape:
-        raise Failure(
+        raise Fault(
             f"{describe(modality)} must prepare a tensor of the shape that it is given, "
             f"{tuple(some.shape)}"
         )

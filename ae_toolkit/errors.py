@@ -23,6 +23,10 @@ class Failure(RuntimeError):
     exit_code = 1
 
 
+class Fault(Failure):
+    """A part does not do what its contract says, so its authors are to be asked."""
+
+
 class Interrupted(Failure):
     """Somebody stopped a training; it has been saved."""
 
@@ -42,7 +46,7 @@ def blaming(who: str) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         if isinstance(error, OSError) and error.filename is not None:
             raise
-        raise Failure(f"{who}: {said(error)}") from error
+        raise Fault(f"{who}: {said(error)}") from error
 
 
 def said(error: BaseException) -> str:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ae_toolkit.contracts import Example, Shape, Step
-from ae_toolkit.errors import Failure, Misuse, blaming
+from ae_toolkit.errors import Fault, Misuse, blaming
 from ae_toolkit.registry import modalities
 
 
@@ -187,10 +187,10 @@ def examples_of(item: Any, modality: Modality, *, training: bool = False) -> lis
     for example in found:
         if not isinstance(example, Example) or not isinstance(example.y, torch.Tensor):
             what = example.y if isinstance(example, Example) else example
-            raise Failure(f"{who} must make an Example of a tensor, not of {type(what).__name__}")
+            raise Fault(f"{who} must make an Example of a tensor, not of {type(what).__name__}")
         length, *rest = example.y.shape or (0,)
         if length > modality.shape[0] or tuple(rest) != tuple(modality.shape[1:]):
-            raise Failure(
+            raise Fault(
                 f"{who} makes a tensor of shape {tuple(example.y.shape)}, but says that its shape "
                 f"is {tuple(modality.shape)}"
             )

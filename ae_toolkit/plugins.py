@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from difflib import SequenceMatcher
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from ae_toolkit import CONTRACT, checkpoint, registry
 from ae_toolkit.autoencoder import Autoencoder
 from ae_toolkit.contracts import SUPPLIED, Shape, label_row
 from ae_toolkit.data import Examples, load_data
-from ae_toolkit.errors import Failure, Misuse, choose, said
+from ae_toolkit.errors import Failure, Fault, Misuse, choose, said
 from ae_toolkit.learner import Learner
 from ae_toolkit.modality import Modality, read_items
 from ae_toolkit.model import load
@@ -164,7 +165,7 @@ def _recipe_checks(
 ) -> Iterator[Check]:
     """One recipe from its data to a model that is loaded, each check where the one before is ok."""
     label, kept = f"recipe {name!r}", _Kept()
-    steps: list[tuple[str, Callable[[], None]]] = [
+    steps: list[tuple[str, Callable[[], str | None]]] = [
         (f"{label} is sound", lambda: kept.make(plugin, name)),
         (f"{label}: its data set keeps its contract", lambda: kept.load_data()),
         (f"{label}: its data type keeps its contract", lambda: kept.try_modality(folder)),
@@ -177,7 +178,7 @@ def _recipe_checks(
         if not check.ok:
             return
     for kind in SUPPLIED:
-        if kept.recipe.origin(kind) == plugin.origin:
+        if kept.recipe.origin(kind) == plugin.origin and not (kind == "dataset" and kept.instead):
             tried.add((kind, kept.recipe.part(kind).name.rpartition(":")[2]))
 
 
@@ -187,6 +188,7 @@ class _Kept:
     recipe: Recipe
     modality: Modality
     train_split: Examples
+    instead: str = ""  #: the data set that stands in for one that is not here
     model: Autoencoder
 
     def make(self, plugin: Plugin, name: str) -> None:
@@ -198,11 +200,15 @@ class _Kept:
             "its function has no docstring, whose first line 'ae recipes' shows"
         )
 
-    def load_data(self) -> None:
+    def load_data(self) -> str | None:
         self.modality = self.recipe.make("modality")
-        train, test, again = (
-            load_data(self.recipe, self.modality, split) for split in ("train", "test", "train")
-        )
+        try:
+            train = load_data(self.recipe, self.modality, "train")
+        except Failure as error:
+            if isinstance(error, Fault) or not self._stand_in():
+                raise
+            return f"{error}; tried on {self.instead!r} instead"
+        test, again = (load_data(self.recipe, self.modality, s) for s in ("test", "train"))
         declared = set(self.modality.labels)
         for split, data in (("train", train), ("test", test)):
             assert set(data.labels) == declared, (
@@ -221,6 +227,22 @@ class _Kept:
         )
         assert torch.equal(train.y, again.y), "it gives other examples each time: seed it"
         self.train_split = train
+        return None
+
+    def _stand_in(self) -> bool:
+        """Looks for another data set of the same package, as its files may not be here."""
+        mine = self.recipe.data.name
+        owner = self.recipe.origin("dataset")
+        others = {name for name, origin, _ in registry.datasets.origins() if origin == owner}
+        for name in sorted(others - {mine}, key=lambda n: -SequenceMatcher(None, mine, n).ratio()):
+            full = f"{owner.distribution}:{name}"
+            try:
+                other = self.recipe.with_({"data": full})
+                self.train_split, self.instead = load_data(other, self.modality, "train"), name
+            except (Misuse, Failure):
+                continue
+            return True
+        return False
 
     def try_modality(self, folder: Path) -> None:
         some = self.train_split.at(range(min(SOME, len(self.train_split))))
@@ -329,9 +351,9 @@ def _full(plugin: Plugin, name: str) -> str:
 
 def _try(what: str, function: Callable[..., Any], *arguments: Any) -> Check:
     try:
-        function(*arguments)
+        advice = function(*arguments)
     except (Misuse, Failure, AssertionError) as error:
         return Check(what, False, str(error) or "an assertion of its own fails")
     except (Exception, SystemExit) as error:  # whatever a stranger's code may raise
         return Check(what, False, registry.culprit(error) or said(error))
-    return Check(what, True)
+    return Check(what, True, advice or "")

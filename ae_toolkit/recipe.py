@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ae_toolkit import CONTRACT, registry
 from ae_toolkit.contracts import SUPPLIED
-from ae_toolkit.errors import Failure, Misuse, blaming, choose
+from ae_toolkit.errors import Fault, Misuse, blaming, choose
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -172,7 +172,7 @@ class Recipe(BaseModel):
         factory = registry.ALL[kind].get(part.name, prefer=self.distribution)
         taken = inspect.signature(factory).parameters
         if any(p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in taken.values()):
-            raise Failure(
+            raise Fault(
                 f"{registry.ALL[kind].describe(factory)}: its constructor takes any argument; it "
                 f"must name them, keyword-only, so that a setting that does not exist is noticed"
             )
@@ -266,9 +266,9 @@ def named(name: str) -> Recipe:
         with blaming(f"{whose} raises"):
             recipe = function()
     except Misuse as error:
-        raise Failure(f"{whose}: {error}") from error
+        raise Fault(f"{whose}: {error}") from error
     if not isinstance(recipe, Recipe):
-        raise Failure(f"{whose} must return a Recipe, not {type(recipe).__name__}")
+        raise Fault(f"{whose} must return a Recipe, not {type(recipe).__name__}")
     return recipe.model_copy(update={"distribution": origin.distribution})
 
 

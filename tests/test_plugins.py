@@ -1,19 +1,17 @@
-"""A stranger's plugin, from `ae plugin new` to its removal, and everything that one may do wrong."""
+"""A stranger's plugin, from `ae plugin new` to its removal, and all that one may do wrong."""
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import shutil
 import subprocess
 import sys
-import tomllib
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import Site
 from PIL import Image as Pictures
 
 from ae_toolkit import CONTRACT, Failure, checkpoint, fit, load, registry
@@ -23,73 +21,6 @@ from ae_toolkit.scaffold import write_plugin
 
 QUICK = ("--quiet", "--set", "train.epochs=1", "--set", "encoder.hidden=[16]",
          "--set", "decoder.hidden=[16]")  # fmt: skip
-
-
-class Site:
-    """A folder of installed distributions, as pip leaves them."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-
-    def put(
-        self,
-        name: str,
-        points: dict[str, dict[str, str]],
-        *,
-        source: str = "",
-        version: str = "0.1.0",
-        contract: int | str | None = CONTRACT,
-    ) -> None:
-        """Installs a distribution of one module, whose entry points are `{group: {name: value}}`."""
-        if contract is not None:
-            points = points | {"contract": {str(contract): name}}
-        info = self.folder / f"{name}-{version}.dist-info"
-        info.mkdir(parents=True)
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        lines = [
-            "\n".join(
-                [f"[ae_toolkit.{group}]", *(f"{key} = {value}" for key, value in some.items())]
-            )
-            for group, some in points.items()
-        ]
-        (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
-        if source:
-            (self.folder / f"{name}.py").write_text(source)
-        self.refresh()
-
-    def put_project(self, project: Path, change: Callable[[str], str] = str) -> None:
-        """Installs a project as `ae plugin new` writes it, its module changed by `change`."""
-        settings = tomllib.loads((project / "pyproject.toml").read_text())["project"]
-        points = {
-            group.removeprefix("ae_toolkit."): some
-            for group, some in settings["entry-points"].items()
-        }
-        source = change((project / settings["name"] / "__init__.py").read_text())
-        self.put(settings["name"], points, source=source, contract=None)
-
-    def remove(self, name: str) -> None:
-        """What pip uninstall does, and a new process sees."""
-        for path in self.folder.glob(f"{name}*"):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        self.refresh()
-
-    def refresh(self) -> None:
-        for name, module in [*sys.modules.items()]:
-            if str(getattr(module, "__file__", "")).startswith(str(self.folder)):
-                del sys.modules[name]
-        importlib.invalidate_caches()
-        registry._installed.cache_clear()
-
-
-@pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    folder = tmp_path / "site"
-    folder.mkdir()
-    monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    yield Site(folder)
-    Site(folder).remove("")
-    registry._installed.cache_clear()
 
 
 @pytest.fixture
@@ -333,7 +264,7 @@ def test_whatever_else_raises_is_blamed_on_the_package(
     words = {"sample": ["sample", "runs/ecg-vae", "-o", "new"],
              "train": ["train", "ecg-vae", *QUICK, "--out", "other"]}[verb]  # fmt: skip
     said = ae(*words, code=1).output
-    assert "ecg 0.1.0 raises KeyError: 'x'" in said and "ecg.py, line" in said
+    assert "ecg 0.1.0 raises KeyError: 'x'" in said and "ecg/__init__.py, line" in said
     assert not Path("new").exists() or not [*Path("new").iterdir()]
 
 
