@@ -65,11 +65,11 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except (Misuse, Failure) as error:
             raise Sentence(error) from error
-        except OSError as error:
-            if error.filename is None:
-                raise
-            raise Sentence(Failure(f"{error.filename}: {error.strerror}")) from error
+        except (click.ClickException, click.Abort, click.exceptions.Exit):
+            raise
         except Exception as error:
+            if isinstance(error, OSError) and error.filename is not None:
+                raise Sentence(Failure(f"{error.filename}: {error.strerror}")) from error
             if whose := registry.culprit(error):
                 raise Sentence(Failure(whose)) from error
             raise  # a defect of ours

@@ -42,7 +42,8 @@ class Modality(ABC):
         """Yields the items of one file.
 
         Raises:
-            Failure: the file cannot be understood; the sentence says why.
+            Failure: the file cannot be understood; the sentence says why. Anything else that this
+                raises is told as a fault of the data type, with the file's name.
         """
 
     @abstractmethod

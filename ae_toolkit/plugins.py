@@ -202,6 +202,7 @@ class _Kept:
 
     def load_data(self) -> str | None:
         self.modality = self.recipe.make("modality")
+        assert isinstance(self.modality, Modality), "its data type is no ae_toolkit.Modality"
         try:
             train = load_data(self.recipe, self.modality, "train")
         except Failure as error:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import keyword
 import re
-from importlib.metadata import distributions
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, distribution
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from importlib.util import find_spec
@@ -75,21 +76,21 @@ def _package(name: str) -> str:
     if keyword.iskeyword(package):
         raise Misuse(f"{name!r} is a word of Python's own: choose another name")
     if owner := _taken(name, package):
-        raise Misuse(f"{name!r} is the name of {owner} already: choose another name")
+        raise Misuse(f"{name!r} is taken by {owner}: choose another name")
     return package
 
 
 def _taken(name: str, package: str) -> str:
     """Who has a name already; empty: nobody."""
-    for distribution in distributions():
-        if registry.canonical(distribution.metadata["Name"] or "") == name:
-            return f"the installed package {distribution.name} {distribution.version}"
+    with suppress(PackageNotFoundError):
+        distribution(name)
+        return "an installed package"
     for parts, wanted in ((registry.modalities, name), (registry.recipes, f"{name}-vae")):
         if wanted in parts.names():
-            return f"what provides {parts.noun} {wanted!r}, {parts.origin(wanted)},"
+            return f"a {parts.noun} of {parts.origin(wanted)}"
     try:
         spec = find_spec(package)
     except (ImportError, ValueError):
         spec = None
     # A folder without a module in it, as the one to be written may be, is no module.
-    return f"the module {spec.origin}" if spec and spec.origin else ""
+    return "a Python module" if spec and spec.origin else ""

@@ -55,12 +55,12 @@ def test_new_plugin_fits_on_a_screen_and_says_what_to_type(ae, tmp_path: Path) -
         ("2ecg", "cannot be a package's name"),
         ("../ecg", "cannot be a package's name"),
         ("class", "word of Python's own"),
-        ("json", "the name of the module"),
-        ("torch", "the name of the installed package torch"),
-        ("ae-toolkit", "the name of the installed package ae-toolkit"),
-        ("ae-image", "the name of the module"),
-        ("melody", "the name of what provides modality 'melody', ae-toolkit"),
-        ("mnist", "the name of what provides recipe 'mnist-vae', ae-toolkit"),
+        ("json", "'json' is taken by a Python module"),
+        ("torch", "taken by an installed package"),
+        ("ae-toolkit", "taken by an installed package"),
+        ("ae-image", "taken by a Python module"),
+        ("melody", "taken by a modality of ae-toolkit 0.1.0"),
+        ("mnist", "taken by a recipe of ae-toolkit 0.1.0"),
         ("file", "is there already"),
         ("full", "is there already"),
     ],
@@ -302,6 +302,20 @@ def test_command_that_is_none(ae, site: Site) -> None:
     assert sentence in ae("plugins").output
     assert any(row.why == sentence for row in examine("odd"))
     assert "odd" in ae("--help").output
+
+
+def test_command_of_a_stranger_may_fail(ae, site: Site) -> None:
+    source = (
+        "import click\n@click.group()\ndef odd(): 'Odd things.'\n"
+        "@odd.command()\ndef usage(): raise click.UsageError('not so')\n"
+        "@odd.command()\ndef bug(): raise KeyError('x')\n"
+        "@odd.command()\ndef gone(): open('gone.txt')\n"
+    )
+    site.put("odd", {"commands": {"odd": "odd:odd"}}, source=source)
+    assert "not so" in ae("odd", "usage", code=2).output
+    assert "odd 0.1.0 raises KeyError: 'x'" in ae("odd", "bug", code=1).output
+    assert "gone.txt: No such file" in ae("odd", "gone", code=1).output
+    assert all(row.ok for row in examine("odd"))
 
 
 def test_contract_is_known_before_anything_is_imported(ae, site: Site) -> None:
