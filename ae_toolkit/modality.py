@@ -8,10 +8,11 @@ sentence that names the file and the package.
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
+from types import FunctionType, MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -36,6 +37,14 @@ class Modality(ABC):
     num_classes: int = 0
     labels: Mapping[str, int] = MappingProxyType({})
     suffixes: ClassVar[tuple[str, ...]]
+
+    def __init_subclass__(cls, **settings: Any):
+        """Refuses methods that the toolkit could not call, before it does."""
+        super().__init_subclass__(**settings)
+        for name, method in vars(cls).items():
+            ours = vars(Modality).get(name)
+            if not name.startswith("_") and inspect.isfunction(ours) and inspect.isfunction(method):
+                _check_call(cls.__name__, method, ours)
 
     @abstractmethod
     def read(self, path: Path) -> Iterator[Any]:
@@ -164,6 +173,18 @@ class Modality(ABC):
             for name, items in rows.items()
         }
         draw_rows(tensors, path)
+
+
+def _check_call(owner: str, method: FunctionType, ours: FunctionType) -> None:
+    """Checks that a method can be called as the one that it overrides is."""
+    parameters = inspect.signature(ours).parameters.values()
+    keywords = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    others = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
+    try:
+        inspect.signature(method).bind(*others, **dict.fromkeys(keywords))
+    except TypeError as error:
+        call = ", ".join([*others[1:], *(f"{name}=…" for name in keywords)])
+        raise TypeError(f"{owner}.{ours.__name__}({call}): {error}") from None
 
 
 def read_items(path: Path, modality: Modality) -> list[Any]:

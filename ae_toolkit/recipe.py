@@ -151,6 +151,11 @@ class Recipe(BaseModel):
         """`{kind: "distribution version"}` of every part, for the record."""
         return {kind: str(self.origin(kind)) for kind in SUPPLIED}
 
+    def strangers(self) -> list[str]:
+        """The distributions other than ours that provide its parts."""
+        found = {str(self.origin(kind)) for kind in SUPPLIED}
+        return sorted(name for name in found if name.partition(" ")[0] != registry.OWN)
+
     def origin(self, kind: str) -> registry.Origin:
         """Which distribution provides the part of one kind."""
         return registry.ALL[kind].origin(self.part(kind).name, prefer=self.distribution)

@@ -30,6 +30,7 @@ from ae_toolkit.errors import Failure, Misuse, choose, said
 T = TypeVar("T")
 
 HERE = "this process"  #: what `origin` answers for a part that was registered by hand
+OWN = "ae-toolkit"  #: our own distribution
 PREFIX = "ae_toolkit."  #: of every group of entry points
 CONTRACT_GROUP = "ae_toolkit.contract"
 
@@ -134,10 +135,9 @@ def culprit(error: BaseException) -> str:
         for plugin in installed()
         for point in plugin.points
     }
-    ours = owners.get(__name__.partition(".")[0])
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
         owner = owners.get(str(frame.f_globals.get("__name__")).partition(".")[0])
-        if owner not in (None, ours):
+        if owner and owner.distribution != OWN:
             return f"{owner} raises {said(error)} ({frame.f_code.co_filename}, line {line})"
     return ""
 

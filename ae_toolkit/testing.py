@@ -262,12 +262,21 @@ def check_modality(modality: Modality, items: Sequence[Any], folder: Path) -> No
     )
     examples = [modality.to_tensor(item) for item in items]
     for example in examples:
+        assert isinstance(example, Example) and isinstance(example.y, Tensor), (
+            f"{label}: to_tensor must make an Example of a tensor"
+        )
+        assert len(example.y) <= modality.shape[0], f"{label}: to_tensor gives more than its shape"
         _same(label, "to_tensor gives y, and that", example.y.shape[1:], modality.shape[1:])
         unknown = set(example.labels) - set(modality.labels)
         assert not unknown, f"{label}: to_tensor gives labels that are not declared: {unknown}"
     same = [e.y for e in examples if e.y.shape == examples[0].y.shape]
     y = modality.prepare(torch.stack(same))
     _same(label, "prepare(y)", y.shape, (len(same), *examples[0].y.shape))
+    assert bool(torch.isfinite(y.float()).all()), f"{label}: prepare(y) holds a NaN"
+    if modality.num_classes:
+        assert bool(((y >= 0) & (y < modality.num_classes)).all()), (
+            f"{label}: prepare(y) holds other classes than 0 to {modality.num_classes - 1}"
+        )
     augmented = modality.augment(y, Source(0, "check").step(0))
     _same(label, "augment(y)", augmented.shape, y.shape)
     for name, value in modality.metrics(y, y, None).items():

@@ -188,6 +188,8 @@ def spoilt(site: Site, tmp_path: Path, old: str, new: str, name: str = "ecg") ->
          "modality 'ecg' of ecg 0.1.0 must have a shape of positive numbers, not 128"),
         ("self.shape = (columns, length)", "self.shape = {}['x']", 1,
          "modality 'ecg' of ecg 0.1.0 raises: KeyError: 'x'"),
+        ("like=None, labels=None", "like=None", 1,
+         "TypeError: Series.from_tensor(y, like=…, labels=…): got an unexpected keyword argument"),
         ("y.T, dtype", "y, dtype", 1, "modality 'ecg' of ecg 0.1.0 makes a tensor of shape"),
         ("return Example(torch.tensor(y.T, dtype=torch.float32))", "return Example(y.T)", 1,
          "modality 'ecg' of ecg 0.1.0 must make an Example of a tensor, not of ndarray"),
@@ -195,7 +197,7 @@ def spoilt(site: Site, tmp_path: Path, old: str, new: str, name: str = "ecg") ->
          "modality 'ecg' of ecg 0.1.0 must make an Example of a tensor, not of NoneType"),
         ("    return of_items", "    return None\n    return of_items", 1,
          "dataset 'ecg-example' of ecg 0.1.0 must give Examples of a tensor, not NoneType"),
-        ("place = [", "place = {}['x'], [", 1,
+        ("noise = np", "noise = {}['x'] or np", 1,
          "dataset 'ecg-example' of ecg 0.1.0 raises: KeyError: 'x'"),
     ],
 )  # fmt: skip
@@ -420,6 +422,10 @@ class Idle(Good):
     def __init__(self, *, in_shape, num_classes, cond_dim):
         super().__init__(in_shape=in_shape, num_classes=num_classes, cond_dim=cond_dim)
         self.idle = torch.nn.Parameter(torch.ones(3))
+class Blind(Good):
+    '''An encoder that knows of no mask.'''
+    def forward(self, x, c):
+        return super().forward(x, c, None)
 class Exits(Good):
     '''An encoder that leaves.'''
     def forward(self, x, c, mask):
@@ -434,6 +440,13 @@ def test_check_tries_parts_that_no_recipe_uses(site: Site) -> None:
     assert set(wrong) == {"encoder 'idle' keeps its contract", "encoder 'exits' keeps its contract"}
     assert "idle gets no gradient" in wrong["encoder 'idle' keeps its contract"]
     assert "SystemExit" in wrong["encoder 'exits' keeps its contract"]
+
+
+def test_part_that_does_not_fit_is_told_by_its_package(ae, site: Site) -> None:
+    site.put("kit", {"encoders": {"blind": "kit:Blind"}}, source=PARTS)
+    settings = ["--set", "encoder.name=blind", "--set", "train.epochs=1", "--quiet"]
+    said = ae("train", "mnist-2d", "--data", "mnist-sample", *settings, code=1).output
+    assert "recipe 'mnist-2d', with parts of kit 0.1.0, fails at its first step: TypeError" in said
 
 
 # As a user does it.
