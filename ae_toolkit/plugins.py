@@ -116,9 +116,10 @@ def _checks(plugin: Plugin) -> Iterator[Check]:
         yield Check("groups of entry points", False, sentence)
     good: list[tuple[str, str]] = []
     for kind, name in _parts(plugin):
-        why = _load(plugin, kind, name) or _clash(plugin, kind, name)
+        broken = _load(plugin, kind, name)
+        why = broken or _clash(plugin, kind, name)
         yield Check(f"{kind} {name!r} can be imported, by a name of its own", not why, why)
-        if _load(plugin, kind, name):
+        if broken:
             continue
         good.append((kind, name))
         if kind in SUPPLIED:

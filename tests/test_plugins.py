@@ -15,6 +15,7 @@ from conftest import Site
 from PIL import Image as Pictures
 
 from ae_toolkit import CONTRACT, Failure, checkpoint, fit, load, registry
+from ae_toolkit.data import cache_root
 from ae_toolkit.plugins import examine
 from ae_toolkit.recipe import named
 from ae_toolkit.scaffold import write_plugin
@@ -122,6 +123,31 @@ def test_it_trains_on_files_which_are_read_once(ae, ecg: Site, monkeypatch) -> N
     monkeypatch.setattr(Series, "read", lambda *_: pytest.fail("the cache was not used"))
     ae(*train, "--out", "b")
     assert (Path("a/metrics.jsonl")).read_bytes() == Path("b/metrics.jsonl").read_bytes()
+
+
+def test_script_trains_on_files_which_are_read_once(ae, tmp_path: Path) -> None:
+    write_plugin("ecg", tmp_path / "ecg")
+    script = (tmp_path / "ecg/ecg/__init__.py").read_text() + (
+        "from ae_toolkit.registry import datasets, modalities, recipes\n"
+        "modalities.register('ecg')(Series)\n"
+        "datasets.register('ecg-example')(example)\n"
+        "recipes.register('ecg-vae')(vae)\n"
+    )
+    corpora = cache_root() / "corpora"
+    before = {*corpora.iterdir()} if corpora.exists() else set()
+    for i, text in enumerate([script, script, script + "# changed\n"]):
+        (tmp_path / "series.py").write_text(text)
+        ae("--import", "series.py", "train", "ecg-vae", *QUICK, "--data", "ecg", "--out", f"r{i}")
+        assert len({*corpora.iterdir()} - before) == (1, 1, 2)[i]
+    ae("--import", "series.py", "sample", "r0", "-n", 1, "-o", "new")
+    registry.modalities._local.clear()
+    said = ae("sample", "r0", "-n", 1, "-o", "new", code=1).output
+    assert "needs modality 'ecg' of this process" in said and "--import" in said
+    (tmp_path / "bad.py").write_text("x = 1\n\nraise SystemExit(3)\n")
+    assert (
+        "--import bad.py: SystemExit: 3 (line 3)"
+        in ae("--import", "bad.py", "recipes", code=1).output
+    )
 
 
 def test_one_off_in_a_notebook(tmp_path: Path) -> None:
