@@ -19,6 +19,7 @@ from ae_toolkit.data import cache_root
 from ae_toolkit.plugins import examine
 from ae_toolkit.recipe import named
 from ae_toolkit.scaffold import write_plugin
+from ae_toolkit.testing import check_plugin
 
 QUICK = ("--quiet", "--set", "train.epochs=1", "--set", "encoder.hidden=[16]",
          "--set", "decoder.hidden=[16]")  # fmt: skip
@@ -174,6 +175,12 @@ def test_removed_plugin_is_missed_by_name(ae, ecg: Site) -> None:
         assert "needs modality 'ecg' of ecg 0.1.0, which is not installed: pip install ecg" in said
     assert "there is no recipe 'ecg-vae'" in ae("train", "ecg-vae", code=2).output
     assert "mnist-2d" in ae("recipes").output
+
+
+@pytest.mark.slow
+def test_we_keep_our_own_contract() -> None:
+    """Nothing of ours is privileged: what a stranger is asked, we are asked."""
+    check_plugin("ae-toolkit")
 
 
 # What a stranger may do wrong: one sentence that names the package, and the rest goes on.
