@@ -131,10 +131,11 @@ def _checks(plugin: Plugin) -> Iterator[Check]:
             yield _try(f"command {name!r} says what it does", _check_command, plugin, name)
 
     tried: set[tuple[str, str]] = set()
+    loaded: dict[str, Examples] = {}
     with tempfile.TemporaryDirectory(prefix="ae-plugin-check-") as folder:
         for kind, name in good:
             if kind == "recipe":
-                yield from _recipe_checks(plugin, name, Path(folder) / name, tried)
+                yield from _recipe_checks(plugin, name, Path(folder) / name, tried, loaded)
     for kind, name in good:
         if kind in SUPPLIED and (kind, name) not in tried:
             if kind in ("modality", "dataset"):
@@ -162,10 +163,17 @@ def _contract(plugin: Plugin) -> Check:
 
 
 def _recipe_checks(
-    plugin: Plugin, name: str, folder: Path, tried: set[tuple[str, str]]
+    plugin: Plugin,
+    name: str,
+    folder: Path,
+    tried: set[tuple[str, str]],
+    loaded: dict[str, Examples],
 ) -> Iterator[Check]:
-    """One recipe from its data to a model that is loaded, each check where the one before is ok."""
-    label, kept = f"recipe {name!r}", _Kept()
+    """One recipe from its data to a model that is loaded, each check where the one before is ok.
+
+    What was `tried` and which data were `loaded` is noted for the recipes that follow.
+    """
+    label, kept = f"recipe {name!r}", _Kept(loaded)
     steps: list[tuple[str, Callable[[], str | None]]] = [
         (f"{label} is sound", lambda: kept.make(plugin, name)),
         (f"{label}: its data set keeps its contract", lambda: kept.load_data()),
@@ -192,6 +200,9 @@ class _Kept:
     instead: str = ""  #: the data set that stands in for one that is not here
     model: Autoencoder
 
+    def __init__(self, loaded: dict[str, Examples]):
+        self.loaded = loaded
+
     def make(self, plugin: Plugin, name: str) -> None:
         self.recipe = named(_full(plugin, name)).check()
         assert self.recipe.name == name, (
@@ -204,6 +215,10 @@ class _Kept:
     def load_data(self) -> str | None:
         self.modality = self.recipe.make("modality")
         assert isinstance(self.modality, Modality), "its data type is no ae_toolkit.Modality"
+        key = f"{self.recipe.data!r} {self.recipe.modality!r}"
+        if key in self.loaded:  # by a recipe before, for which it was sound
+            self.train_split = self.loaded[key]
+            return None
         try:
             train = load_data(self.recipe, self.modality, "train")
         except Failure as error:
@@ -228,7 +243,7 @@ class _Kept:
             f"the groups of its splits must differ, and both have {sorted(shared)[0]!r}"
         )
         assert torch.equal(train.y, again.y), "it gives other examples each time: seed it"
-        self.train_split = train
+        self.train_split = self.loaded[key] = train
         return None
 
     def _stand_in(self) -> bool:
