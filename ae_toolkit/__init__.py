@@ -16,9 +16,11 @@ __version__ = "0.1.0"
 
 #: The version of the contracts in `contracts.py` and `modality.py`; it grows when one breaks.
 CONTRACT = 2
+OLDEST_CONTRACT = 2  #: of which plugins still work
 
 if TYPE_CHECKING:
     from ae_toolkit.autoencoder import Autoencoder as Autoencoder
+    from ae_toolkit.contracts import Example as Example
     from ae_toolkit.data import Examples as Examples
     from ae_toolkit.errors import Failure as Failure
     from ae_toolkit.errors import Misuse as Misuse
@@ -26,10 +28,12 @@ if TYPE_CHECKING:
     from ae_toolkit.model import Model as Model
     from ae_toolkit.model import load as load
     from ae_toolkit.recipe import Recipe as Recipe
+    from ae_toolkit.recipe import named as named
     from ae_toolkit.trainer import fit as fit
 
 _HOME = {
     "Autoencoder": "autoencoder",
+    "Example": "contracts",
     "Examples": "data",
     "Failure": "errors",
     "Misuse": "errors",
@@ -38,9 +42,10 @@ _HOME = {
     "Recipe": "recipe",
     "fit": "trainer",
     "load": "model",
+    "named": "recipe",
 }
 
-__all__ = ["CONTRACT", "__version__", *sorted(_HOME)]
+__all__ = ["CONTRACT", "OLDEST_CONTRACT", "__version__", *sorted(_HOME)]
 
 
 def __getattr__(name: str) -> Any:

@@ -145,7 +145,7 @@ def _need_plugins(path: Path, requires: Mapping[str, str], settings: Mapping[str
         part = settings.get("data" if kind == "dataset" else kind, {})
         name = part.get("name", "") if isinstance(part, dict) else ""
         known = registry.ALL[kind].names() if kind in registry.ALL else []
-        if name.rpartition(":")[2] in known or kind == "dataset":
+        if name.rpartition(":")[2] in known:
             continue
         distribution = origin.partition(" ")[0]
         cure = (

@@ -6,13 +6,16 @@ Nothing heavy is imported before a verb runs, so that `ae --help` answers at onc
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from traceback import walk_tb
+from types import ModuleType
 from typing import Any
 
 import click
 
 from ae_toolkit import __version__, registry
-from ae_toolkit.errors import Failure, Misuse, choose
+from ae_toolkit.errors import Failure, Misuse, choose, said
 from ae_toolkit.options import json_option, print_json
 from ae_toolkit.verbs import VERBS
 
@@ -34,18 +37,24 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if command := super().get_command(ctx, cmd_name):
             return command
-        if cmd_name not in registry.commands.names():
+        if cmd_name.rpartition(":")[2] not in registry.commands.names():
             raise click.UsageError(f"there is no command {cmd_name!r}: {self._near(ctx, cmd_name)}")
         command = registry.commands.get(cmd_name)
         if not isinstance(command, click.Command):
-            raise Failure(f"command {cmd_name!r}: the plugin gives no click command")
+            whose = registry.commands.describe(command)
+            raise Failure(f"{whose} is no click command, but {type(command).__name__}")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         own = [(name, command.get_short_help_str(60)) for name, command in self.commands.items()]
+        origins = registry.commands.origins()
+        names = [*self.commands, *(name for name, *_ in origins)]
         plugins = [
-            (name, f"Commands of {value.partition('.')[0]} ({origin})")
-            for name, origin, value in registry.commands.origins()
+            (
+                name if names.count(name) == 1 else f"{origin.distribution}:{name}",
+                f"Commands of {value.partition(':')[0].partition('.')[0]} ({origin})",
+            )
+            for name, origin, value in origins
         ]
         for title, rows in (("Commands", own), ("Plugins", plugins)):
             with formatter.section(title):
@@ -56,10 +65,14 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except (Misuse, Failure) as error:
             raise Sentence(error) from error
-        except OSError as error:
-            if error.filename is None:
-                raise
-            raise Sentence(Failure(f"{error.filename}: {error.strerror}")) from error
+        except (click.ClickException, click.Abort, click.exceptions.Exit):
+            raise
+        except Exception as error:
+            if isinstance(error, OSError) and error.filename is not None:
+                raise Sentence(Failure(f"{error.filename}: {error.strerror}")) from error
+            if whose := registry.culprit(error):
+                raise Sentence(Failure(whose)) from error
+            raise  # a defect of ours
 
     def _near(self, ctx: click.Context, name: str) -> str:
         return choose(name, self.list_commands(ctx))
@@ -142,33 +155,92 @@ def models(as_json: bool) -> None:
 @main.command("plugins")
 @json_option
 def plugins(as_json: bool) -> None:
-    """List what is installed, and what is broken."""
-    rows = []
-    for kind, parts in registry.ALL.items():
-        for name, origin, value in parts.origins():
-            try:
-                parts.get(f"{origin.distribution}:{name}")
-                state = "ok"
-            except Failure as error:
-                state = str(error)
-            rows.append(
-                {"kind": kind, "name": name, "package": str(origin), "from": value, "state": state}
-            )
-    _table(rows, as_json, columns=("kind", "name", "package", "state"))
+    """List what is installed, by package, and what is broken."""
+    from ae_toolkit.plugins import inventory
+
+    found = inventory()
+    if as_json:
+        print_json([entry._asdict() for entry in found])
+        return
+    for entry in found:
+        click.echo(entry)
+        for kind, names in entry.parts.items():
+            click.echo(f"  {len(names):3} {kind:11} {', '.join(names)}")
+        for sentence in entry.broken:
+            click.echo(f"      broken: {sentence}")
+
+
+@main.group("plugin")
+def plugin() -> None:
+    """Write a plugin of your own, or check one."""
+
+
+@plugin.command("new")
+@click.argument("name")
+@click.option("-o", "--out", type=click.Path(path_type=Path),
+              help="Folder to make.  [default: NAME]")  # fmt: skip
+def plugin_new(name: str, out: Path | None) -> None:
+    """Write a package that brings a data type NAME, ready to be installed and trained.
+
+    \b
+    Example:
+      ae plugin new ecg
+    """
+    from ae_toolkit.scaffold import write_plugin
+
+    folder = out or Path(name)
+    for path in write_plugin(name, folder):
+        click.echo(path)
+    place = folder if folder.is_absolute() else f"./{folder}"
+    click.echo(
+        f"\nNext:\n  pip install {place}\n  ae plugin check {name}\n  ae train {name}-vae\n"
+        f"  ae interpolate runs/{name}-vae {folder}/a.csv {folder}/b.csv -o walk.csv"
+    )
+
+
+@plugin.command("check")
+@click.argument("name")
+@json_option
+@click.pass_context
+def plugin_check(ctx: click.Context, name: str, as_json: bool) -> None:
+    """Check that everything in the installed package NAME keeps its contract.
+
+    \b
+    Examples:
+      ae plugin check ecg
+      ae plugin check ecg --json
+    """
+    from ae_toolkit.plugins import examine
+
+    checks = examine(name)
+    wrong = sum(not check.ok for check in checks)
+    if as_json:
+        print_json([check._asdict() for check in checks])
+    else:
+        for check in checks:
+            state = "ok   " if check.ok else "wrong"
+            click.echo(f"{state}  {check.what}" + (f": {check.why}" if check.why else ""))
+        click.echo(
+            f"{wrong} of {len(checks)} checks found something wrong" if wrong else "all well"
+        )
+    ctx.exit(1 if wrong else 0)
 
 
 def _run_script(path: Path) -> None:
-    """Runs a user's file for what it registers."""
-    import runpy
-
+    """Runs a user's file for what it registers, as a module whose code a cache can know."""
     if not path.is_file():
         raise Misuse(f"--import {path}: there is no such file")
+    module = ModuleType(f"imported_{path.stem}")
+    module.__file__ = str(path.resolve())
+    sys.modules[module.__name__] = module
     try:
-        runpy.run_path(str(path), run_name=path.stem)
+        exec(compile(path.read_bytes(), module.__file__, "exec"), vars(module))
     except (Misuse, Failure):
         raise
-    except Exception as error:  # whatever a user's file may raise
-        raise Failure(f"--import {path}: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever a user's file may raise
+        lines = [n for f, n in walk_tb(error.__traceback__) if f.f_globals is vars(module)]
+        where = f" (line {lines[-1]})" if lines else ""
+        raise Failure(f"--import {path}: {said(error)}{where}") from error
 
 
 def _table(rows: list[dict[str, Any]], as_json: bool, *, columns: tuple[str, ...]) -> None:

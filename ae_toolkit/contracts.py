@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -45,8 +46,8 @@ class Example(NamedTuple):
     """
 
     y: Tensor
-    labels: Mapping[str, float]
-    group: str
+    labels: Mapping[str, float] = MappingProxyType({})
+    group: str = ""
 
 
 class Batch(NamedTuple):

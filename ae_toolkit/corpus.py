@@ -25,7 +25,7 @@ from ae_toolkit import CONTRACT, __version__, checkpoint, registry
 from ae_toolkit.contracts import Example
 from ae_toolkit.data import Examples, Split, cache_root, choose_groups
 from ae_toolkit.errors import Failure, Misuse
-from ae_toolkit.modality import Modality
+from ae_toolkit.modality import Modality, examples_of, read_items
 from ae_toolkit.rundir import tell
 
 FORMAT = 1
@@ -85,6 +85,22 @@ def part_of(examples: Examples, modality: Modality, split: Split) -> Examples:
     if not unseen:
         tell("all that was held out occurs in what is trained on too: it tells little of the model")
     return examples.select(unseen or inside)
+
+
+def of_items(items: Iterable[Any], *, modality: Modality, split: Split) -> Examples:
+    """Items that are at hand, as a data set; a tenth of them is the test split.
+
+    Args:
+        items: the same ones in the same order for both splits.
+        modality: what makes tensors of them.
+        split: which part of them is wanted.
+    """
+    rows = [
+        Example(y, labels, str(i))
+        for i, item in enumerate(items)
+        for y, labels, _ in examples_of(item, modality, training=True)
+    ]
+    return part_of(Examples.stack(rows, length=modality.shape[0]), modality, split)
 
 
 def read_corpus(
@@ -160,9 +176,9 @@ def _examples(
     for file, name in bar:
         mine: list[Example] = []
         try:
-            for item in modality.read(file):
+            for item in read_items(file, modality):
                 key = group(item) if group else name
-                found = modality.training_examples(item)
+                found = examples_of(item, modality, training=True)
                 mine += [Example(y, labels, key) for y, labels, _ in found]
         except (Failure, Misuse, OSError) as error:
             skipped.append(Skipped(name, str(error).removeprefix(f"{file}: ")))

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ae_toolkit.contracts import Batch, Example
-from ae_toolkit.errors import Misuse, choose
-from ae_toolkit.modality import Modality
+from ae_toolkit.errors import Fault, Misuse, blaming, choose
+from ae_toolkit.modality import Modality, describe
 from ae_toolkit.noise import seed_of
 from ae_toolkit.recipe import Part, Recipe
 
@@ -104,14 +104,33 @@ def load_data(recipe: Recipe, modality: Modality, split: Split) -> Examples:
 
     Raises:
         Misuse: there is no such data set, or it does not fit the data type.
-        Failure: it cannot be read.
+        Failure: it cannot be read, or gives no examples.
     """
+    shape = getattr(modality, "shape", ())
+    sizes = shape if isinstance(shape, tuple) else ()
+    if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise Fault(f"{describe(modality)} must have a shape of positive numbers, not {shape}")
     examples = recipe.make("dataset", modality=modality, split=split)
-    assert isinstance(examples, Examples), f"dataset {recipe.data.name!r} gave no Examples"
+    whose = f"dataset {recipe.data.name!r} of {recipe.origin('dataset')}"
+    if not isinstance(examples, Examples) or not isinstance(examples.y, Tensor):
+        what = examples.y if isinstance(examples, Examples) else examples
+        raise Fault(f"{whose} must give Examples of a tensor, not {type(what).__name__}")
+    if not len(examples):
+        raise Fault(f"{whose} gives no examples of the {split} split")
+    if len(examples.groups) != len(examples):
+        raise Fault(f"{whose} gives {len(examples)} examples in {len(examples.groups)} groups")
     if tuple(examples.y.shape[1:]) != tuple(modality.shape):
         raise Misuse(
             f"dataset {recipe.data.name!r} has examples of shape {tuple(examples.y.shape[1:])}, "
             f"but modality {recipe.modality.name!r} is set to {tuple(modality.shape)}"
+        )
+    some = examples.y[:2]
+    with blaming(f"{describe(modality)} cannot prepare it"):
+        prepared = modality.prepare(some)
+    if not isinstance(prepared, Tensor) or prepared.shape != some.shape:
+        raise Fault(
+            f"{describe(modality)} must prepare a tensor of the shape that it is given, "
+            f"{tuple(some.shape)}"
         )
     for name in recipe.condition:
         if name not in examples.labels:
@@ -126,7 +145,7 @@ def from_option(data: str) -> Part:
     """Reads `--data`: the name of a data set, or the path of a file or folder."""
     from ae_toolkit.registry import datasets
 
-    if data in datasets.names() and data != "files":
+    if data.rpartition(":")[2] in datasets.names() and data != "files":
         return Part(name=data)
     if Path(data).exists():
         return Part.model_validate({"name": "files", "path": os.path.abspath(data)})

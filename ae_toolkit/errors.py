@@ -7,7 +7,8 @@ traceback. Anything else that escapes is a defect of ours and keeps its tracebac
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class Misuse(ValueError):
@@ -22,10 +23,36 @@ class Failure(RuntimeError):
     exit_code = 1
 
 
+class Fault(Failure):
+    """A part does not do what its contract says, so its authors are to be asked."""
+
+
 class Interrupted(Failure):
     """Somebody stopped a training; it has been saved."""
 
     exit_code = 130
+
+
+@contextmanager
+def blaming(who: str) -> Iterator[None]:
+    """Turns whatever a stranger's code raises into one sentence that begins with `who`.
+
+    Our own errors pass as they are, and so do those of the system that name their file.
+    """
+    try:
+        yield
+    except (Misuse, Failure):
+        raise
+    except (Exception, SystemExit) as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise
+        raise Fault(f"{who}: {said(error)}") from error
+
+
+def said(error: BaseException) -> str:
+    """The kind of an error and the first line of what it says."""
+    text = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def choose(word: str, known: Iterable[str]) -> str:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DPI = 200
+CURVES = 4  #: lines in one plot; more rows than that make a heat map
 
 
 def save_figure(figure: Figure, path: Path, *, style: dict[Any, Any]) -> None:
@@ -40,23 +41,33 @@ def save_figure(figure: Figure, path: Path, *, style: dict[Any, Any]) -> None:
 def draw_rows(rows: Mapping[str, Sequence[Tensor]], path: Path) -> None:
     """Draws named rows of tensors `(*shape)` into one PNG.
 
-    What has one long axis is drawn as a curve (its other axis as several curves); anything else
-    as a heat map of its last two axes.
+    What has one long axis is drawn as curves over it, up to four; anything else as a heat map of
+    its last two axes. All share one scale, so that they can be compared.
     """
-    columns = max(len(row) for row in rows.values())
-    figure = Figure(figsize=(1.2 * columns, 1.2 * len(rows)), layout="constrained")
+    flat = {
+        name: [y.detach().float().cpu().reshape(-1, y.shape[-1] if y.dim() else 1) for y in row]
+        for name, row in rows.items()
+    }
+    everything = [y for row in flat.values() for y in row]
+    low, high = min(float(y.min()) for y in everything), max(float(y.max()) for y in everything)
+    margin = 0.05 * (high - low) or 1.0
+    curves = all(len(y) <= CURVES for y in everything)
+    columns = max(len(row) for row in flat.values())
+    size = (1.5 * columns, 1.1 * len(rows)) if curves else (1.2 * columns, 1.2 * len(rows))
+    figure = Figure(figsize=size, layout="constrained")
     plots = figure.subplots(len(rows), columns, squeeze=False)
     for plot in plots.flat:
-        plot.set_xticks([])
-        plot.set_yticks([])
-    for line, (name, row) in zip(plots, rows.items(), strict=True):
-        line[0].set_ylabel(name)
-        for plot, tensor in zip(line, row, strict=False):
-            flat = (
-                tensor.detach().float().cpu().reshape(-1, tensor.shape[-1] if tensor.dim() else 1)
-            )
-            if len(flat) <= 4:
-                plot.plot(flat.T, linewidth=0.7)
+        plot.set(xticks=[], yticks=[])
+        plot.spines[:].set_color("0.8")
+        plot.spines[:].set_visible(False)
+    for line, (name, row) in zip(plots, flat.items(), strict=True):
+        line[0].set_ylabel(name, fontsize=8)
+        for plot, y in zip(line, row, strict=False):
+            plot.spines[:].set_visible(True)
+            if curves:
+                plot.plot(y.T, linewidth=1.0, solid_joinstyle="round")
+                plot.set_ylim(low - margin, high + margin)
+                plot.margins(x=0)
             else:
-                plot.imshow(flat, aspect="auto", interpolation="nearest")
-    figure.savefig(path, dpi=150)
+                plot.imshow(y, aspect="auto", interpolation="nearest", vmin=low, vmax=high)
+    figure.savefig(path, dpi=DPI)

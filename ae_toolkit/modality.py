@@ -2,19 +2,25 @@
 
 This is the one class that a plugin author inherits from. Five methods must be written (`read`,
 `to_tensor`, `from_tensor`, `write` and a constructor that fixes `shape`); the others have defaults.
+Below it is how the toolkit calls a data type: whatever a stranger's code raises there becomes one
+sentence that names the file and the package.
 """
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import FunctionType, MappingProxyType
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from ae_toolkit.contracts import Example, Shape, Step
-from ae_toolkit.errors import Misuse
+from ae_toolkit.errors import Fault, Misuse, blaming
+from ae_toolkit.registry import modalities
 
 
 class Modality(ABC):
@@ -29,15 +35,24 @@ class Modality(ABC):
 
     shape: Shape
     num_classes: int = 0
-    labels: Mapping[str, int]
+    labels: Mapping[str, int] = MappingProxyType({})
     suffixes: ClassVar[tuple[str, ...]]
+
+    def __init_subclass__(cls, **settings: Any):
+        """Refuses methods that the toolkit could not call, before it does."""
+        super().__init_subclass__(**settings)
+        for name, method in vars(cls).items():
+            ours = vars(Modality).get(name)
+            if not name.startswith("_") and inspect.isfunction(ours) and inspect.isfunction(method):
+                _check_call(cls.__name__, method, ours)
 
     @abstractmethod
     def read(self, path: Path) -> Iterator[Any]:
         """Yields the items of one file.
 
         Raises:
-            Failure: the file cannot be understood; the sentence says why.
+            Failure: the file cannot be understood; the sentence says why. Anything else that this
+                raises is told as a fault of the data type, with the file's name.
         """
 
     @abstractmethod
@@ -128,8 +143,11 @@ class Modality(ABC):
         return self.to_tensor(item).y
 
     def prepare(self, y: Tensor) -> Tensor:
-        """`(B, *shape)` in the storage dtype to what the model sees, on the device."""
-        return y
+        """`(B, *shape)` in the storage dtype to what the model sees, on the device.
+
+        By default, classes as integers and real numbers in single precision, unscaled.
+        """
+        return y.long() if self.num_classes else y.float()
 
     def augment(self, y: Tensor, step: Step) -> Tensor:
         """Varies prepared targets, in training only."""
@@ -155,3 +173,52 @@ class Modality(ABC):
             for name, items in rows.items()
         }
         draw_rows(tensors, path)
+
+
+def _check_call(owner: str, method: FunctionType, ours: FunctionType) -> None:
+    """Checks that a method can be called as the one that it overrides is."""
+    parameters = inspect.signature(ours).parameters.values()
+    keywords = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    others = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
+    try:
+        inspect.signature(method).bind(*others, **dict.fromkeys(keywords))
+    except TypeError as error:
+        call = ", ".join([*others[1:], *(f"{name}=…" for name in keywords)])
+        raise TypeError(f"{owner}.{ours.__name__}({call}): {error}") from None
+
+
+def read_items(path: Path, modality: Modality) -> list[Any]:
+    """The items of one file.
+
+    Raises:
+        Failure: it cannot be understood.
+    """
+    with blaming(f"{path}: {describe(modality)} cannot read it"):
+        return list(modality.read(path))
+
+
+def examples_of(item: Any, modality: Modality, *, training: bool = False) -> list[Example]:
+    """The examples that an item consists of, or those that a training makes of it.
+
+    Raises:
+        Failure: the data type makes no examples, or some of another shape than it says.
+    """
+    who = describe(modality)
+    with blaming(f"{who} cannot make a tensor of an item"):
+        found = list(modality.training_examples(item) if training else modality.parts(item))
+    for example in found:
+        if not isinstance(example, Example) or not isinstance(example.y, torch.Tensor):
+            what = example.y if isinstance(example, Example) else example
+            raise Fault(f"{who} must make an Example of a tensor, not of {type(what).__name__}")
+        length, *rest = example.y.shape or (0,)
+        if length > modality.shape[0] or tuple(rest) != tuple(modality.shape[1:]):
+            raise Fault(
+                f"{who} makes a tensor of shape {tuple(example.y.shape)}, but says that its shape "
+                f"is {tuple(modality.shape)}"
+            )
+    return found
+
+
+def describe(modality: Modality) -> str:
+    """Says which data type it is and whose."""
+    return modalities.describe(type(modality))

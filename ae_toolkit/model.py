@@ -24,7 +24,7 @@ from ae_toolkit.contracts import Batch, Example, Shape, Step, flatten, label_row
 from ae_toolkit.data import Examples
 from ae_toolkit.device import pick_device
 from ae_toolkit.errors import Failure, Misuse, choose
-from ae_toolkit.modality import Modality
+from ae_toolkit.modality import Modality, examples_of
 from ae_toolkit.noise import Source
 from ae_toolkit.pieces import in_pieces
 
@@ -365,7 +365,7 @@ class Model:
         """An item as the encoder takes it, which may be smaller than the target."""
         net = self.autoencoder
         if net.in_shape == net.shape:
-            return self.modality.parts(item)
+            return examples_of(item, self.modality)
         return [Example(self.modality.to_input(item, net.in_shape), {}, "")]
 
     def _condition(self, labels: Mapping[str, Tensor], like: Tensor) -> Tensor:

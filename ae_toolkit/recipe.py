@@ -2,8 +2,8 @@
 
 A recipe is an ordinary function that returns a `Recipe`; its docstring is its summary. Vary one
 with `recipe.with_({"train.lr": 3e-4})`, or from the command line with `--set train.lr=3e-4`.
-A part is written `{"name": …, own arguments…}` and checked against the constructor of the part
-that the name stands for before anything is built.
+A part is written `{"name": …, own arguments…}`, or as its name alone, and checked against the
+constructor of the part that the name stands for before anything is built.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ae_toolkit import CONTRACT, registry
 from ae_toolkit.contracts import SUPPLIED
-from ae_toolkit.errors import Misuse, choose
+from ae_toolkit.errors import Fault, Misuse, blaming, choose
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -31,6 +31,11 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, settings: Any) -> Any:
+        return {"name": settings} if isinstance(settings, str) else settings
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -131,21 +136,29 @@ class Recipe(BaseModel):
 
         Raises:
             Misuse: as `check`, or the part itself refuses its arguments.
+            Failure: its constructor raises something else.
         """
         factory, arguments = self._factory(kind)
-        try:
-            return factory(**arguments, **supplied)
-        except ValueError as error:
-            if isinstance(error, Misuse):
-                raise
-            raise Misuse(f"{kind} {self.part(kind).name!r}: {error}") from error
+        with blaming(f"{registry.ALL[kind].describe(factory)} raises"):
+            try:
+                return factory(**arguments, **supplied)
+            except ValueError as error:
+                if isinstance(error, Misuse):
+                    raise
+                raise Misuse(f"{kind} {self.part(kind).name!r}: {error}") from error
 
     def requires(self) -> dict[str, str]:
         """`{kind: "distribution version"}` of every part, for the record."""
-        return {
-            kind: str(registry.ALL[kind].origin(self.part(kind).name, prefer=self.distribution))
-            for kind in SUPPLIED
-        }
+        return {kind: str(self.origin(kind)) for kind in SUPPLIED}
+
+    def strangers(self) -> list[str]:
+        """The distributions other than ours that provide its parts."""
+        found = {str(self.origin(kind)) for kind in SUPPLIED}
+        return sorted(name for name in found if name.partition(" ")[0] != registry.OWN)
+
+    def origin(self, kind: str) -> registry.Origin:
+        """Which distribution provides the part of one kind."""
+        return registry.ALL[kind].origin(self.part(kind).name, prefer=self.distribution)
 
     def settings(self) -> dict[str, Any]:
         """Everything that `with_` can change, `{dotted key: value}`, parts' defaults included."""
@@ -163,6 +176,11 @@ class Recipe(BaseModel):
         part = self.part(kind)
         factory = registry.ALL[kind].get(part.name, prefer=self.distribution)
         taken = inspect.signature(factory).parameters
+        if any(p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in taken.values()):
+            raise Fault(
+                f"{registry.ALL[kind].describe(factory)}: its constructor takes any argument; it "
+                f"must name them, keyword-only, so that a setting that does not exist is noticed"
+            )
         for name in SUPPLIED[kind]:
             if name not in taken:
                 raise Misuse(
@@ -244,11 +262,18 @@ def named(name: str) -> Recipe:
 
     Raises:
         Misuse: there is none.
+        Failure: its function raises, or returns no recipe.
     """
     function = registry.recipes.get(name)
     origin = registry.recipes.origin(name)
-    recipe = function()
-    assert isinstance(recipe, Recipe), f"recipe {name!r} returned {type(recipe).__name__}"
+    whose = registry.recipes.describe(function)
+    try:
+        with blaming(f"{whose} raises"):
+            recipe = function()
+    except Misuse as error:
+        raise Fault(f"{whose}: {error}") from error
+    if not isinstance(recipe, Recipe):
+        raise Fault(f"{whose} must return a Recipe, not {type(recipe).__name__}")
     return recipe.model_copy(update={"distribution": origin.distribution})
 
 

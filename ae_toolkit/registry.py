@@ -6,23 +6,33 @@ exactly as a stranger's are in theirs, so nothing is privileged:
     [project.entry-points."ae_toolkit.encoders"]
     wavelet = "my_package.wavelet:WaveletEncoder"
 
-In a notebook, `@encoders.register("mine")` does the same for the running process.
+In a notebook, `@encoders.register("mine")` does the same for the running process. A distribution
+says by one more entry point which contract it was written for, here contract 2:
+
+    [project.entry-points."ae_toolkit.contract"]
+    2 = "my_package"
 """
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from importlib.metadata import EntryPoint, distributions
+from importlib.metadata import Distribution, EntryPoint, distributions
 from typing import Any, NamedTuple, TypeVar
 
-from ae_toolkit.errors import Failure, Misuse, choose
+from ae_toolkit import CONTRACT, OLDEST_CONTRACT, __version__
+from ae_toolkit.errors import Failure, Misuse, choose, said
 
 T = TypeVar("T")
 
 HERE = "this process"  #: what `origin` answers for a part that was registered by hand
+OWN = "ae-toolkit"  #: our own distribution
+PREFIX = "ae_toolkit."  #: of every group of entry points
+CONTRACT_GROUP = "ae_toolkit.contract"
 
 
 class Origin(NamedTuple):
@@ -35,20 +45,101 @@ class Origin(NamedTuple):
         return f"{self.distribution} {self.version}".rstrip()
 
 
+class Plugin(NamedTuple):
+    """An installed distribution that provides something, as its metadata has it.
+
+    Attributes:
+        origin: its name and version.
+        points: its entry points in groups of ours.
+        broken: why its metadata cannot be read; empty: it can.
+    """
+
+    origin: Origin
+    points: Sequence[EntryPoint]
+    broken: str = ""
+
+    @property
+    def contracts(self) -> list[str]:
+        """The contracts that it says it was written for, as written."""
+        return sorted(point.name for point in self.points if point.group == CONTRACT_GROUP)
+
+    @property
+    def outdated(self) -> str:
+        """Why this toolkit cannot run it, in a sentence; empty: it can, as far as it says."""
+        known = [int(word) for word in self.contracts if word.isdecimal()]
+        if not known or any(OLDEST_CONTRACT <= number <= CONTRACT for number in known):
+            return ""
+        newer = max(known) > CONTRACT
+        return (
+            f"{self.origin} was written for contract {max(known)} and this is ae-toolkit "
+            f"{__version__} with contract {CONTRACT}: pip install --upgrade "
+            f"{'ae-toolkit' if newer else self.origin.distribution}"
+        )
+
+
+class Installed(NamedTuple):
+    """What is installed.
+
+    Attributes:
+        plugins: by canonical name, or by the folder of a broken one.
+        groups: group -> name -> its providers.
+    """
+
+    plugins: dict[str, Plugin]
+    groups: dict[str, dict[str, list[EntryPoint]]]
+
+
 @lru_cache(maxsize=1)
-def _installed() -> dict[str, dict[str, list[EntryPoint]]]:
-    """Reads every `ae_toolkit.*` entry point once: group -> name -> its providers."""
-    found: dict[str, dict[str, list[EntryPoint]]] = {}
-    seen: set[str] = set()
+def _installed() -> Installed:
+    """Reads every `ae_toolkit.*` entry point once."""
+    found = Installed({}, {})
     for distribution in distributions():
+        plugin = _plugin(distribution)
+        name = canonical(plugin.origin.distribution)
         # An editable install can be met twice; the first on the path is the one that imports.
-        if (name := distribution.name) in seen:
+        if name in found.plugins or not (plugin.points or plugin.broken):
             continue
-        seen.add(name)
-        for point in distribution.entry_points:
-            if point.group.startswith("ae_toolkit."):
-                found.setdefault(point.group, {}).setdefault(point.name, []).append(point)
+        found.plugins[name] = plugin
+        for point in plugin.points:
+            found.groups.setdefault(point.group, {}).setdefault(point.name, []).append(point)
     return found
+
+
+def _plugin(distribution: Distribution) -> Plugin:
+    try:
+        points = [p for p in distribution.entry_points if p.group.startswith(PREFIX)]
+        if points and not distribution.metadata["Name"]:
+            raise ValueError("its METADATA says no name")
+        name = distribution.name if points else ""
+        return Plugin(Origin(name, distribution.version if points else ""), points)
+    except Exception as error:  # a folder of metadata may be broken in any way
+        # Not public, and the only name that such a distribution has.
+        folder = getattr(distribution, "_path", distribution.locate_file(""))
+        return Plugin(Origin(str(folder), ""), [], f"{folder}: broken metadata, {said(error)}")
+
+
+def installed() -> list[Plugin]:
+    """Every distribution that provides something, by name; broken ones too."""
+    return [plugin for _, plugin in sorted(_installed().plugins.items())]
+
+
+def canonical(distribution: str) -> str:
+    """A distribution's name as pip compares it."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def culprit(error: BaseException) -> str:
+    """Says which installed stranger's code raised an error, and where; empty: none of them."""
+    owners = {
+        point.value.partition(":")[0].partition(".")[0]: plugin.origin
+        for plugin in installed()
+        for point in plugin.points
+    }
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        owner = owners.get(str(frame.f_globals.get("__name__")).partition(".")[0])
+        if owner and owner.distribution != OWN:
+            return f"{owner} raises {said(error)} ({frame.f_code.co_filename}, line {line})"
+    return ""
 
 
 def _origin(point: EntryPoint) -> Origin:
@@ -67,6 +158,7 @@ class Registry:
         self.group = group
         self.noun = noun
         self._local: dict[str, Any] = {}
+        self._loaded: dict[str, Any] = {}
 
     def names(self) -> list[str]:
         """Every name, sorted; reads metadata only and imports nothing."""
@@ -87,13 +179,32 @@ class Registry:
         if name in self._local:
             return self._local[name]
         point = self._find(name, prefer=prefer)
+        owner = _origin(point)
+        plugin = _installed().plugins.get(canonical(owner.distribution))
+        if plugin and plugin.outdated:
+            raise Failure(plugin.outdated)
+        label = f"{self.noun} {point.name!r} of {owner}"
         try:
-            return point.load()
+            self._loaded[label] = point.load()
         except (Exception, SystemExit) as error:  # whatever a stranger's module may raise
             raise Failure(
-                f"{self.noun} {name!r} of {_origin(point)} cannot be imported from "
-                f"{point.value!r}: {type(error).__name__}: {error}"
+                f"{label} cannot be imported from {point.value!r}: {said(error)}"
             ) from error
+        return self._loaded[label]
+
+    def here(self) -> list[str]:
+        """The names that were registered by hand, sorted."""
+        return sorted(self._local)
+
+    def describe(self, part: Any) -> str:
+        """Says what a part is and whose, such as `modality 'ecg' of ecg 0.1`."""
+        for label, known in self._loaded.items():
+            if known is part:
+                return label
+        for name, known in self._local.items():
+            if known is part:
+                return f"{self.noun} {name!r} of {HERE}"
+        return f"{self.noun} {getattr(part, '__qualname__', part)}"
 
     def origin(self, name: str, *, prefer: str = "") -> Origin:
         """Says which distribution provides `name`, without importing it."""
@@ -138,13 +249,14 @@ class Registry:
             self._local = before
 
     def _points(self) -> dict[str, list[EntryPoint]]:
-        return _installed().get(self.group, {})
+        return _installed().groups.get(self.group, {})
 
     def _find(self, name: str, *, prefer: str) -> EntryPoint:
         distribution, _, plain = name.rpartition(":")
         points = self._points().get(plain, [])
         if distribution:
-            points = [point for point in points if _origin(point).distribution == distribution]
+            wanted = canonical(distribution)
+            points = [p for p in points if canonical(_origin(p).distribution) == wanted]
         if len(points) > 1:
             points = [p for p in points if _origin(p).distribution == prefer] or points
         if not points:

@@ -1,6 +1,9 @@
 """Contract checks that plugin authors reuse: does a part of mine do what `contracts.py` promises?
 
-    from ae_toolkit.testing import check_modality, check_part
+    from ae_toolkit.testing import check_modality, check_part, check_plugin
+
+    def test_my_package():
+        check_plugin("my-package")
 
     def test_my_encoder():
         check_part("encoder", "wavelet", shape=(1, 64))
@@ -259,12 +262,21 @@ def check_modality(modality: Modality, items: Sequence[Any], folder: Path) -> No
     )
     examples = [modality.to_tensor(item) for item in items]
     for example in examples:
+        assert isinstance(example, Example) and isinstance(example.y, Tensor), (
+            f"{label}: to_tensor must make an Example of a tensor"
+        )
+        assert len(example.y) <= modality.shape[0], f"{label}: to_tensor gives more than its shape"
         _same(label, "to_tensor gives y, and that", example.y.shape[1:], modality.shape[1:])
         unknown = set(example.labels) - set(modality.labels)
         assert not unknown, f"{label}: to_tensor gives labels that are not declared: {unknown}"
     same = [e.y for e in examples if e.y.shape == examples[0].y.shape]
     y = modality.prepare(torch.stack(same))
     _same(label, "prepare(y)", y.shape, (len(same), *examples[0].y.shape))
+    assert bool(torch.isfinite(y.float()).all()), f"{label}: prepare(y) holds a NaN"
+    if modality.num_classes:
+        assert bool(((y >= 0) & (y < modality.num_classes)).all()), (
+            f"{label}: prepare(y) holds other classes than 0 to {modality.num_classes - 1}"
+        )
     augmented = modality.augment(y, Source(0, "check").step(0))
     _same(label, "augment(y)", augmented.shape, y.shape)
     for name, value in modality.metrics(y, y, None).items():
@@ -297,6 +309,14 @@ def check_modality(modality: Modality, items: Sequence[Any], folder: Path) -> No
     assert (folder / "figure.png").is_file(), f"{label}: figure drew nothing"
 
 
+def check_plugin(distribution: str) -> None:
+    """Checks everything that an installed distribution provides, as `ae plugin check` does."""
+    from ae_toolkit.plugins import examine
+
+    wrong = [f"{check.what}: {check.why}" for check in examine(distribution) if not check.ok]
+    assert not wrong, "\n".join(wrong)
+
+
 def check_arguments_are_keywords(kind: str, name: str) -> None:
     """Checks that a constructor is keyword-only and takes what is supplied to its kind."""
     import inspect
@@ -305,6 +325,9 @@ def check_arguments_are_keywords(kind: str, name: str) -> None:
     for supplied in SUPPLIED[kind]:
         assert supplied in parameters, f"{kind} {name!r}: its constructor must take {supplied!r}"
     for parameter in parameters.values():
+        assert parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL), (
+            f"{kind} {name!r}: takes any argument, by '*{parameter.name}'; it must name them"
+        )
         assert parameter.kind is parameter.KEYWORD_ONLY, (
             f"{kind} {name!r}: argument {parameter.name!r} is not keyword-only"
         )

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -24,11 +25,12 @@ from ae_toolkit.autoencoder import Autoencoder
 from ae_toolkit.contracts import Batch, Step, Terms
 from ae_toolkit.data import hold_out, load_data
 from ae_toolkit.device import Engine, pick_device
-from ae_toolkit.errors import Failure, Interrupted
+from ae_toolkit.errors import Failure, Fault, Interrupted, said
 from ae_toolkit.learner import Learner
 from ae_toolkit.modality import Modality
 from ae_toolkit.noise import Source, Tape, replay, seed_of
 from ae_toolkit.recipe import Recipe
+from ae_toolkit.registry import culprit
 from ae_toolkit.schedule import Schedule, Watch
 from ae_toolkit.validation import TERMS, draw, means, validate
 
@@ -100,7 +102,8 @@ def fit(
 
     order, noise = Source(train.seed, "order", where), Source(train.seed, "train", where)
     first = examples.at(range(schedule.batch_size)).to(where)
-    tape = Tape(noise, lambda now: terms_of(first, now))
+    with _first_step(recipe):
+        tape = Tape(noise, lambda now: terms_of(first, now))
     dispatch = torch.compile(loss_of, dynamic=False) if engine.compiled else loss_of
 
     def save(metrics: Mapping[str, float] | None = None) -> Path:
@@ -192,6 +195,25 @@ def fit(
                     f"ae train {recipe.name} --out {run} --resume"
                 )
     return run
+
+
+@contextmanager
+def _first_step(recipe: Recipe) -> Iterator[None]:
+    """Says that a stranger's parts do not fit, where the error comes from what they gave to ours.
+
+    Raises:
+        Fault: so it is.
+    """
+    try:
+        yield
+    except Exception as error:
+        strangers = recipe.strangers()
+        if isinstance(error, Failure) or not strangers or culprit(error):
+            raise
+        raise Fault(
+            f"recipe {recipe.name!r}, with parts of {', '.join(strangers)}, fails at its first "
+            f"step: {said(error)}"
+        ) from error
 
 
 def _line(epoch: float, learned: Mapping[str, float], metrics: Mapping[str, float] | None) -> str:

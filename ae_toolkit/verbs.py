@@ -61,7 +61,7 @@ def train(
     from ae_toolkit.checkpoint import CONFIG, load_config
     from ae_toolkit.recipe import named, parse_settings
 
-    run = out or Path("runs") / recipe
+    run = out or Path("runs") / recipe.rpartition(":")[2]
     changes = parse_settings(settings)
     if data is not None:
         from ae_toolkit.data import from_option
@@ -297,13 +297,14 @@ def _read(
 ) -> tuple[list[str], list[Any]]:
     """The items of files and folders, each with a name to write it under."""
     from ae_toolkit.corpus import find_files
+    from ae_toolkit.modality import read_items
 
     names, items = [], []
     for path in files:
         if not path.exists():
             raise Misuse(f"{path}: there is no such file")
         for file in find_files(path, model.modality) if path.is_dir() else [path]:
-            found = list(model.modality.read(file))
+            found = read_items(file, model.modality)
             if not found:
                 raise Failure(f"{file}: nothing was found in it")
             found = found[:1] if first_only else found

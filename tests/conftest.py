@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shutil
+import sys
 import tempfile
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from ae_toolkit import Recipe, fit, load, registry
+from ae_toolkit import CONTRACT, Recipe, fit, load, registry
 from ae_toolkit.model import Model
 from ae_toolkit.recipe import named
 
@@ -104,3 +107,73 @@ def ae(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
         return result
 
     return invoke
+
+
+class Site:
+    """A folder of installed distributions, as pip leaves them."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def put(
+        self,
+        name: str,
+        points: dict[str, dict[str, str]],
+        *,
+        source: str = "",
+        version: str = "0.1.0",
+        contract: int | str | None = CONTRACT,
+    ) -> None:
+        """Installs a distribution; its entry points are `{group: {name: value}}`."""
+        if contract is not None:
+            points = points | {"contract": {str(contract): name}}
+        info = self.folder / f"{name}-{version}.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        lines = [
+            "\n".join(
+                [f"[ae_toolkit.{group}]", *(f"{key} = {value}" for key, value in some.items())]
+            )
+            for group, some in points.items()
+        ]
+        (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
+        if source:
+            (self.folder / f"{name}.py").write_text(source)
+        self.refresh()
+
+    def put_project(self, project: Path, change: Callable[[str], str] = str) -> None:
+        """Installs a project as `ae plugin new` writes it, its module changed by `change`."""
+        settings = tomllib.loads((project / "pyproject.toml").read_text())["project"]
+        points = {
+            group.removeprefix("ae_toolkit."): some
+            for group, some in settings["entry-points"].items()
+        }
+        name = settings["name"]
+        shutil.copytree(project / name, self.folder / name)
+        module = self.folder / name / "__init__.py"
+        module.write_text(change(module.read_text()))
+        self.put(name, points, version=settings["version"], contract=None)
+
+    def remove(self, name: str) -> None:
+        """What pip uninstall does, and a new process sees."""
+        for path in self.folder.glob(f"{name}*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self.refresh()
+
+    def refresh(self) -> None:
+        for name, module in [*sys.modules.items()]:
+            if str(getattr(module, "__file__", "")).startswith(str(self.folder)):
+                del sys.modules[name]
+        importlib.invalidate_caches()
+        registry._installed.cache_clear()
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    folder = tmp_path / "site"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    yield Site(folder)
+    Site(folder).remove("")
+    registry._installed.cache_clear()

@@ -65,6 +65,8 @@ def test_help_is_quick() -> None:
         "encode",
         "decode",
         "export",
+        "plugin new",
+        "plugin check",
         "image grid",
         "image scatter",
         "image sample",
@@ -86,9 +88,8 @@ def test_listings(ae) -> None:
     assert "encoder.dropout            0.0" in ae("recipes", "mnist-2d").output
     assert json.loads(ae("recipes", "mnist-2d", "--json").output)["train.seed"] == 0
     rows = json.loads(ae("plugins", "--json").output)
-    assert {"kind": "encoder", "name": "mlp", "state": "ok"}.items() <= next(
-        row.items() for row in rows if row["name"] == "mlp" and row["kind"] == "encoder"
-    )
+    (own,) = (row for row in rows if row["distribution"] == "ae-toolkit")
+    assert "mlp" in own["parts"]["encoder"] and own["contract"] == "2" and not own["broken"]
     assert isinstance(json.loads(ae("models", "--json").output), list)
 
 
