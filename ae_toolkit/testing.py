@@ -120,9 +120,13 @@ def tiny_batch(modality: Modality, *, num: int = BATCH, seed: int = 0) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     high = modality.num_classes or 2
     y = torch.randint(high, (num, *modality.shape), generator=generator)
-    kind = torch.randint(3, (num,), generator=generator)
-    level = torch.rand(num, generator=generator)
-    return Batch(y if modality.num_classes else y.float(), None, {"kind": kind, "level": level})
+    labels = {
+        name: torch.randint(classes, (num,), generator=generator)
+        if classes
+        else torch.rand(num, generator=generator)
+        for name, classes in modality.labels.items()
+    }
+    return Batch(y if modality.num_classes else y.float(), None, labels)
 
 
 def check_part(

@@ -9,7 +9,10 @@ from ae_toolkit.testing import check_arguments_are_keywords, check_part
 
 # Parts that need a setting of their own, or data of a certain kind, to fit into the tiny recipe.
 WORDS = {"shape": (6,), "num_classes": 5}
+PITCH = {"changes": {"modality.labels": {"pitch": 128}, "condition": ["pitch"]}}
 NEEDS: dict[tuple[str, str], dict[str, object]] = {
+    ("encoder", "note"): PITCH,
+    ("decoder", "note"): PITCH,
     ("likelihood", "categorical"): {"num_classes": 5},
     ("encoder", "recurrent"): WORDS,
     ("encoder", "transformer"): WORDS,
