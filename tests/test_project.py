@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, SAMPLES
+from conftest import ROOT, SAMPLES, Site
 
 from ae_toolkit import checkpoint, load, zoo
 from ae_toolkit.evaluate import evaluate
@@ -161,15 +161,18 @@ def test_readme_carries_the_measured_numbers() -> None:
         assert value in line, name
 
 
+COMMAND = re.compile(r"ae |pip install \./")
+
+
 def readme_commands() -> list[str]:
-    """The `ae …` lines of the README's console blocks, except those that train for minutes."""
+    """The `ae …` and `pip install ./…` lines of the README's console blocks."""
     blocks = re.findall(r"```console\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines()]
-    return [line.partition("  #")[0].strip() for line in lines if line.startswith("ae ")]
+    return [line.partition("  #")[0].strip() for line in lines if COMMAND.match(line)]
 
 
 @pytest.mark.slow
-def test_readme_commands_run(ae, tmp_path: Path) -> None:
+def test_readme_commands_run(ae, site: Site, tmp_path: Path) -> None:
     """As pasted, in order, in one folder; trainings on the bundled data for one epoch."""
     tunes, notes = (ROOT / f"plugins/{name}/samples" for name in ("ae_music", "ae_audio"))
     for path in (*SAMPLES.glob("digit-*.png"), *tunes.glob("*.mid"), *notes.glob("*.flac")):
@@ -179,9 +182,12 @@ def test_readme_commands_run(ae, tmp_path: Path) -> None:
     assert len(commands) > 8
     for command in commands:
         words = command.split()
+        if words[0] == "pip":
+            site.put_project(Path(words[2]))
+            continue
         if words[1] == "train":
             words += ["--set", "train.epochs=1", "--quiet"]
-            words += [] if "--data" in words else ["--data", "mnist-sample"]
+            words += ["--data", "mnist-sample"] if command.startswith("ae train mnist") else []
         if words[1] == "evaluate":
             words += ["--limit", "20"]
         if words[:3] == ["ae", "music", "evaluate"]:

@@ -119,6 +119,7 @@ class NoteDecoder(FeedForward):
         self.harmonics = nn.Linear(width, harmonic_rank * HARMONICS)
         self.spectra = nn.Linear(width, rank * bins)
         self.envelopes = nn.Linear(width, (harmonic_rank + rank) * self.frames)
+        self._begin_with_tones(harmonic_rank)
         self.lobe = nn.Parameter(_lobe())
         number, distance = _nearest_harmonics(bins)
         self.number: Tensor
@@ -140,6 +141,15 @@ class NoteDecoder(FeedForward):
         rest = envelopes[1] @ self.spectra(h).unflatten(1, (self.ranks[1], -1))
         loudest = torch.logaddexp(tones / SOFTNESS, rest / SOFTNESS)
         return SOFTNESS * nn.functional.softplus(loudest)[:, None, None]
+
+    @torch.no_grad()
+    def _begin_with_tones(self, rank: int) -> None:
+        """Starts from harmonics at half their level; a start far below the rest never learns."""
+        for head in (self.harmonics, self.spectra, self.envelopes):
+            head.weight.mul_(0.2)
+            head.bias.zero_()
+        self.envelopes.bias.unflatten(0, (self.frames, -1))[:, :rank] = rank**-0.5
+        self.harmonics.bias.fill_(0.5 * rank**-0.5)
 
 
 class Gated(nn.Module):

@@ -84,12 +84,15 @@ class Notes(Modality):
     def from_tensor(
         self, y: Tensor, *, like: Sound | None = None, labels: Mapping[str, float] | None = None
     ) -> Sound:
-        """Made into sound; at the rate and as loud as the original, where there is one."""
+        """Made into sound; where there is an original, at its rate, as loud, and no longer."""
         samples = spectrum.synthesise(y.float().clamp(0, 1))[0]
         if like is None:
             return Sound(faded(samples), spectrum.RATE).scaled(PEAK)
         if self.tune:
-            samples = retuned(samples, note_of(like).cents)
+            note = note_of(like)
+            samples = retuned(samples[: len(note.samples)], note.cents)
+        else:
+            samples = samples[: len(like.at(spectrum.RATE).samples)]
         return Sound(faded(samples), spectrum.RATE, like.name).at(like.rate).scaled(like.peak)
 
     def augment(self, y: Tensor, step: Step) -> Tensor:

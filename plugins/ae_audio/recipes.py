@@ -19,7 +19,13 @@ def note_timbre() -> Recipe:
             "decoder": {"name": "note", "layers": 3},
             "likelihood": {"name": "squared-error"},
             "objective": {"name": "elbo", "beta": 0.02, "warmup": 0.1},
-            "train": {"epochs": 48, "batch_size": 128, "lr": 3e-3, "validation": 0.1},
+            "train": {
+                "epochs": 44,
+                "batch_size": 128,
+                "lr": 2e-3,
+                "clip": 500.0,
+                "validation": 0.1,
+            },
         }
     )
 

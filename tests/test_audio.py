@@ -1,0 +1,313 @@
+"""The audio plugin: notes read with care, brought to levels and back, morphed and sung."""
+
+from __future__ import annotations
+
+import math
+import runpy
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pretty_midi
+import pytest
+import soundfile
+import torch
+from ae_audio import spectrum
+from ae_audio.denoising import Hiss
+from ae_audio.modality import Notes, note_of
+from ae_audio.pitch import find_pitch, parse_pitch, pitch_name
+from ae_audio.song import RELEASE, Tone, read_melody, sing, within
+from ae_audio.sound import Sound, read_sound
+from conftest import ROOT
+
+from ae_toolkit import Failure, Misuse, load
+from ae_toolkit.noise import Source
+from ae_toolkit.testing import check_modality
+
+SAMPLES = ROOT / "plugins/ae_audio/samples"
+NAMES = sorted(path.stem for path in SAMPLES.glob("*.flac"))
+TUNE = ROOT / "plugins/ae_music/samples/garryowen.mid"
+
+
+def tone(hertz: float = 440.0, *, seconds: float = 1.2, rate: int = 16_000) -> np.ndarray:
+    """Five harmonics, after a moment of silence."""
+    t = np.arange(round(seconds * rate)) / rate
+    wave = sum(np.sin(2 * math.pi * k * hertz * t) / k for k in range(1, 6))
+    return np.concatenate([np.zeros(rate // 10), 0.3 * wave]).astype(np.float32)
+
+
+def test_data_type_keeps_its_contract(tmp_path: Path) -> None:
+    check_modality(
+        Notes(), [read_sound(SAMPLES / f"{n}.flac") for n in ("flute", "cello")], tmp_path
+    )
+
+
+# Reading.
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 44_100, 44_101, 48_000, 96_000, 192_000])
+def test_any_rate(tmp_path: Path, rate: int) -> None:
+    soundfile.write(tmp_path / "a.wav", tone(rate=rate), rate)
+    assert note_of(read_sound(tmp_path / "a.wav")).pitch == 69
+
+
+@pytest.mark.parametrize(
+    ("ending", "subtype"),
+    [("wav", "PCM_U8"), ("wav", "PCM_24"), ("wav", "PCM_32"), ("wav", "FLOAT"), ("wav", "DOUBLE"),
+     ("wav", "ULAW"), ("flac", "PCM_16"), ("flac", "PCM_24"), ("ogg", "VORBIS")],
+)  # fmt: skip
+def test_any_format(tmp_path: Path, ending: str, subtype: str) -> None:
+    path = tmp_path / f"a.{ending}"
+    soundfile.write(path, tone(220.0, rate=44_100), 44_100, subtype)
+    assert note_of(read_sound(path)).pitch == 57
+
+
+def test_channels_that_cancel_are_still_heard(tmp_path: Path) -> None:
+    wave = tone()
+    soundfile.write(tmp_path / "a.wav", np.stack([wave, -wave], 1), 16_000)
+    assert note_of(read_sound(tmp_path / "a.wav")).pitch == 69
+
+
+def not_a_number() -> np.ndarray:
+    wave = tone()
+    wave[100:110] = np.nan
+    return wave
+
+
+BAD = {
+    "silent": (np.zeros(16_000, np.float32), "is silent"),
+    "nan": (not_a_number(), "10 of its 20800 samples are not numbers"),
+    "one": (np.ones(1, np.float32), "holds 1 samples"),
+    "none": (np.zeros(0, np.float32), "holds 0 samples"),
+    "long": (np.zeros(61 * 8_000, np.float32), "lasts 1.0 minutes, and a note at most 60 seconds"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_sound_is_one_sentence(ae, tmp_path: Path, name: str) -> None:
+    samples, sentence = BAD[name]
+    rate = 8_000 if name == "long" else 16_000
+    soundfile.write(tmp_path / "a.wav", samples, rate, "FLOAT")
+    said = ae("audio", "reconstruct", "a.wav", "-o", "b.wav", code=1).output
+    assert "a.wav" in said and sentence in said
+    assert not (tmp_path / "b.wav").exists()
+
+
+def test_ten_hours_are_refused_before_they_are_read(tmp_path: Path) -> None:
+    with soundfile.SoundFile(tmp_path / "a.flac", "w", 8_000, 1) as file:
+        silence = np.zeros(8_000 * 60, np.int16)
+        for _ in range(600):
+            file.write(silence)
+    with pytest.raises(Failure, match=r"lasts 10\.0 hours"):
+        read_sound(tmp_path / "a.flac")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"hello, I am a text\n" * 50, b"RIFF\x00\x00\x00\x00WAVE"]
+)
+def test_what_is_called_wav_and_is_none(ae, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.wav").write_bytes(content)
+    said = ae("audio", "figure", "a.wav", code=1).output
+    assert "a.wav: " in said
+
+
+def test_misuse_is_told(ae, tmp_path: Path) -> None:
+    assert "no such file" in ae("audio", "reconstruct", "gone.wav", code=2).output
+    assert "did you mean 'flute'" in ae("audio", "reconstruct", "flut", code=2).output
+    assert "ends in .wav" in ae("audio", "reconstruct", "flute", "-o", "b.mp3", code=2).output
+    assert "is no pitch" in ae("audio", "sample", "--pitch", "H4", code=2).output
+    said = ae("audio", "sample", "--model", "mnist-2d", code=2).output
+    assert "not of notes" in said
+    assert "not told the pitch" in ae("audio", "sample", "--model", "note-denoise", code=2).output
+
+
+def test_clipping_is_told_and_done(ae, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "loud.wav", (5 * tone()).clip(-1, 1), 16_000)
+    assert "is clipped" in ae("audio", "reconstruct", "loud.wav", "-o", "b.wav").output
+    assert (tmp_path / "b.wav").is_file()
+
+
+def test_notes_are_rendered_as_they_are_named(tmp_path: Path) -> None:
+    if shutil.which("fluidsynth") is None:
+        pytest.skip("needs FluidSynth")
+    make_notes = runpy.run_path(str(ROOT / "scripts/make_notes.py"))
+    soundfont = Path(pretty_midi.__file__).parent / "TimGM6mb.sf2"
+    notes = [(60, 80), (76, 80)]
+    assert make_notes["render"](73, tmp_path, soundfont, notes, ".wav") == 2
+    for pitch, velocity in notes:
+        sound = read_sound(tmp_path / f"flute_073-{pitch:03}-{velocity:03}.wav")
+        assert note_of(sound).pitch == pitch and sound.rate == 16_000 and sound.seconds == 1
+
+
+# Levels and pitches.
+
+
+def test_analysis_and_synthesis_lose_little() -> None:
+    for name in NAMES:
+        samples = note_of(read_sound(SAMPLES / f"{name}.flac")).samples[None]
+        levels = spectrum.analyse(samples[:, : spectrum.num_samples(spectrum.FRAMES)])
+        again = spectrum.synthesise(levels)
+        lost = spectrum.log_spectral_distance(spectrum.analyse(again), levels)
+        assert float(lost) < 3.5, name
+        assert float((find_pitch(again) - find_pitch(samples)).abs()) < 0.05, name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pitch_of_shipped_notes(name: str) -> None:
+    expected = {"cello": 57, "organ": 57}.get(name, 69)  # the organ sounds an octave below
+    assert note_of(read_sound(SAMPLES / f"{name}.flac")).pitch == expected
+
+
+@pytest.mark.parametrize("cents", [-45, -12, 0, 7, 38])
+def test_a_note_out_of_tune_is_tuned_and_untuned(cents: int) -> None:
+    sound = Sound(torch.from_numpy(tone(440 * 2 ** (cents / 1200))), 16_000)
+    note = note_of(sound)
+    assert note.pitch == 69 and note.cents == pytest.approx(cents, abs=4)
+    assert float(find_pitch(note.samples[None])) == pytest.approx(69, abs=0.05)
+    notes = Notes()
+    back = notes.from_tensor(notes.prepare(notes.to_tensor(sound).y), like=sound)
+    assert note_of(back).cents == pytest.approx(cents, abs=6)
+    assert back.peak == pytest.approx(sound.peak, rel=1e-3)
+
+
+def test_a_short_sound_stays_short() -> None:
+    sound, notes = Sound(torch.from_numpy(tone(seconds=0.06)[1600:]), 16_000), Notes()
+    back = notes.from_tensor(notes.prepare(notes.to_tensor(sound).y), like=sound)
+    assert back.seconds == pytest.approx(sound.seconds, rel=0.02)
+
+
+def test_pitches_are_read_and_written() -> None:
+    assert [parse_pitch(t) for t in ("A4", "c4", "Bb2", "F#3", "60", "C-1")] == [
+        69,
+        60,
+        46,
+        54,
+        60,
+        0,
+    ]
+    assert [pitch_name(n) for n in (60, 70, 0)] == ["C4", "A#4", "C-1"]
+    with pytest.raises(Misuse, match="beyond the keyboard"):
+        parse_pitch("A9")
+
+
+def test_held_notes_keep_their_attack() -> None:
+    levels = torch.rand(1, spectrum.FRAMES, spectrum.BINS)
+    held = spectrum.stretch(levels, 200)
+    assert held.shape == (1, 200, spectrum.BINS)
+    assert torch.equal(held[:, :20], levels[:, :20])
+    assert torch.allclose(held[:, -1], levels[:, -1])
+    assert torch.equal(spectrum.stretch(levels, 10), levels[:, :10])
+
+
+def test_hiss_is_as_loud_as_it_says() -> None:
+    corruption, y = Hiss(quietest=-40, loudest=-40), torch.zeros(50, 1, 64, 512)
+    y[..., 100] = 1.0  # a tone, so that the loudest bin stays the loudest
+    x, target = corruption(y, y, None, Source(0, "test").step(0))
+    magnitudes = 10 ** ((x[..., 200:] - 1) * spectrum.RANGE / 20)
+    found = 10 * torch.log10(magnitudes.square().mean())
+    assert target is y and float(found) == pytest.approx(-40, abs=1.5)
+
+
+# Songs.
+
+
+def test_song_is_as_long_as_the_melody_and_sings_its_notes() -> None:
+    model = load("note-timbre")
+    code = model.encode([read_sound(SAMPLES / "flute.flac")])[0]
+    tones = [Tone(0, 0.5, 60, 0.8), Tone(0.5, 2.5, 67, 0.8), Tone(2.5, 2.6, 72, 0.4)]
+    song = sing(model, tones, code)
+    assert song.seconds == pytest.approx(2.6 + RELEASE + 0.1, abs=0.01)
+    for start, end, pitch, _ in tones[:2]:
+        part = song.samples[int((start + 0.1) * song.rate) : int((end - 0.05) * song.rate)]
+        assert float(find_pitch(part[None])) == pytest.approx(pitch, abs=0.5)
+
+
+def test_pitches_beyond_the_known_move_by_octaves() -> None:
+    assert [within(p) for p in (0, 35, 36, 96, 97, 127)] == [36, 47, 36, 96, 85, 91]
+
+
+@pytest.mark.parametrize("content", [b"", b"MThd", b"no midi at all"])
+def test_melody_that_is_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.mid").write_bytes(content)
+    with pytest.raises(Failure, match=r"a\.mid: is no MIDI file"):
+        read_melody(tmp_path / "a.mid")
+
+
+# Commands.
+
+
+def test_reconstruction_is_like_the_original(ae, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.stack([0.5 * tone(rate=44_100)] * 2, 1), 44_100)
+    ae("audio", "reconstruct", "a.wav", "-o", "b.flac", "--png", "b.png")
+    made = read_sound(tmp_path / "b.flac")
+    assert made.rate == 44_100 and made.peak == pytest.approx(
+        read_sound(tmp_path / "a.wav").peak, abs=0.01
+    )
+    assert note_of(made).pitch == 69
+    assert (tmp_path / "b.png").stat().st_size > 10_000
+
+
+def test_morph(ae, tmp_path: Path) -> None:
+    said = ae("audio", "interpolate", "flute", "guitar", "-o", "m.wav", "--each", "steps",
+              "--png", "m.png").output  # fmt: skip
+    assert "5 steps from flute to guitar" in said
+    steps = sorted((tmp_path / "steps").glob("*.wav"))
+    assert len(steps) == 5
+    assert all(note_of(read_sound(path)).pitch == 69 for path in steps)
+    assert (tmp_path / "m.png").is_file()
+
+
+def test_music_is_sung(ae, tmp_path: Path) -> None:
+    ae(
+        "music",
+        "interpolate",
+        TUNE,
+        TUNE,
+        "--bars",
+        "1:2",
+        "--bars",
+        "3:4",
+        "--steps",
+        "2",
+        "-o",
+        "t.mid",
+    )
+    said = ae(
+        "audio", "play-with", "note-timbre", "t.mid", "--mix", "0.25", "-o", "song.wav"
+    ).output
+    assert "75% flute and 25% guitar" in said
+    seconds = max(tone.end for tone in read_melody(tmp_path / "t.mid"))
+    assert soundfile.info(tmp_path / "song.wav").duration == pytest.approx(seconds, abs=0.5)
+
+
+def test_sampled_notes_have_the_pitch(ae, tmp_path: Path) -> None:
+    ae("audio", "sample", "--pitch", "C4", "-n", "3", "-o", "a.wav", "--png", "a.png")
+    sound, rate = soundfile.read(tmp_path / "a.wav", dtype="float32")
+    each = len(sound) // 3
+    found = [
+        float(find_pitch(torch.from_numpy(sound[i * each : i * each + rate])[None]))
+        for i in range(3)
+    ]
+    assert sum(abs(pitch - 60) < 0.5 for pitch in found) >= 2, found
+    again = ae("audio", "sample", "--pitch", "C4", "-n", "3", "-o", "b.wav")
+    assert "seed 0" in again.output
+    assert (tmp_path / "a.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()
+
+
+def test_denoising_takes_hiss_off_a_sound_of_any_length(ae, tmp_path: Path) -> None:
+    clean = np.tile(read_sound(SAMPLES / "flute.flac").samples.numpy(), 3)
+    noise = np.random.default_rng(0).normal(0, 0.02, len(clean)).astype(np.float32)
+    soundfile.write(tmp_path / "noisy.wav", clean + noise, 16_000)
+    ae("audio", "denoise", "noisy.wav", "-o", "clean.wav", "--png", "clean.png")
+    made, _ = soundfile.read(tmp_path / "clean.wav", dtype="float32")
+    assert len(made) == len(clean)
+
+    def ratio(sound: np.ndarray) -> float:
+        return 10 * math.log10((clean**2).sum() / ((sound - clean) ** 2).sum())
+
+    assert ratio(made) > ratio(clean + noise) + 3
+
+
+def test_evaluate_reports_what_there_is(ae) -> None:
+    said = ae("audio", "evaluate", "--data", "notes-sample", "--limit", "8").output
+    assert "log-spectral distance" in said and "of a PCA of the same code size" in said
