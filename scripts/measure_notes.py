@@ -14,10 +14,12 @@ import random
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from ae_audio import spectrum
+from ae_audio.denoising import clean
 from ae_audio.measure import speed
 from ae_audio.modality import Notes, note_of
 from ae_audio.pitch import find_pitch
@@ -27,7 +29,8 @@ from torchaudio.functional import detect_pitch_frequency
 from torchaudio.transforms import GriffinLim
 
 from ae_toolkit import load
-from ae_toolkit.corpus import read_corpus
+from ae_toolkit.corpus import TEST_SHARE, read_corpus
+from ae_toolkit.data import choose_groups
 
 SOUND = spectrum.num_samples(spectrum.FRAMES) / spectrum.RATE  #: seconds of a note
 
@@ -89,6 +92,30 @@ def reading(files: list[Path]) -> float:
         return len(corpus.examples) / (time.perf_counter() - began)
 
 
+def denoising(files: list[Path], *, num: int = 60) -> dict[str, dict[str, float]]:
+    """Decibels from note to noise before and after `clean`, on instruments that were held out."""
+    instruments = {file.stem.partition("-")[0] for file in files}
+    unheard = choose_groups(sorted(instruments), TEST_SHARE, seed="test")
+    mine = [file for file in files if file.stem.partition("-")[0] in unheard]
+    model, generator = load("note-denoise"), torch.Generator().manual_seed(0)
+    rows = {}
+    for share in (0.003, 0.01, 0.03):
+        ratios = []
+        for file in random.Random(0).sample(mine, min(num, len(mine))):
+            note = read_sound(file).scaled(0.5)
+            noise = share * torch.randn(len(note.samples), generator=generator)
+            noisy = replace(note, samples=note.samples + noise)
+            made = (noisy.samples, clean(model, noisy).samples)
+            ratios.append([ratio(note.samples, sound - note.samples) for sound in made])
+        before, after = torch.tensor(ratios).mean(0).tolist()
+        rows[f"hiss of {share} beside notes of 0.5"] = {"dB": before, "dB denoised": after}
+    return rows
+
+
+def ratio(signal: Tensor, noise: Tensor) -> float:
+    return float(10 * torch.log10(signal.square().sum() / noise.square().sum()))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path)
@@ -107,6 +134,7 @@ def main() -> None:
     result = {
         "phases": phases(samples),
         "pitches": pitches(samples, written),
+        "denoising": denoising(found),
         "notes read and cached, seconds of sound a second": reading(files),
         "note-timbre: seconds of sound decoded in a second": speed(load("note-timbre")),
     }

@@ -30,7 +30,7 @@ GAP = 0.25  #: seconds between sounds in one file
 CLIPPED = 0.999  #: samples from here on are at full scale
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sound:
     """A mono sound.
 
