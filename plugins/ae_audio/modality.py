@@ -31,7 +31,7 @@ NUM_PITCHES = 128
 ONSET = 0.02  #: share of the peak at which a note begins
 LEAD = 80  #: samples kept before it
 FADE = 160  #: samples over which what is made ends
-CURVES = 5  #: cosines over the octaves that an equaliser is made of
+OVER_OCTAVES, OVER_TIME = 5, 2  #: cosines that notes are varied by
 
 
 class Notes(Modality):
@@ -39,8 +39,8 @@ class Notes(Modality):
 
     Args:
         tune: bring notes to the nearest semitone, as models need that are told the pitch.
-        equalise: augmentation, decibels by which frequencies are raised and lowered, smoothly and
-            anew each time, as rooms and microphones do.
+        equalise: augmentation, decibels by which frequencies and moments are raised and lowered,
+            smoothly and anew each time, as rooms, microphones and players do.
     """
 
     suffixes: ClassVar[tuple[str, ...]] = SUFFIXES
@@ -96,16 +96,16 @@ class Notes(Modality):
         return Sound(faded(samples), spectrum.RATE, like.name).at(like.rate).scaled(like.peak)
 
     def augment(self, y: Tensor, step: Step) -> Tensor:
-        """Each note heard in a room of its own."""
+        """Each note in a room of its own, played in a way of its own."""
         if not self.equalise:
             return y
-        place = torch.arange(1, y.shape[-1] + 1, device=y.device).log2() / math.log2(y.shape[-1])
-        waves = torch.cos(math.pi * torch.arange(1, CURVES + 1, device=y.device)[:, None] * place)
-        strength = step.randn((len(y), CURVES)) * (self.equalise / spectrum.RANGE)
-        gain = strength @ waves
-        peaks = y.amax((1, 2))  # of every bin; the loudest of them is 1 afterwards, too
-        gain = gain + 1 - (peaks + gain).amax(1, keepdim=True)
-        return (y + gain[:, None, None]).mul_(y > 0).clamp_min_(0)
+        frames, bins = y.shape[2:]
+        octaves = torch.arange(1, bins + 1, device=y.device).log2() / math.log2(bins)
+        time = torch.linspace(0, 1, frames, device=y.device)
+        varied = y + _curves(octaves, len(y), OVER_OCTAVES, self.equalise, step)[:, None, None]
+        varied += _curves(time, len(y), OVER_TIME, self.equalise, step)[:, None, :, None]
+        varied += 1 - torch.where(y > 0, varied, 0).amax((1, 2, 3), keepdim=True)
+        return varied.mul_(y > 0).clamp_min_(0)
 
     def align(self, a: Sound, b: Sound) -> tuple[Sound, Sound]:
         """Equally loud, at a's rate and tuning: nothing but the timbre changes on the way."""
@@ -152,6 +152,12 @@ def note_of(sound: Sound, *, tune: bool = True) -> Note:
     pitch = round(heard)
     cents = 100 * (heard - pitch)
     return Note(retuned(samples, -cents) if tune else samples, pitch, cents)
+
+
+def _curves(place: Tensor, num: int, waves: int, decibels: float, step: Step) -> Tensor:
+    """Sums of cosines at places `(P,)` in [0, 1], in levels, drawn anew for each of `(num, P)`."""
+    cosines = torch.cos(math.pi * torch.arange(1, waves + 1, device=place.device)[:, None] * place)
+    return step.randn((num, waves)) * (decibels / spectrum.RANGE) @ cosines
 
 
 def retuned(samples: Tensor, cents: float) -> Tensor:
