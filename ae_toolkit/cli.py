@@ -6,7 +6,9 @@ Nothing heavy is imported before a verb runs, so that `ae --help` answers at onc
 from __future__ import annotations
 
 import json
+import shlex
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from traceback import walk_tb
 from types import ModuleType
@@ -66,6 +68,11 @@ class Commands(click.Group):
         except (Misuse, Failure) as error:
             raise Sentence(error) from error
         except (click.ClickException, click.Abort, click.exceptions.Exit):
+            raise
+        except SystemExit as error:
+            whose = registry.culprit(error)
+            if whose and ctx.invoked_subcommand in self.commands:  # a command of theirs may exit
+                raise Sentence(Failure(whose)) from error
             raise
         except Exception as error:
             if isinstance(error, OSError) and error.filename is not None:
@@ -158,7 +165,8 @@ def plugins(as_json: bool) -> None:
     """List what is installed, by package, and what is broken."""
     from ae_toolkit.plugins import inventory
 
-    found = inventory()
+    with redirect_stdout(sys.stderr):  # what strangers' modules print
+        found = inventory()
     if as_json:
         print_json([entry._asdict() for entry in found])
         return
@@ -191,10 +199,10 @@ def plugin_new(name: str, out: Path | None) -> None:
     folder = out or Path(name)
     for path in write_plugin(name, folder):
         click.echo(path)
-    place = folder if folder.is_absolute() else f"./{folder}"
+    place = shlex.quote(str(folder if folder.is_absolute() else f"./{folder}"))
     click.echo(
         f"\nNext:\n  pip install {place}\n  ae plugin check {name}\n  ae train {name}-vae\n"
-        f"  ae interpolate runs/{name}-vae {folder}/a.csv {folder}/b.csv -o walk.csv"
+        f"  ae interpolate runs/{name}-vae {place}/a.csv {place}/b.csv -o walk.csv"
     )
 
 
@@ -212,17 +220,18 @@ def plugin_check(ctx: click.Context, name: str, as_json: bool) -> None:
     """
     from ae_toolkit.plugins import examine
 
-    checks = examine(name)
+    with redirect_stdout(sys.stderr):  # what strangers' modules print
+        checks = examine(name, verbs=main.commands)
     wrong = sum(not check.ok for check in checks)
+    untried = sum(check.ok and not check.tried for check in checks)
     if as_json:
         print_json([check._asdict() for check in checks])
     else:
         for check in checks:
             state = "ok   " if check.ok else "wrong"
             click.echo(f"{state}  {check.what}" + (f": {check.why}" if check.why else ""))
-        click.echo(
-            f"{wrong} of {len(checks)} checks found something wrong" if wrong else "all well"
-        )
+        well = f"all well, but {untried} of its parts not tried" if untried else "all well"
+        click.echo(f"{wrong} of {len(checks)} checks found something wrong" if wrong else well)
     ctx.exit(1 if wrong else 0)
 
 

@@ -106,10 +106,6 @@ def load_data(recipe: Recipe, modality: Modality, split: Split) -> Examples:
         Misuse: there is no such data set, or it does not fit the data type.
         Failure: it cannot be read, or gives no examples.
     """
-    shape = getattr(modality, "shape", ())
-    sizes = shape if isinstance(shape, tuple) else ()
-    if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
-        raise Fault(f"{describe(modality)} must have a shape of positive numbers, not {shape}")
     examples = recipe.make("dataset", modality=modality, split=split)
     whose = f"dataset {recipe.data.name!r} of {recipe.origin('dataset')}"
     if not isinstance(examples, Examples) or not isinstance(examples.y, Tensor):
@@ -117,8 +113,8 @@ def load_data(recipe: Recipe, modality: Modality, split: Split) -> Examples:
         raise Fault(f"{whose} must give Examples of a tensor, not {type(what).__name__}")
     if not len(examples):
         raise Fault(f"{whose} gives no examples of the {split} split")
-    if len(examples.groups) != len(examples):
-        raise Fault(f"{whose} gives {len(examples)} examples in {len(examples.groups)} groups")
+    if examples.groups is None or len(examples.groups) != len(examples):
+        raise Fault(f"{whose} must give a group for each of its {len(examples)} examples")
     if tuple(examples.y.shape[1:]) != tuple(modality.shape):
         raise Misuse(
             f"dataset {recipe.data.name!r} has examples of shape {tuple(examples.y.shape[1:])}, "

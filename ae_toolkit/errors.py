@@ -43,7 +43,9 @@ def blaming(who: str) -> Iterator[None]:
         yield
     except (Misuse, Failure):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
         if isinstance(error, OSError) and error.filename is not None:
             raise
         raise Fault(f"{who}: {said(error)}") from error

@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from ae_toolkit.contracts import Batch, Step, flatten, repeat
 from ae_toolkit.data import Examples, from_option, load_data
-from ae_toolkit.errors import Misuse
+from ae_toolkit.errors import Fault, Misuse, blaming
+from ae_toolkit.modality import Modality, describe
 from ae_toolkit.model import Model
 from ae_toolkit.objective import logmeanexp
 
@@ -157,13 +158,27 @@ def _measure(model: Model, batch: Batch, step: Step) -> Measured:
     values = {
         "distortion": net.likelihood.nll(params, y, batch.mask),
         "rate": code.rate.sum(-1)[0],
-        **model.modality.metrics(y, guess, batch.mask),
+        **judge(model.modality, y, guess, batch.mask),
     }
     baselines = {
-        name: model.modality.metrics(y, simple, batch.mask)
+        name: judge(model.modality, y, simple, batch.mask)
         for name, simple in model.modality.baselines(x, y).items()
     }
     return Measured(values, baselines, flatten(z), net.likelihood.supports(y))
+
+
+def judge(modality: Modality, y: Tensor, y_hat: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+    """The data type's own metrics, `(B,)` each.
+
+    Raises:
+        Failure: it gives something else.
+    """
+    with blaming(f"{describe(modality)} cannot judge a reconstruction"):
+        found = modality.metrics(y, y_hat, mask)
+        wrong = [name for name, value in found.items() if value.shape != y.shape[:1]]
+    if wrong:
+        raise Fault(f"{describe(modality)}: metric {wrong[0]!r} must have a value per example")
+    return found
 
 
 def importance_weighted(

@@ -187,6 +187,35 @@ def _check_call(owner: str, method: FunctionType, ours: FunctionType) -> None:
         raise TypeError(f"{owner}.{ours.__name__}({call}): {error}") from None
 
 
+def check_declared(modality: Modality) -> None:
+    """Checks what a constructor has fixed.
+
+    Raises:
+        Failure: the data type says no shape, or what it says has a wrong form.
+    """
+    shape, labels = getattr(modality, "shape", None), modality.labels
+    suffixes = getattr(modality, "suffixes", None)
+
+    def counts(values: Any, *, least: int) -> bool:
+        return all(isinstance(value, int) and value >= least for value in values)
+
+    needs = {
+        f"a shape of positive numbers, not {shape}": isinstance(shape, tuple)
+        and bool(shape)
+        and counts(shape, least=1),
+        f"a whole number as num_classes, not {modality.num_classes!r}": counts(
+            [modality.num_classes], least=0
+        ),
+        f"labels with their numbers of classes, not {labels!r}": isinstance(labels, Mapping)
+        and counts(labels.values(), least=0),
+        f"suffixes such as ('.csv',), not {suffixes!r}": isinstance(suffixes, tuple)
+        and bool(suffixes),
+    }
+    for what, met in needs.items():
+        if not met:
+            raise Fault(f"{describe(modality)} must have {what}")
+
+
 def read_items(path: Path, modality: Modality) -> list[Any]:
     """The items of one file.
 
@@ -206,6 +235,8 @@ def examples_of(item: Any, modality: Modality, *, training: bool = False) -> lis
     who = describe(modality)
     with blaming(f"{who} cannot make a tensor of an item"):
         found = list(modality.training_examples(item) if training else modality.parts(item))
+    if not found and not training:
+        raise Fault(f"{who} makes no examples of an item")
     for example in found:
         if not isinstance(example, Example) or not isinstance(example.y, torch.Tensor):
             what = example.y if isinstance(example, Example) else example
@@ -216,6 +247,8 @@ def examples_of(item: Any, modality: Modality, *, training: bool = False) -> lis
                 f"{who} makes a tensor of shape {tuple(example.y.shape)}, but says that its shape "
                 f"is {tuple(modality.shape)}"
             )
+        if unknown := set(example.labels) - set(modality.labels):
+            raise Fault(f"{who} gives the label {min(unknown)!r}, which it does not declare")
     return found
 
 

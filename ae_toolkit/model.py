@@ -23,8 +23,8 @@ from ae_toolkit.checkpoint import Config
 from ae_toolkit.contracts import Batch, Example, Shape, Step, flatten, label_row, unflatten
 from ae_toolkit.data import Examples
 from ae_toolkit.device import pick_device
-from ae_toolkit.errors import Failure, Misuse, choose
-from ae_toolkit.modality import Modality, examples_of
+from ae_toolkit.errors import Failure, Misuse, blaming, choose
+from ae_toolkit.modality import Modality, describe, examples_of
 from ae_toolkit.noise import Source
 from ae_toolkit.pieces import in_pieces
 
@@ -175,7 +175,8 @@ class Model:
         Raises:
             Misuse: there are fewer than two steps, or the path is neither lerp nor slerp.
         """
-        a, b = self.modality.align(a, b)
+        with blaming(f"{describe(self.modality)} cannot align two items"):
+            a, b = self.modality.align(a, b)
         codes, condition = self.walk(a, b, steps=steps, path=path, labels=labels)
         made = []
         for i, z in enumerate(codes):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,18 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, 
 seed_option = click.option(
     "--seed", default=0, show_default=True, type=click.IntRange(0), help="Repeats the same draw."
 )
+
+
+class FiniteRange(click.FloatRange):
+    """A range of numbers, of which 'nan' is none."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is no number.", param, ctx)
+        return number
 
 
 def model_option(default: str) -> Callable[[Command], Command]:

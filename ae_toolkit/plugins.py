@@ -7,7 +7,7 @@ stands beside it is looked at all the same.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from difflib import SequenceMatcher
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -63,7 +63,7 @@ def inventory() -> list[Entry]:
     found = []
     for plugin in registry.installed():
         broken = [sentence for sentence in (plugin.broken, plugin.outdated) if sentence]
-        broken += _unknown_groups(plugin)
+        broken += _misnamed(plugin)
         parts: dict[str, list[str]] = {}
         for kind, name in _parts(plugin):
             parts.setdefault(kind, []).append(name)
@@ -81,15 +81,21 @@ class Check(NamedTuple):
         what: was looked at.
         ok: whether it is as it should be.
         why: what is wrong; or, where it is ok, what might be better.
+        tried: false where there was nothing to try it on.
     """
 
     what: str
     ok: bool
     why: str = ""
+    tried: bool = True
 
 
-def examine(name: str) -> list[Check]:
+def examine(name: str, *, verbs: Collection[str] = ()) -> list[Check]:
     """Checks everything that an installed distribution provides.
+
+    Args:
+        name: of the distribution.
+        verbs: commands that are not a plugin's to give.
 
     Raises:
         Misuse: no such distribution is installed, or it provides nothing.
@@ -105,19 +111,19 @@ def examine(name: str) -> list[Check]:
             f"{name} {version} is installed and provides nothing: its pyproject.toml needs entry "
             f'points such as [project.entry-points."ae_toolkit.modalities"]'
         )
-    return list(_checks(plugin))
+    return list(_checks(plugin, verbs))
 
 
-def _checks(plugin: Plugin) -> Iterator[Check]:
+def _checks(plugin: Plugin, verbs: Collection[str]) -> Iterator[Check]:
     yield _contract(plugin)
     if plugin.outdated:
         return
-    for sentence in _unknown_groups(plugin):
-        yield Check("groups of entry points", False, sentence)
+    for sentence in _misnamed(plugin):
+        yield Check("names of entry points and their groups", False, sentence)
     good: list[tuple[str, str]] = []
     for kind, name in _parts(plugin):
         broken = _load(plugin, kind, name)
-        why = broken or _clash(plugin, kind, name)
+        why = broken or _clash(plugin, kind, name, verbs)
         yield Check(f"{kind} {name!r} can be imported, by a name of its own", not why, why)
         if broken:
             continue
@@ -140,7 +146,7 @@ def _checks(plugin: Plugin) -> Iterator[Check]:
         if kind in SUPPLIED and (kind, name) not in tried:
             if kind in ("modality", "dataset"):
                 why = "no recipe of this package uses it, so it was not tried"
-                yield Check(f"{kind} {name!r}", True, why)
+                yield Check(f"{kind} {name!r}", True, why, tried=False)
             else:
                 yield _try(f"{kind} {name!r} keeps its contract", _check_part, plugin, kind, name)
 
@@ -304,6 +310,10 @@ class _Kept:
         loaded = load(folder)
         items = loaded.sample(2, {name: labels[name] for name in self.recipe.condition})
         assert len(items) == 2, f"2 items were asked for, and {len(items)} made"
+        known = {name: labels[name] for name in self.recipe.condition}
+        assert len(loaded.reconstruct(items, known)) == 2, "2 items have not 2 reconstructions"
+        walk = loaded.interpolate(*items, steps=3, labels=known)
+        assert len(walk) == 3, f"an interpolation of 3 steps has {len(walk)} items"
 
 
 def _check_part(plugin: Plugin, kind: str, name: str) -> None:
@@ -335,22 +345,24 @@ def _load(plugin: Plugin, kind: str, name: str) -> str:
     return "" if callable(part) else f"{kind} {name!r} of {plugin.origin} cannot be called"
 
 
-def _clash(plugin: Plugin, kind: str, name: str) -> str:
+def _clash(plugin: Plugin, kind: str, name: str, verbs: Collection[str]) -> str:
     """Who else has the name of a part, in a sentence; empty: nobody."""
-    from ae_toolkit.cli import main
-
     owners = [origin for known, origin, _ in registry.ALL[kind].origins() if known == name]
     others = [str(origin) for origin in owners if origin != plugin.origin]
-    if kind == "command" and name in main.commands:
+    if kind == "command" and name in verbs:
         others.append("ae itself")
     full = _full(plugin, name)
     return f"{' and '.join(others)} has {kind} {name!r} too, so write {full!r}" if others else ""
 
 
-def _unknown_groups(plugin: Plugin) -> list[str]:
+def _misnamed(plugin: Plugin) -> list[str]:
     known = {parts.group for parts in registry.ALL.values()} | {registry.CONTRACT_GROUP}
     unknown = sorted({point.group for point in plugin.points} - known)
-    return [f"{plugin.origin}: there is no group {g!r}: {choose(g, known)}" for g in unknown]
+    colons = sorted(point.name for point in plugin.points if ":" in point.name)
+    return [
+        *(f"{plugin.origin}: there is no group {g!r}: {choose(g, known)}" for g in unknown),
+        *(f"{plugin.origin}: the name {n!r} cannot be had: it has a colon" for n in colons),
+    ]
 
 
 def _parts(plugin: Plugin) -> list[tuple[str, str]]:
@@ -371,6 +383,8 @@ def _try(what: str, function: Callable[..., Any], *arguments: Any) -> Check:
         advice = function(*arguments)
     except (Misuse, Failure, AssertionError) as error:
         return Check(what, False, str(error) or "an assertion of its own fails")
-    except (Exception, SystemExit) as error:  # whatever a stranger's code may raise
+    except BaseException as error:  # whatever a stranger's code may raise
+        if isinstance(error, KeyboardInterrupt):
+            raise
         return Check(what, False, registry.culprit(error) or said(error))
     return Check(what, True, advice or "")

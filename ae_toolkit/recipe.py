@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ae_toolkit import CONTRACT, registry
 from ae_toolkit.contracts import SUPPLIED
 from ae_toolkit.errors import Fault, Misuse, blaming, choose
+from ae_toolkit.modality import Modality, check_declared
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -141,11 +142,14 @@ class Recipe(BaseModel):
         factory, arguments = self._factory(kind)
         with blaming(f"{registry.ALL[kind].describe(factory)} raises"):
             try:
-                return factory(**arguments, **supplied)
+                made = factory(**arguments, **supplied)
             except ValueError as error:
                 if isinstance(error, Misuse):
                     raise
                 raise Misuse(f"{kind} {self.part(kind).name!r}: {error}") from error
+        if isinstance(made, Modality):
+            check_declared(made)
+        return made
 
     def requires(self) -> dict[str, str]:
         """`{kind: "distribution version"}` of every part, for the record."""

@@ -21,7 +21,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from importlib.metadata import Distribution, EntryPoint, distributions
+from importlib.metadata import Distribution, EntryPoint, distributions, packages_distributions
 from typing import Any, NamedTuple, TypeVar
 
 from ae_toolkit import CONTRACT, OLDEST_CONTRACT, __version__
@@ -130,14 +130,20 @@ def canonical(distribution: str) -> str:
 
 def culprit(error: BaseException) -> str:
     """Says which installed stranger's code raised an error, and where; empty: none of them."""
-    owners = {
-        point.value.partition(":")[0].partition(".")[0]: plugin.origin
-        for plugin in installed()
-        for point in plugin.points
-    }
+    owners: dict[str, Origin] = {}
+    for plugin in sorted(installed(), key=lambda plugin: plugin.origin.distribution == OWN):
+        for point in plugin.points:  # ours last: nobody else owns what we declare
+            owners[point.value.partition(":")[0].partition(".")[0]] = plugin.origin
+    known = packages_distributions()
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
-        owner = owners.get(str(frame.f_globals.get("__name__")).partition(".")[0])
-        if owner and owner.distribution != OWN:
+        package = str(frame.f_globals.get("__name__")).partition(".")[0]
+        owner = owners.get(package)
+        # An entry point may name a module of anybody's; who ships it answers for it.
+        if (
+            owner
+            and owner.distribution != OWN
+            and owner.distribution in known.get(package, [owner.distribution])
+        ):
             return f"{owner} raises {said(error)} ({frame.f_code.co_filename}, line {line})"
     return ""
 
@@ -186,7 +192,9 @@ class Registry:
         label = f"{self.noun} {point.name!r} of {owner}"
         try:
             self._loaded[label] = point.load()
-        except (Exception, SystemExit) as error:  # whatever a stranger's module may raise
+        except BaseException as error:  # whatever a stranger's module may raise
+            if isinstance(error, KeyboardInterrupt):
+                raise
             raise Failure(
                 f"{label} cannot be imported from {point.value!r}: {said(error)}"
             ) from error

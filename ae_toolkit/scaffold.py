@@ -20,6 +20,8 @@ from ae_toolkit import CONTRACT, __version__, registry
 from ae_toolkit.checkpoint import writing
 from ae_toolkit.errors import Misuse
 
+RESERVED = ("test", "tests", "package", "build", "dist")  #: folders beside a package
+
 
 def write_plugin(name: str, out: Path) -> list[Path]:
     """Writes the package and returns its files, or writes nothing.
@@ -33,7 +35,8 @@ def write_plugin(name: str, out: Path) -> list[Path]:
         Failure: the folder cannot be written.
     """
     package = _package(name)
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+    used = out.is_symlink() or out.is_file() or (out.is_dir() and any(out.iterdir()))
+    if used or out.resolve() == Path.cwd():
         raise Misuse(f"{out}: is there already; choose another folder with -o")
     words = {
         "name": name,
@@ -73,8 +76,8 @@ def _package(name: str) -> str:
             f"{name!r} cannot be a package's name: choose lower-case letters and numbers, with '-' "
             f"between words, such as 'ecg' or 'my-sensor'"
         )
-    if keyword.iskeyword(package):
-        raise Misuse(f"{name!r} is a word of Python's own: choose another name")
+    if keyword.iskeyword(package) or package in RESERVED:
+        raise Misuse(f"{name!r} has a meaning of its own: choose another name")
     if owner := _taken(name, package):
         raise Misuse(f"{name!r} is taken by {owner}: choose another name")
     return package

@@ -13,6 +13,7 @@ import click
 
 from ae_toolkit.errors import Failure, Misuse
 from ae_toolkit.options import (
+    FiniteRange,
     device_option,
     json_option,
     parse_labels,
@@ -158,7 +159,7 @@ def reconstruct(model: str, files: tuple[Path, ...], out: Path, device: str) -> 
               help="How many.")  # fmt: skip
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path, file_okay=False),
               help="Folder for the results.")  # fmt: skip
-@click.option("--temperature", default=1.0, show_default=True, type=click.FloatRange(0),
+@click.option("--temperature", default=1.0, show_default=True, type=FiniteRange(0),
               help="Spread of the codes; less is safer and duller.")  # fmt: skip
 @click.option("--label", "labels", multiple=True, metavar="NAME=NUMBER", help="A condition.")
 @seed_option
@@ -340,12 +341,15 @@ def _read_codes(path: Path) -> tuple[Tensor, list[str], dict[str, Tensor]]:
 
 def _write(model: Model, items: list[Any], path: Path) -> None:
     from ae_toolkit.checkpoint import writing
+    from ae_toolkit.modality import describe
 
     suffixes = model.modality.suffixes
     if path.suffix.lower() not in suffixes:
         raise Misuse(f"{path}: choose a name that ends in {' or '.join(suffixes)}")
     with writing(path) as temporary:
         model.modality.write(items, temporary)
+        if not temporary.exists():
+            raise Failure(f"{path}: {describe(model.modality)} wrote nothing")
 
 
 def _write_each(model: Model, items: list[Any], names: list[str], out: Path) -> None:

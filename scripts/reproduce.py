@@ -55,7 +55,7 @@ COMPARED = ("melody-2bar-ar",)
 
 CLOCK = "reproduce_seconds.json"  #: in a run directory
 
-DECIMALS = {"mse": 5, "psnr": 2, "pixel_bce": 4, "lsd": 3}
+DECIMALS = {"mse": 5, "psnr": 2, "pixel_bce": 4, "level_distance": 3}
 
 
 def main() -> None:
@@ -280,9 +280,12 @@ def headline(report: dict[str, Any]) -> str:
             f"{notes['lsd_pca']:.2f}, no model at all {notes['lsd_floor']:.2f}); pitch kept in "
             f"{notes['pitch_kept']:.1%}"
         )
-    if "lsd" in report["metrics"]:
-        before = report["baselines"]["input"]["lsd"]
-        return f"**{report['metrics']['lsd']:.2f} dB** from the clean note (noisy: {before:.2f} dB)"
+    if "level_distance" in report["metrics"]:
+        noisy, gated = (report["baselines"][name]["level_distance"] for name in ("input", "gate"))
+        return (
+            f"**{report['metrics']['level_distance']:.2f} dB** from the clean note (noisy: "
+            f"{noisy:.2f} dB, through a gate: {gated:.2f} dB)"
+        )
     if "nll" in report:
         return f"**{report['nll']:.2f}** nats, NLL with k = {report['nll_num_samples']}"
     if not report["rate"]:

@@ -90,7 +90,7 @@ def run(words: list[str], ae, site: Site) -> None:
 
 
 def test_what_is_said_is_what_the_page_says(ae, site: Site, tmp_path: Path) -> None:
-    """The sentences of the table, each provoked."""
+    """What a package may get wrong in its own module, each provoked."""
     said = [re.sub(r"`(.*)`", r"\1", row[1].strip()) for row in TABLE]
     changes = (
         ('"""Series', 'raise KeyError(\'x\')\n"""'),

@@ -12,13 +12,21 @@ from ae_audio.files import (
     check_endings,
     load_notes,
     load_timbres,
+    open_note,
     open_sound,
     out_options,
     write,
     write_each,
 )
 from ae_toolkit import Misuse
-from ae_toolkit.options import device_option, json_option, model_option, print_json, seed_option
+from ae_toolkit.options import (
+    FiniteRange,
+    device_option,
+    json_option,
+    model_option,
+    print_json,
+    seed_option,
+)
 
 if TYPE_CHECKING:
     from ae_audio.sound import Sound
@@ -59,13 +67,13 @@ def reconstruct(
       ae audio reconstruct my_note.wav -o back.wav
     """
     check_endings(out, png)
-    original = open_sound(sound)
+    original = open_note(sound)
     loaded = load_notes(model, device)
     [made] = loaded.reconstruct([original])
+    report = _compare(original, made)
     write([made], out)
     if png is not None:
         _draw({"": [_titled(_heard(original), original.name), _titled(made, "reconstructed")]}, png)
-    report = _compare(original, made)
     if as_json:
         print_json({"out": str(out), **report})
         return
@@ -111,7 +119,7 @@ def interpolate(
       ae audio interpolate flute.wav guitar.wav -o morph.wav --steps 5 --each steps/
     """
     check_endings(out, png)
-    ends = [open_sound(a), open_sound(b)]
+    ends = [open_note(a), open_note(b)]
     loaded = load_notes(model, device)
     from ae_audio.measure import centroid_of
     from ae_audio.morph import morph
@@ -120,13 +128,13 @@ def interpolate(
         _titled(sound, f"{i / (steps - 1):.0%}")
         for i, sound in enumerate(morph(loaded, *ends, steps=steps, path=path))
     ]
+    hertz = [centroid_of(sound) for sound in walk]
     write(walk, out)
     if each is not None:
         write_each(walk, each, stem=out.stem)
     if png is not None:
         _draw({"": [_titled(_heard(ends[0]), ends[0].name), *walk,
                     _titled(_heard(ends[1]), ends[1].name)]}, png)  # fmt: skip
-    hertz = [centroid_of(sound) for sound in walk]
     if as_json:
         rows = [{"centroid_hz": round(value, 1)} for value in hertz]
         print_json({"out": str(out), "steps": rows})
@@ -144,7 +152,7 @@ def interpolate(
               help="How many timbres, each at every pitch.")  # fmt: skip
 @model_option("note-timbre")
 @out_options("notes.wav")
-@click.option("--temperature", default=1.0, show_default=True, type=click.FloatRange(0, 10),
+@click.option("--temperature", default=1.0, show_default=True, type=FiniteRange(0, 10),
               help="Spread of the codes; less is safer and duller.")  # fmt: skip
 @seed_option
 @device_option
@@ -158,7 +166,7 @@ def sample(
     seed: int,
     device: str,
 ) -> None:
-    """Make notes of instruments that nobody built.
+    """Make notes of instruments that nobody built: timbres for the first pitch, at all of them.
 
     \b
     Examples:
@@ -167,8 +175,15 @@ def sample(
     """
     check_endings(out, png)
     from ae_audio.pitch import parse_pitch, pitch_name
+    from ae_audio.song import HIGHEST, LOWEST, within
 
     numbers = [parse_pitch(text) for text in pitches]
+    for number in numbers:
+        if within(number) != number:
+            raise Misuse(
+                f"{pitch_name(number)} is beyond what models of notes know, "
+                f"{pitch_name(LOWEST)} to {pitch_name(HIGHEST)}"
+            )
     loaded = load_timbres(model, device)
     made = []
     codes = loaded.sample_codes(num, {"pitch": numbers[0]}, seed=seed, temperature=temperature)
@@ -196,7 +211,7 @@ def sample(
               help="A note in the one timbre.")  # fmt: skip
 @click.option("--to", "b", default="guitar", show_default=True, type=SOUND,
               help="A note in the other.")  # fmt: skip
-@click.option("--mix", default=0.5, show_default=True, type=click.FloatRange(0, 1),
+@click.option("--mix", default=0.5, show_default=True, type=FiniteRange(0, 1),
               help="Where between the two: 0 is the one, 1 the other.")  # fmt: skip
 @device_option
 def play_with(
@@ -215,7 +230,7 @@ def play_with(
     from ae_audio.song import moved, read_melody, sing
 
     tones = read_melody(melody)
-    ends = [open_sound(a), open_sound(b)]
+    ends = [open_note(a), open_note(b)]
     loaded = load_timbres(model, device)
     codes = loaded.encode(ends)
     song = sing(loaded, tones, codes[0].lerp(codes[1], mix))
@@ -236,7 +251,8 @@ def play_with(
 def denoise(sound: Path, model: str, out: Path, png: Path | None, device: str) -> None:
     """Take hiss off a recorded note, of any length up to a minute.
 
-    Where the model hears a note far above the noise, the recording stays as it is.
+    Where the model hears a note far above the noise, the recording stays as it is. Nothing above
+    8 kHz comes back, as from all models of notes.
 
     \b
     Example:
@@ -283,7 +299,7 @@ def figure(sounds: tuple[Path, ...], out: Path) -> None:
 def evaluate(
     model: str, data: str | None, limit: int | None, seed: int, as_json: bool, device: str
 ) -> None:
-    """Measure MODEL by ear's measures, on instruments that were held out.
+    """Measure MODEL by ear's measures, on the instruments that were held out.
 
     Pitch kept, log-spectral distance beside that of analysis and synthesis alone and of a PCA of
     the same code size, and whether the spectral centroid moves one way along interpolations.

@@ -57,7 +57,7 @@ class Hiss:
 
 
 def clean(model: Model, sound: Sound) -> Sound:
-    """A recording without its hiss, as long and as loud as it was.
+    """A recording without its hiss, as long and as loud as it was, up to 8 kHz.
 
     Args:
         model: works on any length, and was trained to undo `Hiss`.
@@ -76,5 +76,6 @@ def clean(model: Model, sound: Sound) -> Sound:
     strength = noise.median() / math.log(2) if len(noise) else power.new_zeros(())
     gain = found / (found + strength).clamp_min(1e-12)
     cleaned = spectrum.inverse(recorded * gain)[0, : len(samples)]
-    made = Sound(cleaned, spectrum.RATE).at(sound.rate)
-    return Sound(made.samples[: len(sound.samples)], sound.rate, sound.name)
+    made = Sound(cleaned, spectrum.RATE).at(sound.rate).samples[: len(sound.samples)]
+    missing = len(sound.samples) - len(made)
+    return Sound(torch.nn.functional.pad(made, (0, missing)), sound.rate, sound.name)

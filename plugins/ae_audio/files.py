@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 SOUND_ENDINGS = (".wav", ".flac", ".ogg")
 PICTURE_ENDINGS = (".png", ".svg", ".pdf")
 
+CLEAR = 0.5  #: clarity from which on a sound has a pitch
+
 Command = Callable[..., Any]
 
 
@@ -97,9 +99,24 @@ def open_sound(path: Path) -> Sound:
     return sound
 
 
+def open_note(path: Path) -> Sound:
+    """Reads a sound as `open_sound` does, and says where it has no pitch."""
+    from ae_audio.modality import note_of
+    from ae_audio.pitch import pitch_name
+
+    sound = open_sound(path)
+    note = note_of(sound)
+    if note.clarity < CLEAR:
+        print(
+            f"{path}: no clear pitch is heard in it; it is taken for {pitch_name(note.pitch)}",
+            file=sys.stderr,
+        )
+    return sound
+
+
 def find_sound(path: Path) -> Path:
     """A file as it is, or the one that ships under a name such as `flute`."""
-    if path.exists() or path.suffix:
+    if path.is_file() or path.suffix:
         return path
     known = sample_names()
     if str(path) not in known:

@@ -1,4 +1,4 @@
-"""What is reported of models of notes, on instruments that were held out.
+"""What is reported of models of notes, on the test split: instruments that were held out.
 
 Everything is measured on sound, after the levels that a model gives were made into samples and
 analysed again. The floor is what analysis and synthesis lose without any model between them.
@@ -12,6 +12,7 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -23,7 +24,7 @@ from ae_audio.modality import note_of
 from ae_audio.morph import evenly_bright
 from ae_audio.pitch import find_pitch
 from ae_audio.sound import Sound
-from ae_toolkit import Examples, Misuse, Model
+from ae_toolkit import Examples, Model
 from ae_toolkit.data import from_option, load_data
 from ae_toolkit.latent import lerp
 
@@ -34,14 +35,14 @@ TOLERANCE = 0.01  #: share of the centroid by which a step may turn back: a fift
 
 #: What is reported, in words. Distances are in decibels.
 WORDS = {
-    "pitch_kept": "pitch within 50 cents",
+    "pitch_kept": "pitch within 50 cents of the original's, both as YIN hears them",
     "pitch_kept_floor": "– by analysis and synthesis alone",
     "lsd": "log-spectral distance, dB",
     "lsd_floor": "– of analysis and synthesis alone",
     "lsd_pca": "– of a PCA of the same code size",
     "lsd_pca_per_pitch": "– of such a PCA for every pitch",
     "lsd_below_pca": "share by which the model is below the PCA",
-    "centroid_monotone": "morphs whose spectral centroid never turns back by 1%",
+    "centroid_monotone": "morphs (evenly bright by a tilt): centroid never turns back by 1%",
     "centroid_monotone_strict": "– never turns back at all",
     "centroid_monotone_plain": "– never by 1%, where steps are not tilted",
     "decoding": "seconds of sound decoded in a second",
@@ -86,7 +87,8 @@ def measure(
         "data": recipe.data.name,
         "split": "test",
         "num_examples": len(notes),
-        "instruments": sorted({group.partition("/")[0] for group in notes.groups}),
+        "seed": seed,
+        "instruments": sorted({instrument(group) for group in notes.groups}),
         "z_dim": model.z_dim,
     }
     originals = prepared(notes)
@@ -126,7 +128,7 @@ def interpolations(
     """
     pairs = list(choose_pairs(notes, num, seed=seed))
     if not pairs:
-        raise Misuse("the test split has no two instruments at one pitch, so nothing to morph")
+        return {"num_pairs": 0}
     first, last = ([pair[i] for pair in pairs] for i in (0, 1))
     ends = [model.encode_examples(notes.select(side)) for side in (first, last)]
     walks = torch.stack([lerp(a, b, STEPS) for a, b in zip(*ends, strict=True)])
@@ -148,15 +150,21 @@ def interpolations(
 
 def choose_pairs(notes: Examples, num: int, *, seed: int) -> Iterator[tuple[int, int]]:
     """Pairs of notes that have one pitch and not one instrument, drawn anew each."""
+    owners = [instrument(group) for group in notes.groups]
     at: dict[int, list[int]] = defaultdict(list)
     for i, number in enumerate(notes.labels["pitch"].tolist()):
         at[int(number)].append(i)
-    rows = [row for row in at.values() if len({notes.groups[i] for i in row}) > 1]
+    rows = [row for row in at.values() if len({owners[i] for i in row}) > 1]
     draw = random.Random(seed)
     for _ in range(num if rows else 0):
         row = draw.choice(rows)
         a = draw.choice(row)
-        yield a, draw.choice([i for i in row if notes.groups[i] != notes.groups[a]])
+        yield a, draw.choice([i for i in row if owners[i] != owners[a]])
+
+
+def instrument(group: str) -> str:
+    """Of a group, which is an instrument or, in a folder of one's own, a file."""
+    return Path(group).name.partition("-")[0]
 
 
 class Components(NamedTuple):
@@ -206,18 +214,19 @@ def speed(model: Model, *, num: int = 200) -> float:
 
 def distance_of(a: Sound, b: Sound) -> float:
     """The log-spectral distance of two notes in decibels, each from its onset."""
-    length = spectrum.num_samples(spectrum.FRAMES)
-    rows = [
-        torch.nn.functional.pad(samples, (0, max(length - len(samples), 0)))[:length]
-        for samples in (note_of(a).samples, note_of(b).samples)
-    ]
-    levels = spectrum.analyse(torch.stack(rows))
-    return float(spectrum.log_spectral_distance(levels[:1], levels[1:])[0])
+    return float(spectrum.log_spectral_distance(levels_of(a), levels_of(b))[0])
 
 
 def centroid_of(sound: Sound) -> float:
     """The spectral centroid of a note in hertz."""
-    return float(spectrum.centroid(spectrum.analyse(note_of(sound).samples[None]))[0])
+    return float(spectrum.centroid(levels_of(sound))[0])
+
+
+def levels_of(sound: Sound) -> Tensor:
+    """The levels `(1, T, F)` of a note from its onset."""
+    length, samples = spectrum.num_samples(spectrum.FRAMES), note_of(sound).samples
+    missing = max(length - len(samples), 0)
+    return spectrum.analyse(torch.nn.functional.pad(samples, (0, missing))[None, :length])
 
 
 def evenly(notes: Examples, limit: int | None) -> Examples:

@@ -22,8 +22,16 @@ from torch import Tensor
 from torchaudio.transforms import Resample
 
 from ae_audio import spectrum
-from ae_audio.pitch import find_pitch
-from ae_audio.sound import PEAK, SUFFIXES, Sound, check_sound, read_sound, write_sounds
+from ae_audio.pitch import hear_pitch
+from ae_audio.sound import (
+    MIN_SECONDS,
+    PEAK,
+    SUFFIXES,
+    Sound,
+    check_sound,
+    read_sound,
+    write_sounds,
+)
 from ae_toolkit import Misuse, Modality
 from ae_toolkit.contracts import Example, Shape, Step
 
@@ -31,6 +39,7 @@ NUM_PITCHES = 128
 ONSET = 0.02  #: share of the peak at which a note begins
 LEAD = 80  #: samples kept before it
 FADE = 160  #: samples over which what is made ends
+GATE = 8.0  #: decibels above its median that noise seldom reaches
 OVER_OCTAVES, OVER_TIME = 5, 2  #: cosines that notes are varied by
 
 
@@ -116,7 +125,15 @@ class Notes(Modality):
 
     def metrics(self, y: Tensor, y_hat: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """The log-spectral distance of the levels themselves, before they become sound."""
-        return {"lsd": spectrum.log_spectral_distance(y[:, 0], y_hat[:, 0].clamp(0, 1))}
+        distance = spectrum.log_spectral_distance(y[:, 0], y_hat[:, 0].clamp(0, 1))
+        return {"level_distance": distance}
+
+    def baselines(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """The noisy note, and what a gate leaves of it: nothing below where the noise reaches."""
+        if x.equal(y):
+            return {}
+        noise = x.flatten(1).median(1).values[:, None, None, None]  # most of a noisy note is noise
+        return {"input": x, "gate": torch.where(x > noise + GATE / spectrum.RANGE, x, 0)}
 
     def figure(self, rows: Mapping[str, Sequence[Any]], path: Path) -> None:
         from ae_audio.figures import spectrogram_figure
@@ -131,11 +148,13 @@ class Note(NamedTuple):
         samples: `(N,)` at the models' rate, from the onset on, in tune; a second and a little more.
         pitch: the nearest MIDI number.
         cents: how far above it the sound was, in hundredths of a semitone.
+        clarity: how periodic it is, from 0, where nobody hears a pitch, to 1.
     """
 
     samples: Tensor
     pitch: int
     cents: float
+    clarity: float
 
 
 def note_of(sound: Sound, *, tune: bool = True) -> Note:
@@ -146,12 +165,15 @@ def note_of(sound: Sound, *, tune: bool = True) -> Note:
     """
     samples = check_sound(sound).at(spectrum.RATE).samples
     loud = (samples.abs() >= ONSET * samples.abs().max()).nonzero()
-    start = max(int(loud[0]) - LEAD, 0)
+    latest = len(samples) - int(MIN_SECONDS * spectrum.RATE)  # a click at the very end
+    start = max(min(int(loud[0]) - LEAD, latest), 0)
     samples = samples[start : start + spectrum.num_samples(spectrum.FRAMES + 2)]
-    heard = float(find_pitch(samples[None]).clamp(0, NUM_PITCHES - 1))
-    pitch = round(heard)
-    cents = 100 * (heard - pitch)
-    return Note(retuned(samples, -cents) if tune else samples, pitch, cents)
+    heard = hear_pitch(samples[None])
+    number = float(heard.number.clamp(0, NUM_PITCHES - 1))
+    pitch = round(number)
+    cents = 100 * (number - pitch)
+    tuned = retuned(samples, -cents) if tune else samples
+    return Note(tuned, pitch, cents, float(heard.clarity))
 
 
 def _curves(place: Tensor, num: int, waves: int, decibels: float, step: Step) -> Tensor:
@@ -169,8 +191,8 @@ def retuned(samples: Tensor, cents: float) -> Tensor:
 
 def faded(samples: Tensor) -> Tensor:
     """Samples `(N,)` that end without a click."""
-    end = torch.linspace(1, 0, FADE)
-    return torch.cat([samples[:-FADE], samples[-FADE:] * end])
+    fade = min(FADE, len(samples))
+    return torch.cat([samples[:-fade], samples[-fade:] * torch.linspace(1, 0, fade)])
 
 
 @cache

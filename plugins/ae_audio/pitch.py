@@ -11,6 +11,7 @@ Axes: B sounds, N samples, W windows, L lags.
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,19 +26,33 @@ THRESHOLD = 0.2  #: the first dip below it is the period
 FINE = 1 << 15  #: samples of the transform that a pitch is refined by
 HARMONICS = 16
 CENTS = 40  #: to either side of what YIN finds
+SHORTEST = 1600  #: samples whose harmonics stand apart enough for that
 AUDIBLE = 60.0  #: decibels below the strongest harmonic at which one is no longer counted
 
 NAMES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 
 
+class Pitch(NamedTuple):
+    """What is heard, `(B,)` each: MIDI numbers with fractions, and clarities from 0 to 1."""
+
+    number: Tensor
+    clarity: Tensor
+
+
 def find_pitch(samples: Tensor) -> Tensor:
-    """The pitch of samples `(B, N)` at `RATE`, `(B,)` as MIDI numbers with fractions.
+    """The pitch of samples `(B, N)` at `RATE`, `(B,)` as MIDI numbers with fractions."""
+    return hear_pitch(samples).number
+
+
+def hear_pitch(samples: Tensor) -> Pitch:
+    """The pitch of samples `(B, N)` at `RATE`, and how clearly they have one.
 
     A median over windows, each counting for its energy and for how periodic it is.
     """
+    num = samples.shape[1]
     longest = int(RATE / LOWEST) + 2
     shortest = int(RATE / HIGHEST)
-    missing = WINDOW + longest - samples.shape[1]
+    missing = WINDOW + longest - num
     if missing > 0:
         samples = torch.nn.functional.pad(samples, (0, missing))
     windows = samples.unfold(1, WINDOW + longest, HOP)
@@ -46,13 +61,16 @@ def find_pitch(samples: Tensor) -> Tensor:
     lowest = (inside <= dips[..., shortest - 1 : -2]) & (inside < dips[..., shortest + 1 :])
     good = lowest & (inside < THRESHOLD)
     first = good.float().argmax(-1)
-    deepest = torch.where(lowest, inside, torch.inf).argmin(-1)
+    deepest = torch.where(lowest, inside, 2 + inside).argmin(-1)  # no dip at all: the lowest place
     lag = torch.where(good.any(-1), first, deepest) + shortest
     before, here, after = (dips.gather(-1, (lag + o)[..., None])[..., 0] for o in (-1, 0, 1))
     shift = (before - after) / (2 * (before - 2 * here + after).clamp_min(1e-9))
     hertz = RATE / (lag + shift.clamp(-0.5, 0.5))
-    weight = windows[..., :WINDOW].square().sum(-1) * (1 - here).clamp_min(0).square()
-    return _refined(samples, _weighted_median(69 + 12 * torch.log2(hertz / 440), weight))
+    energy = windows[..., :WINDOW].square().sum(-1)
+    periodic = (1 - here).clamp(0, 1)
+    number = _weighted_median(69 + 12 * torch.log2(hertz / 440), energy * periodic.square())
+    clarity = (energy * periodic).sum(-1) / energy.sum(-1).clamp_min(1e-9)
+    return Pitch(_refined(samples, number) if num >= SHORTEST else number, clarity)
 
 
 def hertz_of(pitch: Tensor | float) -> Tensor:
@@ -105,6 +123,7 @@ def _refined(samples: Tensor, pitch: Tensor) -> Tensor:
     window = torch.hann_window(samples.shape[1], device=samples.device)
     levels = 20 * torch.log10(torch.fft.rfft(samples * window, FINE).abs().clamp_min(1e-9))
     cents = torch.arange(-CENTS, CENTS + 1, device=samples.device)
+    cents = cents[cents.abs().argsort(stable=True)]  # of equals, the nearest
     numbers = torch.arange(1, HARMONICS + 1, device=samples.device)
     hertz = hertz_of(pitch[:, None] + cents / 100)[..., None] * numbers  # b cents harmonics
     bins = (hertz * (FINE / RATE)).round().long()

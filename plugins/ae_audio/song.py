@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from ae_audio import spectrum
 from ae_audio.sound import PEAK, Sound
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 RELEASE = 0.05  #: seconds in which a note dies away after its end
 SHORTEST = 0.08  #: seconds, of a note that can be heard as one
+LONGEST = 30.0  #: seconds for which a note is held
 MAX_MINUTES = 20
 LOWEST, HIGHEST = 36, 96  #: pitches that notes are rendered at; others are moved there by octaves
 
@@ -43,6 +45,8 @@ def read_melody(path: Path) -> list[Tone]:
     """
     import pretty_midi
 
+    if path.is_dir():
+        raise Misuse(f"{path}: is a folder, not a MIDI file")
     if not path.is_file():
         raise Misuse(f"{path}: there is no such file")
     try:
@@ -56,7 +60,8 @@ def read_melody(path: Path) -> list[Tone]:
         for note in instrument.notes
     ]
     if not tones:
-        raise Failure(f"{path}: holds no notes")
+        drums = " but drums" if any(i.is_drum and i.notes for i in midi.instruments) else ""
+        raise Failure(f"{path}: holds no notes{drums}")
     length = max(tone.end for tone in tones)
     if length > 60 * MAX_MINUTES:
         raise Failure(f"{path}: lasts {length / 60:.0f} minutes, and a song at most {MAX_MINUTES}")
@@ -78,8 +83,8 @@ def sing(model: Model, tones: Sequence[Tone], code: Tensor) -> Sound:
     end = max(tone.end for tone in tones)
     song = torch.zeros(round((end + RELEASE + 0.1) * spectrum.RATE))
     known: dict[tuple[int, int], Tensor] = {}
-    for tone in tones:
-        seconds = max(tone.end - tone.start, SHORTEST) + RELEASE
+    for tone in tqdm(tones, desc="singing", unit=" notes", delay=2, disable=None, leave=False):
+        seconds = min(max(tone.end - tone.start, SHORTEST), LONGEST) + RELEASE
         frames = int(seconds * spectrum.RATE / spectrum.HOP) + 2
         key = within(tone.pitch), frames
         if key not in known:

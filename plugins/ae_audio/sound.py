@@ -20,6 +20,8 @@ from ae_toolkit import Failure, Misuse
 
 SUFFIXES = (".wav", ".flac", ".ogg")
 SUBTYPES = {".wav": "PCM_16", ".flac": "PCM_16", ".ogg": "VORBIS"}
+HIGHEST_RATES = {".flac": 192_000, ".ogg": 192_000}  #: samples a second that a format can hold
+BLOCK = 1 << 16  #: frames that are written at once; the encoder of Ogg takes no more than minutes
 
 MAX_SECONDS = 60.0
 MIN_SECONDS = 0.02
@@ -61,12 +63,16 @@ class Sound:
     def at(self, rate: int) -> Sound:
         """The same sound with another number of samples per second.
 
-        Odd ratios are rounded by less than a hundredth of a per cent, far below what can be heard.
+        Odd ratios are rounded by less than a hundredth of a per cent, far below what can be heard:
+        the filter of an exact one may be larger than memory.
         """
         if rate == self.rate:
             return self
-        ratio = Fraction(self.rate, rate).limit_denominator(640)
-        samples = resample(self.samples, ratio.numerator, ratio.denominator)
+        low, high = sorted((self.rate, rate))
+        ratio = Fraction(high, low).limit_denominator(640)
+        steps = ratio.numerator, ratio.denominator
+        old, new = steps if self.rate == high else steps[::-1]
+        samples = resample(self.samples, old, new)
         return Sound(samples, rate, self.name)
 
     def scaled(self, peak: float) -> Sound:
@@ -83,8 +89,12 @@ def read_sound(path: Path) -> Sound:
         Misuse: there is no such file.
         Failure: it is no sound, or none that could be a note; the sentence says why.
     """
+    if path.is_dir():
+        raise Misuse(f"{path}: is a folder, not a sound")
     if not path.is_file():
         raise Misuse(f"{path}: there is no such file")
+    if path.suffix.lower() not in SUFFIXES:
+        raise Misuse(f"{path}: sounds are read from files that end in {', '.join(SUFFIXES)}")
     try:
         with soundfile.SoundFile(path) as file:
             seconds = file.frames / file.samplerate
@@ -104,7 +114,7 @@ def read_sound(path: Path) -> Sound:
             raise
         reason = getattr(error, "error_string", str(error)).rstrip(".")
         raise Failure(f"{path}: is no sound file that can be read ({reason})") from error
-    return check_sound(Sound(_mono(frames), rate, path.stem), where=f"{path}: ")
+    return check_sound(Sound(_mono(frames), rate, path.stem), where=str(path))
 
 
 def check_sound(sound: Sound, *, where: str = "") -> Sound:
@@ -113,6 +123,7 @@ def check_sound(sound: Sound, *, where: str = "") -> Sound:
     Raises:
         Failure: it is silent, too short, or has samples that are no numbers.
     """
+    where = f"{where or sound.name or 'a sound'}: "
     if bad := int((~torch.isfinite(sound.samples)).sum()):
         raise Failure(f"{where}{bad} of its {len(sound.samples)} samples are not numbers")
     if sound.seconds < MIN_SECONDS:
@@ -134,12 +145,14 @@ def write_sounds(sounds: Sequence[Sound], path: Path) -> None:
     subtype = SUBTYPES.get(path.suffix.lower())
     if subtype is None:
         raise Misuse(f"{path}: choose a name that ends in {', '.join(SUFFIXES)}")
-    rate = sounds[0].rate
+    rate = min(sounds[0].rate, HIGHEST_RATES.get(path.suffix.lower(), MAX_RATE))
     gap = torch.zeros(int(GAP * rate))
     pieces = [piece for sound in sounds for piece in (sound.at(rate).samples, gap)][:-1]
     samples = torch.cat(pieces)
     samples = samples / max(float(samples.abs().max()), 1.0)
-    soundfile.write(path, samples.numpy(), rate, subtype)
+    with soundfile.SoundFile(path, "w", rate, 1, subtype) as file:
+        for block in samples.split(BLOCK):
+            file.write(block.numpy())
 
 
 def _mono(frames: Tensor) -> Tensor:
@@ -154,5 +167,6 @@ def _mono(frames: Tensor) -> Tensor:
 
 
 def _duration(seconds: float) -> str:
-    minutes, hours = seconds / 60, seconds / 3600
-    return f"{hours:.1f} hours" if hours >= 1 else f"{minutes:.1f} minutes"
+    if seconds < 120:
+        return f"{seconds:.1f} seconds"
+    return f"{seconds / 60:.1f} minutes" if seconds < 3600 else f"{seconds / 3600:.1f} hours"

@@ -20,7 +20,14 @@ from ae_image.loading import (
 )
 from ae_image.restoring import denoise, label_option, photo_option, reconstruct, upscale
 from ae_toolkit import Failure, Misuse
-from ae_toolkit.options import device_option, json_option, model_option, out_option, seed_option
+from ae_toolkit.options import (
+    FiniteRange,
+    device_option,
+    json_option,
+    model_option,
+    out_option,
+    seed_option,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,7 +58,7 @@ def image() -> None:
 @click.option("--through", type=(Path, Path, Path), metavar="A B C",
               help="Take the plane through the codes of three pictures.")  # fmt: skip
 @click.option("--spread", default=1.0, show_default=True,
-              type=click.FloatRange(min=0, min_open=True),
+              type=FiniteRange(min=0, min_open=True),
               help="Stretches the Gaussian quantiles.")  # fmt: skip
 @label_option
 @device_option
@@ -200,7 +207,7 @@ def _labelled(model: Model, data: str | None) -> Examples:
 @out_option("samples.png")
 @click.option("-n", "--num", default=64, show_default=True, type=click.IntRange(1, 10_000),
               help="How many pictures.")  # fmt: skip
-@click.option("--temperature", default=1.0, show_default=True, type=click.FloatRange(0),
+@click.option("--temperature", default=1.0, show_default=True, type=FiniteRange(0),
               help="Spread of the codes; less is safer and duller.")  # fmt: skip
 @label_option
 @seed_option
@@ -318,7 +325,7 @@ def interpolate(
 @click.option("--steps", default=11, show_default=True, type=click.IntRange(2, 100),
               help="Pictures for each axis.")  # fmt: skip
 @click.option("--spread", default=3.0, show_default=True,
-              type=click.FloatRange(min=0, min_open=True),
+              type=FiniteRange(min=0, min_open=True),
               help="How far to either side, in standard deviations.")  # fmt: skip
 @photo_option
 @label_option

@@ -29,7 +29,14 @@ from ae_music.options import (
     parse_meter,
 )
 from ae_toolkit import Misuse
-from ae_toolkit.options import device_option, json_option, model_option, print_json, seed_option
+from ae_toolkit.options import (
+    FiniteRange,
+    device_option,
+    json_option,
+    model_option,
+    print_json,
+    seed_option,
+)
 
 if TYPE_CHECKING:
     from ae_music.grid import Melody
@@ -153,10 +160,10 @@ def interpolate(
 @midi_option("new.mid")
 @click.option("--bars", type=click.IntRange(1, 512), help="Of each melody.  [default: 2]")
 @click.option("--meter", help="4/4, 2/4, 3/4, 6/8 or 9/8.  [default: 4/4]")
-@click.option("--temperature", type=click.FloatRange(0, 10),
+@click.option("--temperature", type=FiniteRange(0, 10),
               help="Spread of the codes; less is safer and duller.  [default: 1]")  # fmt: skip
 @click.option("--like", type=click.Path(path_type=Path), help="Neighbours of this melody instead.")
-@click.option("--spread", type=click.FloatRange(0, 1),
+@click.option("--spread", type=FiniteRange(0, 1),
               help="How far from --like, 0 to 1.  [default: 0.3]")  # fmt: skip
 @click.option("--each", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER",
               help="Also write every melody as a file of its own.")  # fmt: skip
@@ -217,7 +224,7 @@ def sample(
 @midi_option("variations.mid")
 @click.option("-n", "--num", default=4, show_default=True, type=click.IntRange(1, 1000),
               help="How many variations.")  # fmt: skip
-@click.option("--spread", default=0.3, show_default=True, type=click.FloatRange(0, 1),
+@click.option("--spread", default=0.3, show_default=True, type=FiniteRange(0, 1),
               help="How far from the original, 0 to 1.")  # fmt: skip
 @click.option("--each", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER",
               help="Also write every one as a file of its own.")  # fmt: skip
