@@ -17,7 +17,7 @@ from ae_audio.denoising import Hiss
 from ae_audio.modality import Notes, note_of
 from ae_audio.pitch import find_pitch, parse_pitch, pitch_name
 from ae_audio.song import RELEASE, Tone, read_melody, sing, within
-from ae_audio.sound import Sound, read_sound
+from ae_audio.sound import Sound, read_sound, write_sounds
 from conftest import ROOT
 
 from ae_toolkit import Failure, Misuse, load
@@ -79,7 +79,7 @@ BAD = {
     "nan": (not_a_number(), "10 of its 20800 samples are not numbers"),
     "one": (np.ones(1, np.float32), "holds 1 samples"),
     "none": (np.zeros(0, np.float32), "holds 0 samples"),
-    "long": (np.zeros(61 * 8_000, np.float32), "lasts 1.0 minutes, and a note at most 60 seconds"),
+    "long": (np.zeros(61 * 8_000, np.float32), "lasts 61.0 seconds, and a note at most 60 seconds"),
 }
 
 
@@ -94,9 +94,9 @@ def test_bad_sound_is_one_sentence(ae, tmp_path: Path, name: str) -> None:
 
 
 def test_ten_hours_are_refused_before_they_are_read(tmp_path: Path) -> None:
-    with soundfile.SoundFile(tmp_path / "a.flac", "w", 8_000, 1) as file:
-        silence = np.zeros(8_000 * 60, np.int16)
-        for _ in range(600):
+    with soundfile.SoundFile(tmp_path / "a.flac", "w", 1_000, 1) as file:
+        silence = np.zeros(1_000 * 3600, np.int16)
+        for _ in range(10):
             file.write(silence)
     with pytest.raises(Failure, match=r"lasts 10\.0 hours"):
         read_sound(tmp_path / "a.flac")
@@ -119,6 +119,61 @@ def test_misuse_is_told(ae, tmp_path: Path) -> None:
     said = ae("audio", "sample", "--model", "mnist-2d", code=2).output
     assert "not of notes" in said
     assert "not told the pitch" in ae("audio", "sample", "--model", "note-denoise", code=2).output
+
+
+def click_at_the_end() -> np.ndarray:
+    wave = np.zeros(16_000, np.float32)
+    wave[-1] = 0.5
+    return wave
+
+
+HOSTILE = {
+    "click": (click_at_the_end(), 16_000),
+    "tiny": (tone(seconds=0.021)[1600:], 16_000),
+    "low": (tone(55.0, rate=1_001), 1_001),
+    "high": (tone(rate=1_000_000, seconds=0.2), 1_000_000),
+    "constant": (np.full(16_000, 0.5, np.float32), 16_000),
+    "noise": (np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32), 16_000),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_odd_sounds_go_through_every_verb(ae, tmp_path: Path, name: str) -> None:
+    samples, rate = HOSTILE[name]
+    soundfile.write(tmp_path / "a.wav", samples, rate, "FLOAT")
+    for verb in (
+        ["reconstruct", "a.wav"],
+        ["interpolate", "a.wav", "flute", "--steps", "2"],
+        ["interpolate", "flute", "a.wav", "--steps", "2"],
+        ["denoise", "a.wav"],
+    ):
+        ae("audio", *verb, "-o", "out.ogg")
+        assert soundfile.info(tmp_path / "out.ogg").frames > 0
+
+
+@pytest.mark.parametrize(("num", "rate"), [(400 * 16_000, 16_000), (1_000_000, 1_000_000)])
+def test_every_format_takes_any_length_and_rate(tmp_path: Path, num: int, rate: int) -> None:
+    samples = torch.linspace(-0.5, 0.5, num)
+    for ending in (".wav", ".flac", ".ogg"):
+        write_sounds([Sound(samples, rate)], tmp_path / f"a{ending}")
+        seconds = len(samples) / rate
+        assert soundfile.info(tmp_path / f"a{ending}").duration == pytest.approx(seconds, abs=0.1)
+
+
+def test_folders_and_other_files_are_no_sounds(ae, tmp_path: Path) -> None:
+    (tmp_path / "flute").mkdir()
+    ae("audio", "reconstruct", "flute", "-o", "b.wav")  # the one that ships
+    (tmp_path / "b.wav.wav").mkdir()
+    assert "is a folder" in ae("audio", "figure", "b.wav.wav", code=2).output
+    (tmp_path / "a.raw").write_bytes(b"12345678")
+    assert "end in .wav, .flac, .ogg" in ae("audio", "figure", "a.raw", code=2).output
+    said = ae("audio", "play-with", "note-timbre", TUNE, "--mix", "nan", code=2).output
+    assert "is no number" in said
+
+
+def test_no_pitch_is_told(ae, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", HOSTILE["noise"][0], 16_000)
+    assert "no clear pitch" in ae("audio", "reconstruct", "a.wav", "-o", "b.wav").output
 
 
 def test_clipping_is_told_and_done(ae, tmp_path: Path) -> None:
@@ -149,12 +204,12 @@ def test_analysis_and_synthesis_lose_little() -> None:
         again = spectrum.synthesise(levels)
         lost = spectrum.log_spectral_distance(spectrum.analyse(again), levels)
         assert float(lost) < 3.5, name
-        assert float((find_pitch(again) - find_pitch(samples)).abs()) < 0.05, name
+        assert float((find_pitch(again) - find_pitch(samples)).abs()) < 0.2, name
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_pitch_of_shipped_notes(name: str) -> None:
-    expected = {"cello": 57, "organ": 57}.get(name, 69)  # the organ sounds an octave below
+    expected = {"cello": 57}.get(name, 69)
     assert note_of(read_sound(SAMPLES / f"{name}.flac")).pitch == expected
 
 
@@ -306,6 +361,15 @@ def test_denoising_takes_hiss_off_a_sound_of_any_length(ae, tmp_path: Path) -> N
         return 10 * math.log10((clean**2).sum() / ((sound - clean) ** 2).sum())
 
     assert ratio(made) > ratio(clean + noise) + 3
+
+
+def test_drums_are_not_sung(tmp_path: Path) -> None:
+    midi = pretty_midi.PrettyMIDI()
+    midi.instruments.append(pretty_midi.Instrument(0, is_drum=True))
+    midi.instruments[0].notes.append(pretty_midi.Note(80, 38, 0, 1))
+    midi.write(str(tmp_path / "drums.mid"))
+    with pytest.raises(Failure, match="holds no notes but drums"):
+        read_melody(tmp_path / "drums.mid")
 
 
 def test_evaluate_reports_what_there_is(ae) -> None:

@@ -208,6 +208,11 @@ def test_readme_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         exec(compile(block, "README.md", "exec"), known)
 
 
+def test_readme_shows_pictures_that_are_there() -> None:
+    for name in re.findall(r'src="([^"]+)"', (ROOT / "README.md").read_text()):
+        assert (ROOT / name).is_file(), name
+
+
 def test_changelog_names_the_version() -> None:
     import ae_toolkit
 
