@@ -24,6 +24,7 @@ FRAMES = 64
 RANGE = 80.0  #: decibels between the loudest bin and what counts as nothing
 STEPS = 16  #: of Griffin-Lim
 MOMENTUM = 0.99
+AT_ONCE = 16  #: sounds whose spectra fit into a cache together
 
 
 def num_samples(num_frames: int) -> int:
@@ -53,16 +54,20 @@ def synthesise(levels: Tensor, *, steps: int = STEPS) -> Tensor:
         levels: in [0, 1], as `analyse` gives them.
         steps: of Griffin-Lim.
     """
-    magnitudes = magnitudes_of(levels)
-    turns = torch.polar(torch.ones_like(magnitudes), peak_phases(magnitudes))
-    before = torch.zeros_like(turns)
-    for _ in range(steps):
-        consistent = transform(inverse(magnitudes * turns))
-        turns = consistent - before * (MOMENTUM / (1 + MOMENTUM))
-        turns = turns / turns.abs().clamp_min(1e-16)
-        before = consistent
-    samples = inverse(magnitudes * turns)
+    samples = torch.cat([_synthesise(some, steps) for some in levels.split(AT_ONCE)])
     return samples / samples.abs().amax(1, keepdim=True).clamp_min(1e-9)
+
+
+def _synthesise(levels: Tensor, steps: int) -> Tensor:
+    magnitudes = magnitudes_of(levels)
+    complete = torch.polar(magnitudes, peak_phases(magnitudes))
+    before = torch.zeros_like(complete)
+    for _ in range(steps):
+        consistent = transform(inverse(complete))
+        wanted = torch.sub(consistent, before, alpha=MOMENTUM / (1 + MOMENTUM))
+        complete = wanted * (magnitudes / wanted.abs().clamp_min(1e-16))
+        before = consistent
+    return inverse(complete)
 
 
 def peak_phases(magnitudes: Tensor) -> Tensor:
