@@ -16,6 +16,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DPI = 200
+
+#: Matplotlib's settings, from which data types set out.
+STYLE: dict[str, Any] = {
+    "font.family": "serif",
+    "font.serif": ["STIXGeneral", "DejaVu Serif"],
+    "mathtext.fontset": "stix",
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+}
+
 CURVES = 4  #: lines in one plot; more rows than that make a heat map
 
 

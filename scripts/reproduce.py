@@ -277,8 +277,8 @@ def headline(report: dict[str, Any]) -> str:
         notes = report["notes"]
         return (
             f"**{notes['lsd']:.2f} dB** from notes of unheard instruments (a PCA of the same size "
-            f"{notes['lsd_pca']:.2f}, no model at all {notes['lsd_floor']:.2f}); pitch kept in "
-            f"{notes['pitch_kept']:.1%}"
+            f"{notes['lsd_pca']:.2f}, one for every pitch {notes['lsd_pca_per_pitch']:.2f}, no "
+            f"model at all {notes['lsd_floor']:.2f}); pitch kept in {notes['pitch_kept']:.1%}"
         )
     if "level_distance" in report["metrics"]:
         noisy, gated = (report["baselines"][name]["level_distance"] for name in ("input", "gate"))

@@ -56,13 +56,14 @@ def test_new_plugin_fits_on_a_screen_and_says_what_to_type(ae, tmp_path: Path) -
         ("ECG", "lower-case letters"),
         ("2ecg", "cannot be a package's name"),
         ("../ecg", "cannot be a package's name"),
-        ("class", "word of Python's own"),
+        ("class", "a meaning of its own"),
+        ("tests", "a meaning of its own"),
         ("json", "'json' is taken by a Python module"),
         ("torch", "taken by an installed package"),
         ("ae-toolkit", "taken by an installed package"),
         ("ae-image", "taken by a Python module"),
-        ("melody", "taken by a modality of ae-toolkit 0.1.0"),
-        ("mnist", "taken by a recipe of ae-toolkit 0.1.0"),
+        ("melody", "taken by a modality of ae-toolkit"),
+        ("mnist", "taken by a recipe of ae-toolkit"),
         ("file", "is there already"),
         ("full", "is there already"),
     ],
@@ -219,6 +220,12 @@ def spoilt(site: Site, tmp_path: Path, old: str, new: str, name: str = "ecg") ->
         ("self, *, length", "self, length", 2, "'length' is not"),
         ("self.shape = (columns, length)", "self.shape = length", 1,
          "modality 'ecg' of ecg 0.1.0 must have a shape of positive numbers, not 128"),
+        ('suffixes = (".csv",)', "suffixes = ()", 1,
+         "modality 'ecg' of ecg 0.1.0 must have suffixes such as ('.csv',), not ()"),
+        ('suffixes = (".csv",)', 'suffixes = (".csv",)\n    num_classes = "5"', 1,
+         "modality 'ecg' of ecg 0.1.0 must have a whole number as num_classes, not '5'"),
+        ("torch.tensor(y.T, dtype=torch.float32)", "torch.tensor(y.T), {'mood': 1.0}", 1,
+         "modality 'ecg' of ecg 0.1.0 gives the label 'mood', which it does not declare"),
         ("self.shape = (columns, length)", "self.shape = {}['x']", 1,
          "modality 'ecg' of ecg 0.1.0 raises: KeyError: 'x'"),
         ("like=None, labels=None", "like=None", 1,
@@ -248,7 +255,10 @@ def test_bad_plugin_costs_itself_only(
 def test_data_set_of_another_shape_or_of_no_examples(ae, site: Site, tmp_path: Path) -> None:
     for body, sentence in (
         ("Examples(torch.zeros(5, 7), None, {}, list('abcde'))", "has examples of shape (7,)"),
-        ("Examples(torch.zeros(5, 1, 128), None, {}, [])", "gives 5 examples in 0 groups"),
+        (
+            "Examples(torch.zeros(5, 1, 128), None, {}, [])",
+            "must give a group for each of its 5 examples",
+        ),
         ("Examples(torch.zeros(0, 1, 128), None, {}, [])", "gives no examples of the train split"),
         ("Examples(None, None, {}, [])", "must give Examples of a tensor, not NoneType"),
     ):
@@ -301,6 +311,36 @@ def test_whatever_else_raises_is_blamed_on_the_package(
     said = ae(*words, code=1).output
     assert "ecg 0.1.0 raises KeyError: 'x'" in said and "ecg/__init__.py, line" in said
     assert not Path("new").exists() or not [*Path("new").iterdir()]
+
+
+def test_exit_of_a_plugin_is_no_success(ae, ecg: Site, tmp_path: Path) -> None:
+    ae("train", "ecg-vae", *QUICK)
+    ecg.remove("ecg")
+    shutil.rmtree(tmp_path / "ecg", ignore_errors=True)
+    spoilt(ecg, tmp_path, "rows = y.numpy().T", "raise SystemExit(0)")
+    assert "ecg 0.1.0 raises SystemExit" in ae("sample", "runs/ecg-vae", "-o", "n", code=1).output
+
+
+def test_alignment_that_is_none_is_told(ae, ecg: Site, tmp_path: Path) -> None:
+    ae("train", "ecg-vae", *QUICK)
+    ecg.remove("ecg")
+    shutil.rmtree(tmp_path / "ecg", ignore_errors=True)
+    spoilt(
+        ecg,
+        tmp_path,
+        "    def write(",
+        "    def align(self, a, b):\n        return [a]\n\n    def write(",
+    )
+    files = [tmp_path / "project" / name for name in ("a.csv", "b.csv")]
+    said = ae("interpolate", "runs/ecg-vae", *files, "-o", "w.csv", code=1).output
+    assert "modality 'ecg' of ecg 0.1.0 cannot align two items" in said
+    assert any("cannot align" in check.why for check in examine("ecg"))
+
+
+def test_what_a_plugin_prints_does_not_spoil_json(ae, site: Site, tmp_path: Path) -> None:
+    spoilt(site, tmp_path, '"""Series', 'print("hello")\n"""Series')
+    json.loads(ae("plugins", "--json").stdout)
+    json.loads(ae("plugin", "check", "ecg", "--json").stdout)
 
 
 def test_taken_names_are_told_apart(ae, site: Site, tmp_path: Path, run: Path) -> None:

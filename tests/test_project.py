@@ -200,7 +200,8 @@ def test_readme_commands_run(ae, site: Site, tmp_path: Path) -> None:
 
 def test_readme_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(ROOT / "plugins/ae_music/samples", tmp_path / "plugins/ae_music/samples")
+    for name in ("ae_music", "ae_audio"):
+        shutil.copytree(ROOT / f"plugins/{name}/samples", tmp_path / f"plugins/{name}/samples")
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert blocks
     known: dict[str, object] = {}

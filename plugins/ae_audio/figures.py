@@ -17,19 +17,11 @@ from ae_toolkit import figures
 
 INK = "#33373d"
 
-STYLE = {
-    "font.family": "serif",
-    "font.serif": ["STIXGeneral", "DejaVu Serif"],
-    "mathtext.fontset": "stix",
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.linewidth": 0.6,
+STYLE = figures.STYLE | {
     "text.color": INK,
     "axes.labelcolor": INK,
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
 }
 
 COLUMNS = 10  #: panels in a row at most; of more, as many, evenly chosen

@@ -82,13 +82,14 @@ class Sound:
         return Sound(self.samples * (peak / self.peak), self.rate, self.name)
 
 
-def read_sound(path: Path) -> Sound:
+def read_sound(path: Path | str) -> Sound:
     """Reads a WAV, FLAC or Ogg file of any rate; several channels become one.
 
     Raises:
         Misuse: there is no such file.
         Failure: it is no sound, or none that could be a note; the sentence says why.
     """
+    path = Path(path)
     if path.is_dir():
         raise Misuse(f"{path}: is a folder, not a sound")
     if not path.is_file():
@@ -136,12 +137,13 @@ def check_sound(sound: Sound, *, where: str = "") -> Sound:
     return sound
 
 
-def write_sounds(sounds: Sequence[Sound], path: Path) -> None:
+def write_sounds(sounds: Sequence[Sound], path: Path | str) -> None:
     """Writes sounds one after the other, at the first one's rate; what is too loud is turned down.
 
     Raises:
         Misuse: the name ends in none of the endings that are written.
     """
+    path = Path(path)
     subtype = SUBTYPES.get(path.suffix.lower())
     if subtype is None:
         raise Misuse(f"{path}: choose a name that ends in {', '.join(SUFFIXES)}")

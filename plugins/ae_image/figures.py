@@ -24,15 +24,8 @@ COLOURS = (
     "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
 )  # fmt: skip
 
-STYLE = {
-    "font.family": "serif",
-    "font.serif": ["STIXGeneral", "DejaVu Serif"],
-    "mathtext.fontset": "stix",
-    "font.size": 9,
+STYLE = figures.STYLE | {
     "axes.titlesize": 10,
-    "axes.linewidth": 0.6,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
     "xtick.direction": "out",
     "ytick.direction": "out",
 }

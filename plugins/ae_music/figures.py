@@ -28,20 +28,12 @@ COLOURS = ("#2b6cb0", "#df7d1f", "#3a8f76", "#7a7f87")
 
 INK, BAR_LINE, LINE = "#33373d", "#c3c7cd", "#e8eaed"
 
-STYLE = {
-    "font.family": "serif",
-    "font.serif": ["STIXGeneral", "DejaVu Serif"],
-    "mathtext.fontset": "stix",
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.linewidth": 0.6,
+STYLE = figures.STYLE | {
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.titlecolor": INK,
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
 }
 
 WIDTH = 10.0  #: inches, of the widest figure
