@@ -205,6 +205,7 @@ class _Kept:
     train_split: Examples
     instead: str = ""  #: the data set that stands in for one that is not here
     model: Autoencoder
+    pair: list[Any]  #: two items
 
     def __init__(self, loaded: dict[str, Examples]):
         self.loaded = loaded
@@ -274,6 +275,7 @@ class _Kept:
             self.modality.from_tensor(row, labels=label_row(some.labels, i))
             for i, row in enumerate(y)
         ]
+        self.pair = (2 * items)[:2]
         for name in ("made", "read"):
             (folder / name).mkdir(parents=True)
             check_modality(self.modality, items, folder / name)
@@ -311,8 +313,9 @@ class _Kept:
         items = loaded.sample(2, {name: labels[name] for name in self.recipe.condition})
         assert len(items) == 2, f"2 items were asked for, and {len(items)} made"
         known = {name: labels[name] for name in self.recipe.condition}
-        assert len(loaded.reconstruct(items, known)) == 2, "2 items have not 2 reconstructions"
-        walk = loaded.interpolate(*items, steps=3, labels=known)
+        back = loaded.reconstruct(self.pair, known)
+        assert len(back) == 2, f"2 items have {len(back)} reconstructions"
+        walk = loaded.interpolate(*self.pair, steps=3, labels=known)
         assert len(walk) == 3, f"an interpolation of 3 steps has {len(walk)} items"
 
 

@@ -204,7 +204,7 @@ def test_analysis_and_synthesis_lose_little() -> None:
         again = spectrum.synthesise(levels)
         lost = spectrum.log_spectral_distance(spectrum.analyse(again), levels)
         assert float(lost) < 3.5, name
-        assert float((find_pitch(again) - find_pitch(samples)).abs()) < 0.2, name
+        assert float((find_pitch(again) - find_pitch(samples)).abs()) < 0.5, name
 
 
 @pytest.mark.parametrize("name", NAMES)

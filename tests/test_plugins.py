@@ -365,7 +365,7 @@ def test_taken_names_are_told_apart(ae, site: Site, tmp_path: Path, run: Path) -
     assert "grid" in ae("ae-toolkit:image", "--help").output
     assert ae("rival:train").output == "mine\n"
     assert "rival:image" in ae("--help").output and "rival:train" in ae("--help").output
-    wrong = [row.why for row in examine("rival") if not row.ok]
+    wrong = [row.why for row in examine("rival", verbs=("train",)) if not row.ok]
     assert any("write 'rival:mnist-2d'" in why for why in wrong)
     assert any("ae itself has command 'train' too" in why for why in wrong)
 
