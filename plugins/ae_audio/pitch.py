@@ -2,8 +2,9 @@
 
 What YIN finds is refined to a few cents by where the harmonics stand, as far up as they are heard.
 
-torchaudio's `detect_pitch_frequency` is right within 50 cents on 42% of rendered notes, this on 86%
-(on 95% but for the octave: organs and bells do sound in another than is written).
+torchaudio's `detect_pitch_frequency` is right within 50 cents on 35% of rendered notes, this on 87%
+(97% but for the octave: organs and bells do sound in another than is written);
+`scripts/measure_notes.py FOLDER --num 300` compares.
 
 Axes: B sounds, N samples, W windows, L lags.
 """
