@@ -260,7 +260,11 @@ def notes_table(report: Mapping[str, Any]) -> list[str]:
     lines = ["| | `note-timbre` |", "|---|---|"]
     for key, words in NOTE_WORDS.items():
         value = report[key]
-        shown = f"{value:.2f}" if key.startswith("lsd") and "below" not in key else f"{value:.1%}"
+        shown = (
+            f"{value:.2f}"
+            if key.startswith(("lsd", "level")) and "below" not in key
+            else f"{value:.1%}"
+        )
         lines.append(f"| {words} | {shown if key != 'decoding' else f'{value:.0f}'} |")
     return lines
 

@@ -42,6 +42,9 @@ WORDS = {
     "lsd_pca": "– of a PCA of the same code size",
     "lsd_pca_per_pitch": "– of such a PCA for every pitch",
     "lsd_below_pca": "share by which the model is below the PCA",
+    "level_distance": "the same of levels, before they become sound, dB",
+    "level_distance_pca": "– of the PCA",
+    "level_distance_pca_per_pitch": "– of a PCA for every pitch",
     "centroid_monotone": "morphs (evenly bright by a tilt): centroid never turns back by 1%",
     "centroid_monotone_strict": "– never turns back at all",
     "centroid_monotone_plain": "– never by 1%, where steps are not tilted",
@@ -105,7 +108,8 @@ def measure(
         mine = (train.labels["pitch"] == number).nonzero()[:, 0]
         if len(mine) > 1:
             by_pitch[number] = Components.of(train.select(mine.tolist()), model.z_dim)
-    report["lsd_pca"] = float(hear(everywhere(originals), originals, "PCA", off).distance.mean())
+    same = everywhere(originals)
+    report["lsd_pca"] = float(hear(same, originals, "PCA", off).distance.mean())
     own = torch.stack(
         [
             by_pitch.get(int(number), everywhere)(original[None])[0]
@@ -114,6 +118,9 @@ def measure(
     )
     report["lsd_pca_per_pitch"] = float(hear(own, originals, "PCA per pitch", off).distance.mean())
     report["lsd_below_pca"] = 1 - report["lsd"] / report["lsd_pca"]
+    for name, levels in (("", made), ("_pca", same), ("_pca_per_pitch", own)):
+        distance = spectrum.log_spectral_distance(levels.clamp(0, 1), originals)
+        report[f"level_distance{name}"] = float(distance.mean())
     report |= interpolations(model, test, num=min(limit or PAIRS, PAIRS), seed=seed, off=off)
     report["decoding"] = speed(model)
     return report
