@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ae_toolkit.errors import Misuse
+from ae_toolkit.errors import Failure, Misuse
 
 Command = Callable[..., Any]
+
+FIGURE_ENDINGS = (".png", ".svg", ".pdf")
 
 device_option = click.option(
     "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 … or mps."
@@ -52,6 +54,19 @@ def out_option(default: str) -> Callable[[Command], Command]:
         type=click.Path(path_type=Path, dir_okay=False),
         help="File to write.",
     )
+
+
+def need_ending(path: Path | None, endings: Sequence[str]) -> None:
+    """Refuses a name early, before any work is done; None is no name.
+
+    Raises:
+        Misuse: it ends in something that is not written.
+        Failure: it is a folder.
+    """
+    if path is not None and path.suffix.lower() not in endings:
+        raise Misuse(f"{path}: choose a name that ends in {' or '.join(endings)}")
+    if path is not None and path.is_dir():
+        raise Failure(f"{path}: is a folder")
 
 
 def parse_labels(pairs: Iterable[str]) -> dict[str, float]:

@@ -16,6 +16,7 @@ from ae_toolkit.options import (
     FiniteRange,
     device_option,
     json_option,
+    need_ending,
     parse_labels,
     print_json,
     seed_option,
@@ -343,9 +344,7 @@ def _write(model: Model, items: list[Any], path: Path) -> None:
     from ae_toolkit.checkpoint import writing
     from ae_toolkit.modality import describe
 
-    suffixes = model.modality.suffixes
-    if path.suffix.lower() not in suffixes:
-        raise Misuse(f"{path}: choose a name that ends in {' or '.join(suffixes)}")
+    need_ending(path, model.modality.suffixes)
     with writing(path) as temporary:
         model.modality.write(items, temporary)
         if not temporary.exists():

@@ -125,11 +125,8 @@ def main() -> None:
     torch.set_num_threads(1)
     found = sorted(options.folder.glob("*.wav"))
     files = random.Random(0).sample(found, min(options.num, len(found)))
-    length = spectrum.num_samples(spectrum.FRAMES)
     notes = [note_of(read_sound(file), tune=False).samples for file in files]
-    samples = torch.stack(
-        [torch.nn.functional.pad(n, (0, max(length - len(n), 0)))[:length] for n in notes]
-    )
+    samples = torch.stack([spectrum.fitted(note) for note in notes])
     written = torch.tensor([float(file.stem.split("-")[-2]) for file in files])
     result = {
         "phases": phases(samples),

@@ -65,10 +65,7 @@ def clean(model: Model, sound: Sound) -> Sound:
     """
     found = spectrum.magnitudes_of(model.restore(sound).clamp(0, 1)).square()
     samples = check_sound(sound).at(spectrum.RATE).samples
-    length = spectrum.num_samples(found.shape[2])
-    recorded = spectrum.transform(
-        torch.nn.functional.pad(samples, (0, length - len(samples)))[None]
-    )
+    recorded = spectrum.transform(spectrum.fitted(samples, found.shape[2])[None])
     power = recorded.abs().square()
     power = power / power.max()
     noise = power[found < power / 4]  # where the model hears no note

@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ae_audio import SUFFIXES
 from ae_toolkit import Misuse
 from ae_toolkit.errors import choose
+from ae_toolkit.options import FIGURE_ENDINGS, need_ending
 
 if TYPE_CHECKING:
     from ae_audio.sound import Sound
     from ae_toolkit import Model
-
-SOUND_ENDINGS = (".wav", ".flac", ".ogg")
-PICTURE_ENDINGS = (".png", ".svg", ".pdf")
 
 CLEAR = 0.5  #: clarity from which on a sound has a pitch
 
@@ -43,14 +42,9 @@ def out_options(default: str) -> Callable[[Command], Command]:
 
 
 def check_endings(out: Path | None, png: Path | None) -> None:
-    """Refuses names of outputs before anything is computed.
-
-    Raises:
-        Misuse: one ends in something that is not written.
-    """
-    for path, endings in ((out, SOUND_ENDINGS), (png, PICTURE_ENDINGS)):
-        if path is not None and path.suffix.lower() not in endings:
-            raise Misuse(f"{path}: choose a name that ends in {', '.join(endings)}")
+    """Refuses names of other formats early, before any work is done."""
+    need_ending(out, SUFFIXES)
+    need_ending(png, FIGURE_ENDINGS)
 
 
 def load_notes(model: str, device: str) -> Model:

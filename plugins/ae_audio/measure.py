@@ -231,9 +231,7 @@ def centroid_of(sound: Sound) -> float:
 
 def levels_of(sound: Sound) -> Tensor:
     """The levels `(1, T, F)` of a note from its onset."""
-    length, samples = spectrum.num_samples(spectrum.FRAMES), note_of(sound).samples
-    missing = max(length - len(samples), 0)
-    return spectrum.analyse(torch.nn.functional.pad(samples, (0, missing))[None, :length])
+    return spectrum.analyse(spectrum.fitted(note_of(sound).samples)[None])
 
 
 def evenly(notes: Examples, limit: int | None) -> Examples:

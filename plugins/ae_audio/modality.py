@@ -71,9 +71,7 @@ class Notes(Modality):
     def to_tensor(self, item: Sound) -> Example:
         """Levels as uint8, in steps of a third of a decibel, and the pitch that is heard."""
         note = note_of(item, tune=self.tune)
-        missing = max(spectrum.num_samples(spectrum.FRAMES) - len(note.samples), 0)
-        samples = torch.nn.functional.pad(note.samples, (0, missing))
-        levels = spectrum.analyse(samples[None, : spectrum.num_samples(spectrum.FRAMES)])
+        levels = spectrum.analyse(spectrum.fitted(note.samples)[None])
         return Example(_stored(levels), {"pitch": note.pitch}, "")
 
     def to_input(self, item: Sound, shape: Shape | None = None) -> Tensor:
@@ -84,8 +82,7 @@ class Notes(Modality):
             return self.to_tensor(item).y
         samples = check_sound(item).at(spectrum.RATE).samples
         frames = max(-(-len(samples) // spectrum.HOP) + 1, spectrum.FRAMES)
-        missing = spectrum.num_samples(frames) - len(samples)
-        return _stored(spectrum.analyse(torch.nn.functional.pad(samples, (0, missing))[None]))
+        return _stored(spectrum.analyse(spectrum.fitted(samples, frames)[None]))
 
     def prepare(self, y: Tensor) -> Tensor:
         return y.float() / 255

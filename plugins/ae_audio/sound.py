@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 from torchaudio.functional import resample
 
+from ae_audio import SUFFIXES
 from ae_toolkit import Failure, Misuse
+from ae_toolkit.options import need_ending
 
-SUFFIXES = (".wav", ".flac", ".ogg")
 SUBTYPES = {".wav": "PCM_16", ".flac": "PCM_16", ".ogg": "VORBIS"}
 HIGHEST_RATES = {".flac": 192_000, ".ogg": 192_000}  #: samples a second that a format can hold
 BLOCK = 1 << 16  #: frames that are written at once; the encoder of Ogg takes no more than minutes
@@ -144,15 +145,13 @@ def write_sounds(sounds: Sequence[Sound], path: Path | str) -> None:
         Misuse: the name ends in none of the endings that are written.
     """
     path = Path(path)
-    subtype = SUBTYPES.get(path.suffix.lower())
-    if subtype is None:
-        raise Misuse(f"{path}: choose a name that ends in {', '.join(SUFFIXES)}")
+    need_ending(path, SUFFIXES)
     rate = min(sounds[0].rate, HIGHEST_RATES.get(path.suffix.lower(), MAX_RATE))
     gap = torch.zeros(int(GAP * rate))
     pieces = [piece for sound in sounds for piece in (sound.at(rate).samples, gap)][:-1]
     samples = torch.cat(pieces)
     samples = samples / max(float(samples.abs().max()), 1.0)
-    with soundfile.SoundFile(path, "w", rate, 1, subtype) as file:
+    with soundfile.SoundFile(path, "w", rate, 1, SUBTYPES[path.suffix.lower()]) as file:
         for block in samples.split(BLOCK):
             file.write(block.numpy())
 

@@ -32,6 +32,12 @@ def num_samples(num_frames: int) -> int:
     return (num_frames - 1) * HOP
 
 
+def fitted(samples: Tensor, num_frames: int = FRAMES) -> Tensor:
+    """Samples `(N,)`, cut off or followed by silence, to so many frames' length."""
+    length = num_samples(num_frames)
+    return torch.nn.functional.pad(samples, (0, max(length - len(samples), 0)))[:length]
+
+
 def analyse(samples: Tensor) -> Tensor:
     """Samples `(B, N)` at `RATE` to levels `(B, T, F)` in [0, 1], 1 the loudest bin, 0 nothing."""
     magnitudes = transform(samples).abs()[:, 1:]

@@ -14,14 +14,12 @@ from ae_music.files import (
     Source,
     find_tune,
     for_both,
-    need_ending,
     read_source,
     tune_names,
     write_results,
     write_sound,
 )
 from ae_music.options import (
-    PICTURE_ENDINGS,
     SOUND_ENDINGS,
     check_endings,
     melody_options,
@@ -30,10 +28,12 @@ from ae_music.options import (
 )
 from ae_toolkit import Misuse
 from ae_toolkit.options import (
+    FIGURE_ENDINGS,
     FiniteRange,
     device_option,
     json_option,
     model_option,
+    need_ending,
     print_json,
     seed_option,
 )
@@ -416,7 +416,7 @@ def evaluate(
       ae music evaluate --json
       ae music evaluate --model runs/mine --data my_midi/
     """
-    need_ending(png, PICTURE_ENDINGS)
+    need_ending(png, FIGURE_ENDINGS)
 
     from ae_music.blend import load_melody_model
     from ae_music.measure import measure, table

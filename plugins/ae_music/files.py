@@ -129,14 +129,6 @@ def find_tune(path: Path) -> Path:
         return inside
 
 
-def need_ending(path: Path | None, endings: Sequence[str]) -> None:
-    """Refuses a name early, before any work is done."""
-    if path is not None and path.suffix.lower() not in endings:
-        raise Misuse(f"{path}: choose a name that ends in {' or '.join(endings)}")
-    if path is not None and path.is_dir():
-        raise Failure(f"{path}: is a folder")
-
-
 def write_results(
     melodies: Sequence[Melody],
     out: Path,

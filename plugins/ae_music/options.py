@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ae_music.files import need_ending
 from ae_toolkit import Misuse
+from ae_toolkit.options import FIGURE_ENDINGS, need_ending
 
 if TYPE_CHECKING:
     from ae_music.grid import Meter
 
 MIDI_ENDINGS = (".mid", ".midi")
 SOUND_ENDINGS = (".wav", ".flac", ".ogg")
-PICTURE_ENDINGS = (".png", ".pdf", ".svg")
 
 Command = Callable[..., Any]
 
@@ -78,4 +77,4 @@ def check_endings(out: Path, wav: Path | None, png: Path | None) -> None:
     """Refuses names of other formats early, before any work is done."""
     need_ending(out, MIDI_ENDINGS)
     need_ending(wav, SOUND_ENDINGS)
-    need_ending(png, PICTURE_ENDINGS)
+    need_ending(png, FIGURE_ENDINGS)
