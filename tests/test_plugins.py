@@ -186,11 +186,6 @@ def test_we_keep_our_own_contract() -> None:
 
 # What a stranger may do wrong: one sentence that names the package, and the rest goes on.
 
-POINTS = {
-    "modalities": {"ecg": "ecg:Series"},
-    "datasets": {"ecg-example": "ecg:example"},
-    "recipes": {"ecg-vae": "ecg:vae"},
-}
 EVERYTHING_ELSE = (["--help"], ["recipes"], ["models"], ["plugins"], ["recipes", "mnist-2d"])
 
 
