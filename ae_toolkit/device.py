@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
+from ae_toolkit import checkpoint
 from ae_toolkit.errors import Misuse
 from ae_toolkit.recipe import Train
 from ae_toolkit.rundir import tell
 
+ENGINE = "engine.json"  #: in a run directory
 
-def pick_device(name: str = "auto") -> torch.device:
+
+def pick_device(name: str = "auto", *, local_rank: int | None = None) -> torch.device:
     """Returns the device of that name; `auto` is CUDA, else MPS, else the CPU.
+
+    Args:
+        name: of a device.
+        local_rank: which of a machine's CUDA devices is meant, where the name leaves it open.
 
     Raises:
         Misuse: the name is unknown, or there is no such device here.
@@ -27,8 +36,12 @@ def pick_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise Misuse(f"--device {name!r}: choose auto, cpu, cuda, cuda:0 … or mps") from None
+    if device.type == "cuda" and device.index is None and local_rank is not None:
+        device = torch.device("cuda", local_rank)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise Misuse(f"--device {name}: PyTorch sees {torch.cuda.device_count()} CUDA devices here")
+        which = device if local_rank else name
+        seen = torch.cuda.device_count()
+        raise Misuse(f"--device {which}: PyTorch sees {seen} CUDA devices here")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise Misuse("--device mps: PyTorch sees no Apple GPU here")
     return device
@@ -41,28 +54,47 @@ class Engine(NamedTuple):
     bf16: bool
     compiled: bool
     threads: int
+    ranks: int
 
     def __str__(self) -> str:
         precision = "bf16" if self.bf16 else "fp32"
-        return f"{precision} on {self.device}{', compiled' if self.compiled else ''}"
+        spread = f", {self.ranks} ranks" if self.ranks > 1 else ""
+        return f"{precision} on {self.device}{spread}{', compiled' if self.compiled else ''}"
 
     @classmethod
-    def pick(cls, train: Train, device: torch.device) -> Engine:
-        """Resolves the recipe's `auto` settings for a device."""
+    def pick(cls, train: Train, device: torch.device, *, num_ranks: int = 1) -> Engine:
+        """Resolves the recipe's settings for a device; `auto` compiles nothing before a trial."""
         bf16 = train.precision == "bf16" or (train.precision == "auto" and _fast_bf16(device))
-        wanted = train.compile == "on" or (train.compile == "auto" and device.type == "cuda")
-        if train.compile == "on" and not _has_compiler(device):
+        if train.compile == "on" and not has_compiler(device):
             raise Misuse("train.compile=on needs a C++ compiler (g++ or clang++), and none is here")
-        return cls(device.type, bf16, wanted and _has_compiler(device), torch.get_num_threads())
+        compiled = train.compile == "on"
+        return cls(device.type, bf16, compiled, torch.get_num_threads(), num_ranks)
+
+    def note(self, run: Path) -> None:
+        """Writes it down, so that a training goes on as it began wherever it is killed."""
+        checkpoint.write_text(run / ENGINE, json.dumps(self._asdict()) + "\n")
+
+    @classmethod
+    def noted(cls, run: Path) -> Engine | None:
+        """How a former training worked; None where it is not known."""
+        try:
+            return cls(**json.loads((run / ENGINE).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None
 
     def as_before(self, former: Engine) -> Engine:
         """The engine of a former run, where this machine has it; says what stops being exact."""
         if former.device != self.device:
             tell(f"what began on {former.device} goes on on {self.device}: not bit for bit")
             return self
+        if former.ranks != self.ranks:
+            tell(
+                f"what began on {former.ranks} ranks goes on on {self.ranks}: the same batches and "
+                f"noise (but for dropout), summed in another order, so not bit for bit"
+            )
         if former.threads != self.threads:
             torch.set_num_threads(former.threads)
-        return former
+        return former._replace(ranks=self.ranks)
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.bf16)
@@ -78,7 +110,8 @@ def _fast_bf16(device: torch.device) -> bool:
     return False
 
 
-def _has_compiler(device: torch.device) -> bool:
+def has_compiler(device: torch.device) -> bool:
+    """Whether PyTorch can compile for a device here."""
     if device.type != "cpu":
         return True
     return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))

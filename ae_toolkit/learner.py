@@ -2,82 +2,195 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
 from ae_toolkit.recipe import Train
+
+EPS = 1e-8  #: added to the root of AdamW's second moment, as in the paper
+
+
+class Pace(NamedTuple):
+    """What an update must know of its step: `()` each.
+
+    Attributes:
+        progress: share of the training that is done, in [0, 1].
+        lr: the learning rate.
+        stride: the learning rate over the first moment's bias correction, 1 - β₁ᵗ.
+        scale: one over the root of the second moment's, 1 - β₂ᵗ.
+        forget: how far the averaged weights move towards the weights, in [0, 1].
+    """
+
+    progress: Tensor
+    lr: Tensor
+    stride: Tensor
+    scale: Tensor
+    forget: Tensor
 
 
 class Learner:
     """AdamW (Loshchilov and Hutter 2019) with gradient clipping and averaged weights.
 
+    An update is one pass over the memory of weights, moments and averages: by PyTorch's fused
+    kernel, or, inside a compiled step, by the kernel that the compiler makes of these lines.
+
     Args:
         model: whose parameters are moved; matrices and filters decay, biases and gains do not.
+        averaged: a copy of the model, which gets the averaged weights.
         train: the settings.
     """
 
-    def __init__(self, model: nn.Module, train: Train):
-        self.model, self.train = model, train
+    def __init__(self, model: nn.Module, averaged: nn.Module, train: Train):
+        self.model, self.averaged, self.train = model, averaged.requires_grad_(False), train
         self.weights = list(model.parameters())
-        self.average = [weight.detach().clone() for weight in self.weights]
-        groups = [
-            {
-                "params": [w for w in self.weights if w.dim() >= 2],
-                "weight_decay": train.weight_decay,
-            },
-            {"params": [w for w in self.weights if w.dim() < 2], "weight_decay": 0.0},
-        ]
-        self.optimiser = torch.optim.AdamW(
-            [group for group in groups if group["params"]],
-            lr=train.lr,
-            betas=train.betas,
-            fused=True,
-        )
+        with torch.no_grad():
+            # Sharded weights are moved shard by shard, since AdamW knows no neighbours.
+            self.mine = [_local(weight) for weight in self.weights]
+            self.average = [_local(twin) for twin in averaged.parameters()]
+        self.first = [torch.zeros_like(weight) for weight in self.mine]
+        self.second = [torch.zeros_like(weight) for weight in self.mine]
+        self.counts = [torch.zeros((), device=weight.device) for weight in self.mine]
+        self.decays = [train.weight_decay if w.dim() >= 2 else 0.0 for w in self.weights]
 
-    def update(self, *, step: int, lr: float) -> None:
-        """Moves the weights along their gradients, and their average after them.
+    def paces(self, rates: Sequence[float], *, first: int, steps: int) -> Tensor:
+        """The paces of some steps, `(len(rates), 5)` on the CPU.
 
         Args:
-            step: how many updates there have been; the first averages forget faster.
-            lr: the learning rate now.
+            rates: the learning rate of each.
+            first: the number of the first.
+            steps: of the whole training.
         """
-        if self.train.clip:
-            nn.utils.clip_grad_norm_(self.weights, self.train.clip)
-        for group in self.optimiser.param_groups:
-            group["lr"] = lr
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
-        decay = min(self.train.ema, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self.average, [w.detach() for w in self.weights], 1 - decay)
+        b1, b2 = self.train.betas
+        rows = []
+        for step, lr in enumerate(rates, start=first):
+            decay = min(self.train.ema, (1 + step) / (10 + step))  # early averages forget faster
+            corrected = lr / (1 - b1 ** (step + 1)), (1 - b2 ** (step + 1)) ** -0.5
+            rows.append([step / steps, lr, *corrected, 1 - decay])
+        return torch.tensor(rows)
 
-    @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """Puts the averaged weights into the model for the length of a block."""
-        self._swap()
-        try:
-            yield
-        finally:
-            self._swap()
+    def update(self, pace: Pace) -> None:
+        """Moves the weights along their gradients, and their average after them."""
+        grads = [_local(grad) for grad in self._gradients()]
+        with torch.no_grad():
+            if torch.compiler.is_compiling():
+                self._move(grads, pace)
+            else:
+                self._move_fused(grads, pace)
+        for weight in self.weights:
+            weight.grad = None
+
+    def _gradients(self) -> list[Tensor]:
+        grads = [torch.zeros_like(w) if w.grad is None else w.grad for w in self.weights]
+        if not self.train.clip:
+            return grads
+        norm = nn.utils.get_total_norm(grads)
+        factor = (self.train.clip / (_entire(norm) + 1e-6)).clamp(max=1.0)
+        return [_local(grad) * factor for grad in grads]
+
+    def _move(self, grads: list[Tensor], pace: Pace) -> None:
+        b1, b2 = self.train.betas
+        for weight, grad, first, second, average, decay in zip(
+            self.mine, grads, self.first, self.second, self.average, self.decays, strict=True
+        ):
+            first.lerp_(grad, 1 - b1)
+            second.lerp_(grad.square(), 1 - b2)
+            if decay:
+                weight.mul_(1 - pace.lr * decay)
+            weight.sub_(pace.stride * first / (second.sqrt() * pace.scale + EPS))
+            if self.train.ema:
+                average.lerp_(weight, pace.forget)
+
+    def _move_fused(self, grads: list[Tensor], pace: Pace) -> None:
+        b1, b2 = self.train.betas
+        columns = (self.mine, grads, self.first, self.second, self.counts)
+        for decay in {*self.decays}:
+            chosen = [i for i, mine in enumerate(self.decays) if mine == decay]
+            weights, slopes, first, second, counts = ([c[i] for i in chosen] for c in columns)
+            adamw(
+                weights, slopes, first, second, [], counts, foreach=False, fused=True,
+                amsgrad=False, beta1=b1, beta2=b2, lr=float(pace.lr), weight_decay=decay,
+                eps=EPS, maximize=False,
+            )  # fmt: skip
+        if self.train.ema:
+            torch._foreach_lerp_(self.average, self.mine, float(pace.forget))
+
+    def settle(self) -> nn.Module:
+        """The averaged model, ready to be looked at: with the buffers of the other."""
+        for twin, buffer in zip(self.averaged.buffers(), self.model.buffers(), strict=True):
+            twin.copy_(buffer)
+        if not self.train.ema:
+            torch._foreach_copy_(self.average, self.mine)
+        return self.averaged
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed training needs; tensors are shared, not copied."""
-        return {
-            "weights": self.model.state_dict(),
-            # `averaged` swaps storages, which a detached tensor does not follow.
-            "average": [twin.detach() for twin in self.average],
-            "optimiser": self.optimiser.state_dict(),
+        """All that a resumed training needs, whole even where weights are sharded."""
+        columns = {"average": self.average, "first": self.first, "second": self.second}
+        return {"weights": whole_state(self.model)} | {
+            name: [_whole(mine, weight) for mine, weight in zip(column, self.weights, strict=True)]
+            for name, column in columns.items()
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.model.load_state_dict(state["weights"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        for mine, saved in zip(self.average, state["average"], strict=True):
-            mine.copy_(saved)
+    def load_state_dict(self, state: Mapping[str, Any], *, step: int) -> None:
+        """Goes back to a state, which may have been saved under another sharding."""
+        with torch.no_grad():
+            for name, tensor in self.model.state_dict().items():
+                _put(tensor, state["weights"][name], like=tensor)
+            for name in ("average", "first", "second"):
+                for mine, saved, like in zip(
+                    getattr(self, name), state[name], self.weights, strict=True
+                ):
+                    _put(mine, saved, like=like)
+            for count in self.counts:
+                count.fill_(step)
 
-    def _swap(self) -> None:
-        for weight, twin in zip(self.weights, self.average, strict=True):
-            weight.data, twin.data = twin.data, weight.data
+    def movable(self) -> list[Tensor]:
+        """Every tensor that training changes."""
+        mine = (self.mine, self.average, self.first, self.second, self.counts)
+        return [tensor.detach() for column in mine for tensor in column] + [*self.model.buffers()]
+
+
+def whole_state(model: nn.Module) -> dict[str, Tensor]:
+    """A model's state with its shards put together; every rank must ask for it."""
+    return {name: _entire(tensor).detach() for name, tensor in model.state_dict().items()}
+
+
+# A `DTensor`, as FSDP makes them, is known by what it can do: importing it takes a second.
+
+
+def _is_shard(tensor: Tensor) -> bool:
+    return hasattr(tensor, "full_tensor")
+
+
+def _local(tensor: Any) -> Tensor:
+    """This rank's part of a tensor."""
+    return tensor.to_local() if _is_shard(tensor) else tensor
+
+
+def _entire(tensor: Any) -> Tensor:
+    """A tensor with its shards put together."""
+    return tensor.full_tensor() if _is_shard(tensor) else tensor
+
+
+def _whole(mine: Tensor, like: Any) -> Tensor:
+    """A part, and those of the other ranks, of a tensor that is sharded like another."""
+    if not _is_shard(like):
+        return mine.detach()
+    from torch.distributed.tensor import DTensor
+
+    spread = DTensor.from_local(
+        mine, like.device_mesh, like.placements, shape=like.shape, stride=like.stride()
+    )
+    return spread.full_tensor()
+
+
+def _put(mine: Tensor, saved: Tensor, *, like: Any) -> None:
+    """Copies an entire tensor, or this rank's part of it."""
+    if _is_shard(like):
+        from torch.distributed.tensor import distribute_tensor
+
+        saved = distribute_tensor(saved.to(like.device), like.device_mesh, like.placements)
+    _local(mine).copy_(_local(saved))

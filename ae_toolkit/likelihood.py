@@ -170,7 +170,8 @@ class Categorical(nn.Module):
 
 
 def _cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    return F.binary_cross_entropy_with_logits(logits, y, reduction="none")
+    # As softplus, whose one exponential serves the gradient too.
+    return F.softplus(logits) - logits * y
 
 
 def _refuse_classes(num_classes: int, name: str) -> None:

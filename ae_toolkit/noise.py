@@ -67,14 +67,29 @@ class Request(NamedTuple):
 class Tape:
     """The noise that a step asks for: listened to once, then drawn ahead each time.
 
+    Drawn for the global batch and sliced by rank, it is the same for any number of ranks.
+
     Args:
         source: where the noise comes from.
         rehearse: runs the step once, eagerly, with a listening `Step`.
+        rank: which part of the global batch is wanted.
+        num_ranks: how many parts there are.
+
+    Attributes:
+        beside: whether a part drew from PyTorch's own generators, as dropout does.
     """
 
-    def __init__(self, source: Source, rehearse: Callable[[Step], object]):
-        self.source = source
+    def __init__(
+        self,
+        source: Source,
+        rehearse: Callable[[Step], object],
+        *,
+        rank: int = 0,
+        num_ranks: int = 1,
+    ):
+        self.source, self.rank, self.num_ranks = source, rank, num_ranks
         self.requests: list[Request] = []
+        before = _own_generator(source.device)
         with torch.no_grad():
             _, randn, rand = source.step(0)
             rehearse(
@@ -84,11 +99,20 @@ class Tape:
                     self._listen("rand", rand),
                 )
             )
+        self.beside = not before.equal(_own_generator(source.device))
 
     def draw(self, index: int) -> list[Tensor]:
-        """The noise of step `index`, in the order in which it will be asked for."""
+        """This rank's noise of step `index`, in the order in which it will be asked for."""
+        if self.beside:
+            torch.manual_seed(seed_of(self.source.seed, "global", index, self.rank))
         step = self.source.step(index)
-        return [getattr(step, request.kind)(request.shape) for request in self.requests]
+        return [self._part(getattr(step, kind), shape) for kind, shape in self.requests]
+
+    def _part(self, draw: Callable[[Shape], Tensor], shape: Shape) -> Tensor:
+        if self.num_ranks == 1:
+            return draw(shape)
+        rows, *rest = shape
+        return draw((rows * self.num_ranks, *rest))[rows * self.rank : rows * (self.rank + 1)]
 
     def _listen(self, kind: str, draw: Callable[[Shape], Tensor]) -> Callable[[Shape], Tensor]:
         def listened(shape: Shape) -> Tensor:
@@ -96,6 +120,13 @@ class Tape:
             return draw(shape)
 
         return listened
+
+
+def _own_generator(device: torch.device) -> Tensor:
+    """The state of PyTorch's own generator for a device."""
+    if device.type == "cuda":
+        return torch.cuda.get_rng_state(device)
+    return torch.mps.get_rng_state() if device.type == "mps" else torch.get_rng_state()
 
 
 def replay(progress: Tensor, drawn: list[Tensor]) -> Step:

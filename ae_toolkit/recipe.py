@@ -63,6 +63,7 @@ class Train(BaseModel):
     patience: Annotated[int, Field(ge=0)] = 0  #: validations without gain before stopping; 0: none
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
+    parallel: Literal["ddp", "fsdp"] = "ddp"  #: what several ranks do: copy the weights, or share
     seed: Annotated[int, Field(ge=0)] = 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import sys
@@ -38,6 +39,57 @@ def claim(run: Path, recipe: Recipe, *, resume: bool) -> None:
             )
 
 
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Keeps a second training out of a run directory for the length of a block.
+
+    The system lets go of the lock when a process ends, however it ends.
+
+    Raises:
+        Misuse: another process trains there.
+        Failure: there can be no such folder.
+    """
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        folder = os.open(run, os.O_RDONLY)
+    except OSError as error:
+        raise Failure(f"{run}: cannot be written, {error.strerror or error}") from error
+    try:
+        if not _lock(folder):
+            raise Misuse(
+                f"{run} is being trained by another process: wait for it, stop it, or choose "
+                f"another --out"
+            )
+        yield
+    finally:
+        os.close(folder)
+
+
+def in_training(run: Path) -> bool:
+    """Whether some process trains in a run directory, on this machine."""
+    try:
+        folder = os.open(run, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        return not _lock(folder)
+    finally:
+        os.close(folder)
+
+
+def _lock(folder: int) -> bool:
+    """Whether the lock is ours now, or there are no locks on this system or file system."""
+    try:
+        import fcntl
+
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):
+        pass
+    return True
+
+
 NO_LOGS: Mapping[str, int] = {"metrics.jsonl": 0, "timings.jsonl": 0}  #: bytes in each
 
 
@@ -51,12 +103,15 @@ class Logs:
 
     def __init__(self, run: Path, size: Mapping[str, int]):
         self.paths = {name: run / name for name in size}
+        self.sizes, self.waiting = dict(size), dict.fromkeys(size, "")
         for name, path in self.paths.items():
             with path.open("ab") as file:
-                file.truncate(min(size[name], path.stat().st_size))
+                self.sizes[name] = min(size[name], path.stat().st_size)
+                file.truncate(self.sizes[name])
 
     def size(self) -> dict[str, int]:
-        return {name: path.stat().st_size for name, path in self.paths.items()}
+        """Bytes in each."""
+        return dict(self.sizes)
 
     def write(
         self,
@@ -76,8 +131,19 @@ class Logs:
         self._append("timings.jsonl", {**here, **timing})
 
     def _append(self, name: str, row: Mapping[str, Any]) -> None:
-        with self.paths[name].open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        """Adds a line; on a full disk it waits in memory for the next."""
+        self.waiting[name] += json.dumps(row) + "\n"
+        text = self.waiting[name].encode()
+        try:
+            with self.paths[name].open("r+b") as file:
+                file.truncate(self.sizes[name])  # half a line of an attempt that failed
+                file.seek(0, os.SEEK_END)
+                file.write(text)
+        except OSError as error:
+            tell(f"{self.paths[name]}: cannot be written, {error.strerror or error}; trying later")
+            return
+        self.sizes[name] += len(text)
+        self.waiting[name] = ""
 
 
 def last_state(run: Path) -> dict[str, Any] | None:
@@ -98,10 +164,12 @@ def last_state(run: Path) -> dict[str, Any] | None:
     return None
 
 
-def keep_best_and_last(run: Path) -> None:
-    """Removes every other checkpoint, and what a killed run left half-written."""
+def tidy(run: Path, *, keep: int) -> None:
+    """Removes all checkpoints but the best and the last few, and what was left half-written."""
     points = checkpoint.checkpoints(run)
-    kept = {points[-1].folder, (checkpoint.best(run) or points[-1]).folder}
+    kept = {point.folder for point in points[-keep:]}
+    if best := checkpoint.best(run):
+        kept.add(best.folder)
     for point in points:
         if point.folder not in kept:
             point.folder.rename(point.folder.with_name(f".{point.folder.name}"))
@@ -143,7 +211,9 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def tell(line: str, *, bar: tqdm[Any] | None = None) -> None:
-    """Says something on standard error, above the progress bar if there is one."""
+    """Says something on standard error, above the progress bar if there is one; rank 0 only."""
+    if os.environ.get("RANK", "0") != "0":
+        return
     if bar is not None and not bar.disable:
         bar.write(line, file=sys.stderr)
     else:

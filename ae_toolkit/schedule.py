@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from ae_toolkit.errors import Misuse
 from ae_toolkit.recipe import Train
 
 
@@ -30,8 +31,15 @@ class Schedule(NamedTuple):
     warmup: float
 
     @classmethod
-    def of(cls, train: Train, num_examples: int) -> Schedule:
-        batch_size = min(train.batch_size, num_examples)
+    def of(cls, train: Train, num_examples: int, *, num_ranks: int = 1) -> Schedule:
+        """Reads the settings for some examples.
+
+        Raises:
+            Misuse: there are fewer examples than ranks.
+        """
+        batch_size = min(train.batch_size, num_examples) // num_ranks * num_ranks
+        if not batch_size:
+            raise Misuse(f"{num_ranks} ranks cannot share {num_examples} examples")
         batches = num_examples // batch_size
         per_epoch = batches / train.accumulate
         return cls(

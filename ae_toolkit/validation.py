@@ -14,6 +14,7 @@ from ae_toolkit.contracts import Terms, label_row
 from ae_toolkit.data import Examples
 from ae_toolkit.modality import Modality
 from ae_toolkit.noise import Source
+from ae_toolkit.ranks import Ranks
 
 TERMS = ("loss", "distortion", "rate", "penalty")  #: means per example, nats or the like
 
@@ -27,31 +28,32 @@ def validate(
     objective: Any,
     examples: Examples,
     seed: int,
+    ranks: Ranks,
 ) -> dict[str, float]:
     """The mean terms over held-out examples, uncompiled and in fp32, with noise of their own.
 
     The loss is the one of the end of the training, so that a warm-up favours no early checkpoint.
     """
-    model.eval()
     device = next(model.parameters()).device
     source, totals = Source(seed, "validate", device), torch.zeros(len(TERMS), dtype=torch.float64)
-    for start in range(0, len(examples), CHUNK):
+    for first in range(0, len(examples), CHUNK * ranks.num):
+        start = first + CHUNK * ranks.rank
         index = range(start, min(start + CHUNK, len(examples)))
+        counted = len(index)
+        index = index or range(1)  # sharded weights need every rank at every batch
         batch = examples.at(index).to(device)
         now = source.step(start)
         terms = model(
             batch._replace(y=modality.prepare(batch.y)), now, num_samples=objective.num_samples
         )
         row = torch.stack([objective(terms, now).mean(), *means(terms)])
-        totals += len(index) * row.double().cpu()
-    model.train()
-    return dict(zip(TERMS, (totals / len(examples)).tolist(), strict=True))
+        totals += counted * row.double().cpu()
+    return dict(zip(TERMS, (ranks.total(totals) / len(examples)).tolist(), strict=True))
 
 
 @torch.no_grad()
 def draw(model: Autoencoder, modality: Modality, examples: Examples, path: Path) -> None:
     """Writes a figure of originals, reconstructions and samples; a failure costs just that."""
-    model.eval()
     device = next(model.parameters()).device
     num = min(10, len(examples))
     batch = examples.at(range(num)).to(device)
@@ -65,7 +67,6 @@ def draw(model: Autoencoder, modality: Modality, examples: Examples, path: Path)
         "sample": model.decode(new, c, now, mask=batch.mask),
     }
     labels = [label_row(batch.labels, i) for i in range(num)]
-    model.train()
     try:
         rows = {
             name: [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -15,8 +16,9 @@ import torch
 from conftest import small
 
 from ae_toolkit import Failure, Misuse, checkpoint, fit, load
+from ae_toolkit.device import has_compiler
 from ae_toolkit.errors import Interrupted
-from ae_toolkit.learner import Learner
+from ae_toolkit.learner import Learner, Pace
 from ae_toolkit.recipe import Train
 from ae_toolkit.registry import corruptions, encoders
 
@@ -71,8 +73,8 @@ def test_interrupted_run_resumes_to_the_same_bits(
 
     original, calls = Learner.update, []
 
-    def update(self: Learner, **options: object) -> None:
-        original(self, **options)
+    def update(self: Learner, pace: Pace) -> None:
+        original(self, pace)
         calls.append(1)
         if len(calls) == 7:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -119,17 +121,14 @@ def test_killed_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
 
 def test_nan_names_step_and_term_and_keeps_the_good_checkpoint(tmp_path: Path) -> None:
     class Poison:
-        """Turns the input to NaN at the 30th batch."""
-
-        def __init__(self) -> None:
-            self.calls = 0
+        """Turns the input to NaN at the 30th of 60 steps."""
 
         def out_shape(self, shape):
             return shape
 
         def __call__(self, x, y, mask, step):
-            self.calls += torch.is_grad_enabled()  # not in rehearsals, validations or figures
-            return (x * float("nan") if self.calls >= 30 else x), y
+            learning = torch.is_grad_enabled()  # not in rehearsals, validations or figures
+            return (x * float("nan") if learning and step.progress > 28.5 / 60 else x), y
 
     corruptions.register("poison")(Poison)
     with pytest.raises(Failure) as caught:
@@ -232,17 +231,45 @@ def test_conditioned_and_spatial_and_importance_weighted(tmp_path: Path) -> None
         model.sample(3, {"digit": 11})
 
 
-def test_learner_averages_and_swaps_back() -> None:
+def test_learner_averages_what_it_moves() -> None:
     layer = torch.nn.Linear(2, 2)
-    learner = Learner(layer, Train(ema=0.5))
+    learner = Learner(layer, copy.deepcopy(layer), Train(ema=0.5))
     start = layer.weight.detach().clone()
     layer.weight.grad = torch.ones_like(layer.weight)
     layer.bias.grad = torch.ones_like(layer.bias)
-    learner.update(step=100, lr=0.1)
-    moved = layer.weight.detach().clone()
-    with learner.averaged():
-        assert torch.allclose(layer.weight, (start + moved) / 2)
-    assert torch.equal(layer.weight, moved)
+    learner.update(Pace(*learner.paces([0.1], first=100, steps=200)[0]))
+    assert torch.allclose(learner.settle().weight, (start + layer.weight) / 2)
+
+
+def test_an_update_is_adamw_eager_and_compiled_alike() -> None:
+    """Both ways of moving weights agree with `torch.optim.AdamW`, decay and clipping included."""
+    if not has_compiler(torch.device("cpu")):
+        pytest.skip("needs a C++ compiler")
+    torch.manual_seed(0)
+    first = torch.nn.Linear(3, 4)
+    layers = [first, copy.deepcopy(first), copy.deepcopy(first)]
+    train = Train(weight_decay=0.1, clip=0.5, lr=0.1)
+    eager, compiled = (Learner(layer, copy.deepcopy(layer), train) for layer in layers[:2])
+    groups = [
+        {"params": [layers[2].weight], "weight_decay": 0.1},
+        {"params": [layers[2].bias], "weight_decay": 0.0},
+    ]
+    library = torch.optim.AdamW(groups, lr=0.1)
+    update = torch.compile(compiled.update, dynamic=False)
+    for step in range(3):
+        slopes = [torch.randn(4, 3), torch.randn(4)]
+        for layer in layers:
+            layer.weight.grad, layer.bias.grad = (slope.clone() for slope in slopes)
+        pace = eager.paces([0.1], first=step, steps=3)[0]
+        eager.update(Pace(*pace.unbind()))
+        update(Pace(*pace.unbind()))
+        torch.nn.utils.clip_grad_norm_(layers[2].parameters(), 0.5)
+        library.step()
+    for layer in layers[:2]:
+        assert torch.allclose(layer.weight, layers[2].weight, atol=1e-6)
+        assert torch.allclose(layer.bias, layers[2].bias, atol=1e-6)
+    for one, other in zip(eager.average, compiled.average, strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
 
 
 @pytest.mark.cuda

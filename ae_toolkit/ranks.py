@@ -1,0 +1,173 @@
+"""The processes that train one model together, as `torchrun` starts them.
+
+    torchrun --nproc-per-node=4 -m ae_toolkit train RECIPE --out runs/mine
+
+Each rank computes its part of every global batch, so the numbers are those of one process. Rank 0
+writes; what all must agree on, such as when to stop, is settled here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ae_toolkit.errors import Failure, Misuse
+from ae_toolkit.recipe import Train
+
+T = TypeVar("T")
+
+PATIENCE = "AE_RANK_TIMEOUT"  #: seconds that ranks wait for each other
+PATIENCE_SECONDS = 600.0
+
+
+class Ranks(NamedTuple):
+    """Which of how many processes this one is.
+
+    Attributes:
+        rank: of this process; 0 leads, and is the one that writes.
+        num: how many there are.
+        restarts: how often `torchrun` has started them anew after one had died.
+        device: where the numbers that they exchange must lie.
+    """
+
+    rank: int = 0
+    num: int = 1
+    restarts: int = 0
+    device: torch.device = torch.device("cpu")
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean of the same tensor on all ranks."""
+        return self.total(values) / self.num
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum of the same tensor on all ranks, on the device that it came from."""
+        if self.num == 1:
+            return values
+        there = values.to(self.device).double()  # few numbers ever travel
+        with _together():
+            dist.all_reduce(there)
+        return there.to(values)
+
+    def agree(self, value: T) -> T:
+        """What rank 0 says."""
+        if self.num == 1:
+            return value
+        said: list[Any] = [value]
+        with _together():
+            dist.broadcast_object_list(said, device=self.device)
+        return said[0]  # type: ignore[no-any-return]
+
+    def any(self, *mine: bool) -> tuple[bool, ...]:
+        """Of each flag, whether it is raised on any rank."""
+        if self.num == 1:
+            return mine
+        return tuple((self.total(torch.tensor(mine, dtype=torch.float64)) > 0).tolist())
+
+    def spread(self, model: nn.Module, train: Train) -> nn.Module:
+        """Returns what a batch is given to, so that gradients become those of the global batch.
+
+        DDP (Li et al. 2020) copies all weights to every rank and averages gradients; FSDP (Zhao et
+        al. 2023), in its second form, shards weights, gradients and moments in place.
+        """
+        if self.num == 1:
+            return model
+        if train.parallel == "fsdp":
+            shard(model)
+            return model
+        ids = [self.device.index] if self.device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
+
+
+def shard(model: nn.Module) -> None:
+    """Shards a model over all ranks, its encoder and its decoder apart from the rest."""
+    from torch.distributed.fsdp import fully_shard
+
+    for part in (getattr(model, "encoder", None), getattr(model, "decoder", None)):
+        if isinstance(part, nn.Module) and any(True for _ in part.parameters()):
+            fully_shard(part)
+    fully_shard(model)
+
+
+def launched() -> bool:
+    """Whether `torchrun`, or something that sets the same variables, has started this process."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def local_rank() -> int:
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[Ranks]:
+    """Meets the other ranks for the length of a block; alone, there is nobody to meet.
+
+    Raises:
+        Failure: some do not arrive in time.
+    """
+    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    if not launched():
+        yield Ranks(restarts=restarts)
+        return
+    rank, num = int(os.environ.get("RANK", "0")), int(os.environ["WORLD_SIZE"])
+    seconds = float(os.environ.get(PATIENCE, PATIENCE_SECONDS))
+    met = dist.is_initialized()  # by a program of which this training is a part
+    if not met:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        try:
+            dist.init_process_group(
+                "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=seconds)
+            )
+            dist.barrier()
+        except (RuntimeError, ValueError) as error:
+            place = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
+            raise Failure(
+                f"rank {rank} of {num} waited {seconds:g} s at {place}, and not all ranks came: "
+                f"start {num} processes that reach each other, or raise {PATIENCE}"
+            ) from error
+    try:
+        yield Ranks(rank, num, restarts, device if device.type == "cuda" else torch.device("cpu"))
+    finally:
+        if not met:
+            dist.destroy_process_group()
+
+
+def check_batch(train: Train, num: int) -> None:
+    """Checks that a batch can be shared evenly.
+
+    Raises:
+        Misuse: it cannot.
+    """
+    if train.batch_size % num:
+        near = max(round(train.batch_size / num), 1) * num
+        raise Misuse(
+            f"train.batch_size is {train.batch_size}, which {num} ranks cannot share evenly: "
+            f"try {near}"
+        )
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    """Says what has happened when another rank is gone.
+
+    Raises:
+        Failure: so it is.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        raise Failure(
+            "another rank has stopped or cannot be reached, so this one stops too; what was saved "
+            "stays: start all of them again with --resume"
+        ) from error
