@@ -63,7 +63,7 @@ class Logs:
         step: int,
         epoch: float,
         learned: Mapping[str, float],
-        validated: Mapping[str, float] | None,
+        validated: Mapping[str, Any] | None,
         seconds: float,
         speed: float,
     ) -> None:

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import torch
@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from ae_toolkit import checkpoint, rundir
 from ae_toolkit.autoencoder import Autoencoder
+from ae_toolkit.collapse import Alarm
 from ae_toolkit.contracts import Batch, Step, Terms
 from ae_toolkit.data import hold_out, load_data
 from ae_toolkit.device import Engine, pick_device
@@ -29,10 +30,12 @@ from ae_toolkit.errors import Failure, Fault, Interrupted, said
 from ae_toolkit.learner import Learner
 from ae_toolkit.modality import Modality
 from ae_toolkit.noise import Source, Tape, replay, seed_of
+from ae_toolkit.profiler import profiling
 from ae_toolkit.recipe import Recipe
 from ae_toolkit.registry import culprit
 from ae_toolkit.schedule import Schedule, Watch
-from ae_toolkit.validation import TERMS, draw, means, validate
+from ae_toolkit.trackers import Trackers
+from ae_toolkit.validation import TERMS, Validation, draw, means, validate
 
 REFRESH_SECONDS = 0.5  #: how often the bar moves and the history is read
 FIGURE_SECONDS = 30.0  #: how often at most a figure is drawn
@@ -45,6 +48,8 @@ def fit(
     resume: bool = False,
     device: str = "auto",
     progress: bool = True,
+    track: Iterable[str] = (),
+    profile: bool = False,
 ) -> Path:
     """Trains a recipe and returns the run directory.
 
@@ -54,9 +59,11 @@ def fit(
         resume: go on from the last checkpoint in `out`.
         device: auto, cpu, cuda, cuda:1 … or mps.
         progress: show a bar.
+        track: names of trackers that are told the numbers too, such as `tensorboard`.
+        profile: record some steps into `profile.json`, and say what took longest.
 
     Raises:
-        Misuse: the recipe cannot be built, or `out` holds another run.
+        Misuse: the recipe cannot be built, `out` holds another run, or a tracker is missing.
         Failure: the data cannot be read, or the training diverges; checkpoints stay.
         Interrupted: Ctrl-C or a request to terminate, after saving.
     """
@@ -64,6 +71,7 @@ def fit(
     train, run, where = recipe.train, Path(out), pick_device(device)
     engine = Engine.pick(train, where)
     rundir.claim(run, recipe, resume=resume)
+    trackers = Trackers(track, run=run, settings=recipe.model_dump(mode="json"))
 
     # The data: on the device, split by group.
     modality: Modality = recipe.make("modality")
@@ -75,6 +83,7 @@ def fit(
     torch.manual_seed(train.seed)
     model = Autoencoder(recipe, modality=modality).to(where).to(memory_format=torch.channels_last)
     objective = recipe.make("objective")
+    alarm = Alarm(objective)
     learner = Learner(model, train)
 
     # Where a former run stood.
@@ -134,7 +143,12 @@ def fit(
     began = shown = time.perf_counter()
     drawn_at = -math.inf
 
-    with rundir.stop_signals() as stopped, bar:
+    with (
+        rundir.stop_signals() as stopped,
+        bar,
+        closing(trackers),
+        profiling(run if profile else None, where, bar=bar) as profiled,
+    ):
         rundir.tell(
             f"{recipe.name}: {model.num_parameters():,} parameters, {len(examples):,} examples, "
             f"{schedule.steps:,} steps, {engine}"
@@ -154,6 +168,7 @@ def fit(
                 row += terms / train.accumulate
             learner.update(step=step, lr=train.lr * schedule.factor(step))
             step += 1
+            profiled()
 
             # Once in a while: look at the history, which is the only wait for the device.
             due = step % schedule.evaluate_every == 0 or step == schedule.steps
@@ -172,20 +187,29 @@ def fit(
             if due:
                 past = history[: (step - 1) % schedule.evaluate_every + 1].mean(0).tolist()
                 learned = dict(zip(TERMS, past, strict=True))
-                metrics = None
+                seen: Validation | None = None
                 with learner.averaged():
                     if len(held_out):
-                        metrics = validate(model, modality, objective, held_out, train.seed)
-                        watch = watch.after(metrics["loss"])
+                        seen = validate(model, modality, objective, held_out, train.seed)
+                        watch = watch.after(seen.terms["loss"])
                     if now - drawn_at > FIGURE_SECONDS or step == schedule.steps:
                         drawn_at = now
                         some = held_out if len(held_out) else examples
-                        draw(model, modality, some, run / "figures" / f"step_{step:07d}.png")
-                logs.write(step, step / schedule.per_epoch, learned, metrics, now - began, speed)
+                        figure = run / "figures" / f"step_{step:07d}.png"
+                        draw(model, modality, some, figure)
+                        trackers.figure(step, figure)
+                metrics, row_of = (seen.terms, seen.row) if seen else (None, None)
+                logs.write(step, step / schedule.per_epoch, learned, row_of, now - began, speed)
                 save(metrics)
                 saved = step
                 line = _line(step / schedule.per_epoch, learned, metrics)
                 rundir.tell(line, bar=bar)
+                pace = {"examples_per_second": speed}
+                trackers.log(step, train=learned, validation=row_of or {}, pace=pace)
+                if seen:
+                    far, lost = step / schedule.steps, seen.terms["distortion"]
+                    if warning := alarm.look(seen.rates, distortion=lost, progress=far):
+                        rundir.tell(warning, bar=bar)
                 shown = time.perf_counter()
             if stopped:
                 if saved < step:

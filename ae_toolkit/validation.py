@@ -1,15 +1,16 @@
-"""A look at a model in training: its loss on held-out examples, and a figure for people."""
+"""A look at a model in training: its loss and its codes on held-out examples, and a figure."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ae_toolkit import checkpoint, rundir
 from ae_toolkit.autoencoder import Autoencoder
+from ae_toolkit.collapse import Units
 from ae_toolkit.contracts import Terms, label_row
 from ae_toolkit.data import Examples
 from ae_toolkit.modality import Modality
@@ -20,6 +21,26 @@ TERMS = ("loss", "distortion", "rate", "penalty")  #: means per example, nats or
 CHUNK = 1000  #: examples per validation batch
 
 
+class Validation(NamedTuple):
+    """What held-out examples say.
+
+    Attributes:
+        terms: means per example of the loss and of what it is made up of.
+        active_units: how many code dimensions are in use.
+        rates: of every code dimension, nats in the mean; none where a rate is undefined.
+    """
+
+    terms: dict[str, float]
+    active_units: int
+    rates: list[float]
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """All of it, as a line of `metrics.jsonl` has it."""
+        rates = {"rates": [round(rate, 6) for rate in self.rates]} if self.rates else {}
+        return {**self.terms, "active_units": self.active_units, **rates}
+
+
 @torch.no_grad()
 def validate(
     model: Autoencoder,
@@ -27,7 +48,7 @@ def validate(
     objective: Any,
     examples: Examples,
     seed: int,
-) -> dict[str, float]:
+) -> Validation:
     """The mean terms over held-out examples, uncompiled and in fp32, with noise of their own.
 
     The loss is the one of the end of the training, so that a warm-up favours no early checkpoint.
@@ -35,17 +56,19 @@ def validate(
     model.eval()
     device = next(model.parameters()).device
     source, totals = Source(seed, "validate", device), torch.zeros(len(TERMS), dtype=torch.float64)
+    units = Units()
     for start in range(0, len(examples), CHUNK):
         index = range(start, min(start + CHUNK, len(examples)))
         batch = examples.at(index).to(device)
         now = source.step(start)
-        terms = model(
-            batch._replace(y=modality.prepare(batch.y)), now, num_samples=objective.num_samples
-        )
+        batch = batch._replace(y=modality.prepare(batch.y))
+        with units.counting(model):
+            terms = model(batch, now, num_samples=objective.num_samples)
         row = torch.stack([objective(terms, now).mean(), *means(terms)])
         totals += len(index) * row.double().cpu()
     model.train()
-    return dict(zip(TERMS, (totals / len(examples)).tolist(), strict=True))
+    terms_of = dict(zip(TERMS, (totals / len(examples)).tolist(), strict=True))
+    return Validation(terms_of, units.active, units.rates)
 
 
 @torch.no_grad()
