@@ -76,7 +76,8 @@ def read(path: Path) -> Run:
         best: dict[str, Any] = min(
             reversed(checked or rows[-1:]), key=lambda row: row["loss"], default={}
         )
-        stale = len(checked) - checked.index(best) - 1 if checked else 0
+        losses = [row["loss"] for row in checked]
+        stale = len(losses) - losses.index(min(losses)) - 1 if losses else 0
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise Failure(f"{path}: its {METRICS} is broken, it is passed over") from None
     saved = [folder.name for folder in path.glob("checkpoints/step_*")]

@@ -40,7 +40,7 @@ class Trackers:
 
     def __init__(self, names: Iterable[str], *, run: Path, settings: Mapping[str, Any]):
         self.open: dict[str, Tracker] = {}
-        for name in names:
+        for name in dict.fromkeys(names):
             make = registry.trackers.get(name)
             with blaming(f"{registry.trackers.describe(make)} raises"):
                 self.open[name] = make(run=run, settings=settings)
