@@ -57,10 +57,10 @@ class Units:
             hook.remove()
 
     @property
-    def active(self) -> int:
-        """How many dimensions are in use, as `evaluate.active_units` counts them."""
+    def active(self) -> int | None:
+        """How many dimensions are in use, as `evaluate.active_units` counts; None: cannot say."""
         if self.num < 2:
-            return 0
+            return None
         spread = self.within + self.between - self.mean.square() / self.num
         return int((spread / (self.num - 1) > ACTIVE).sum())
 
@@ -71,7 +71,7 @@ class Units:
 
 
 class Alarm:
-    """Says once of each kind that codes collapse, where the objective is what presses on them.
+    """Says that codes collapse where the objective presses on them, once of each kind.
 
     Args:
         objective: asked how much it charges for a first nat, now and at the end of the training.

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from ae_toolkit.autoencoder import Autoencoder
-from ae_toolkit.contracts import Batch, Shape
+from ae_toolkit.contracts import Batch, Shape, Step, Terms
 from ae_toolkit.data import Examples, hold_out, load_data
 from ae_toolkit.device import Engine, pick_device
 from ae_toolkit.learner import Learner
 from ae_toolkit.modality import Modality
-from ae_toolkit.noise import Source
+from ae_toolkit.noise import Source, Tape, replay
 from ae_toolkit.recipe import Recipe
 from ae_toolkit.schedule import Schedule
 from ae_toolkit.validation import CHUNK, validate
@@ -90,31 +90,37 @@ def estimate(recipe: Recipe, *, device: str = "auto") -> Estimate:
     model = Autoencoder(recipe, modality=modality).to(where).to(memory_format=torch.channels_last)
     objective = recipe.make("objective")
     learner = Learner(model, train)
-    noise = Source(train.seed, "train", where)
 
     def batch_at(number: int) -> Batch:
         start = number % schedule.batches * schedule.batch_size
-        batch = examples.at(range(start, start + schedule.batch_size)).to(where)
-        return batch
+        return examples.at(range(start, start + schedule.batch_size)).to(where)
 
-    def loss_of(batch: Batch, number: int) -> Tensor:
-        now = noise.step(number, progress=0.0)
+    def terms_of(batch: Batch, now: Step) -> Terms:
         y = modality.augment(modality.prepare(batch.y), now)
         with engine.autocast():
-            terms = model(batch._replace(y=y), now, num_samples=objective.num_samples)
-        loss: Tensor = objective(terms, now).mean()
+            return model(batch._replace(y=y), now, num_samples=objective.num_samples)
+
+    def loss_of(batch: Batch, moment: Tensor, drawn: list[Tensor]) -> Tensor:
+        now = replay(moment, drawn)
+        loss: Tensor = objective(terms_of(batch, now), now).mean()
         return loss
 
+    first, moment = batch_at(0), torch.zeros((), device=where)
+    noise = Source(train.seed, "train", where)
+    tape = Tape(noise, lambda now: terms_of(first, now))
     dispatch = torch.compile(loss_of, dynamic=False) if engine.compiled else loss_of
 
     def step(number: int) -> None:
         for micro in range(number * train.accumulate, (number + 1) * train.accumulate):
-            torch.autograd.backward(dispatch(batch_at(micro), number) / train.accumulate)
+            loss = dispatch(batch_at(micro), moment, tape.draw(micro))
+            torch.autograd.backward(loss / train.accumulate)
         learner.update(step=number, lr=train.lr)
 
     model.train()
-    shapes = _shapes(model, modality, batch_at(0), noise)
-    activations = _saved_bytes(model, batch_at(0), lambda batch: loss_of(batch, 0))
+    shapes = _shapes(model, modality, first, noise)
+    drawn = tape.draw(0)
+    known = [*model.parameters(), *model.buffers(), *drawn, *_tensors(first)]
+    activations = _saved_bytes(lambda: loss_of(first, moment, drawn), known)
     times = _times(step, where)
     usual = statistics.median(times[1:])
     checking = 0.0
@@ -182,20 +188,19 @@ def _parameters(model: Autoencoder) -> dict[str, int]:
     return counts | {"all": model.num_parameters()}
 
 
-def _saved_bytes(model: nn.Module, batch: Batch, loss_of: Callable[[Batch], Tensor]) -> int:
-    """Bytes that the backward pass of one batch waits for, weights and the batch left out."""
-    known = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
-    known |= {t.untyped_storage().data_ptr() for t in _tensors(batch)}
+def _saved_bytes(run: Callable[[], Tensor], known: Iterable[Tensor]) -> int:
+    """Bytes that the backward pass of `run` waits for, less those that are `known`."""
+    counted = {tensor.untyped_storage().data_ptr() for tensor in known}
     saved: dict[int, tuple[int, Tensor]] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
+        if storage.data_ptr() not in counted:
             saved[storage.data_ptr()] = (storage.nbytes(), tensor)  # kept: no address comes again
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss_of(batch)
+        run()
     return sum(size for size, _ in saved.values())
 
 

@@ -160,6 +160,8 @@ class WandB:
                     silent=True, console="off", finish_timeout=FINISH_SECONDS
                 ),
             )
+            if self.run.url:
+                tell(f"wandb: {self.run.url}")
         return self.run
 
 

@@ -26,19 +26,20 @@ class Validation(NamedTuple):
 
     Attributes:
         terms: means per example of the loss and of what it is made up of.
-        active_units: how many code dimensions are in use.
+        active_units: how many code dimensions are in use; None where that cannot be said.
         rates: of every code dimension, nats in the mean; none where a rate is undefined.
     """
 
     terms: dict[str, float]
-    active_units: int
+    active_units: int | None
     rates: list[float]
 
     @property
     def row(self) -> dict[str, Any]:
         """All of it, as a line of `metrics.jsonl` has it."""
+        active = {} if self.active_units is None else {"active_units": self.active_units}
         rates = {"rates": [round(rate, 6) for rate in self.rates]} if self.rates else {}
-        return {**self.terms, "active_units": self.active_units, **rates}
+        return {**self.terms, **active, **rates}
 
 
 @torch.no_grad()

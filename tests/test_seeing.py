@@ -177,7 +177,7 @@ class Wandb:
 
     def init(self, **options: Any) -> Any:
         logged: list[Any] = []
-        run = SimpleNamespace(options=options, logged=logged, finished=False)
+        run = SimpleNamespace(options=options, logged=logged, finished=False, url=None)
         run.log = lambda numbers, *, step: logged.append((step, numbers))
         run.finish = lambda: setattr(run, "finished", True)
         self.runs.append(run)
