@@ -180,7 +180,7 @@ def draw_curves(runs: Sequence[Run], path: Path) -> None:
                     linewidth=1.0,
                 )
             plot.plot([], [], color=f"C{i}", label=run.path.name)
-        # The first tenth falls from far above, and is let out of the picture.
+        # The first tenth falls from far above: it may leave the plot.
         if later and max(later) > min(later):
             margin = 0.05 * (max(later) - min(later))
             plot.set_ylim(min(later) - margin, max(later) + margin)

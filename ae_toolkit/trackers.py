@@ -94,11 +94,11 @@ class TensorBoard:
 
     def figure(self, step: int, path: Path) -> None:
         import numpy as np
-        from PIL import Image
+        import PIL.Image
 
-        with Image.open(path) as drawn:
-            pixels = np.asarray(drawn.convert("RGB"))
-        self._from(step).add_image("figure", pixels, step, dataformats="HWC")
+        with PIL.Image.open(path) as drawn:
+            colours = np.asarray(drawn.convert("RGB"))
+        self._from(step).add_image("figure", colours, step, dataformats="HWC")
 
     def close(self) -> None:
         if self.writer is not None:
