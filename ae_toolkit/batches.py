@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 from ae_toolkit.contracts import Batch
-from ae_toolkit.data import Examples
 from ae_toolkit.noise import Source
 
 

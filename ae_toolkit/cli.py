@@ -18,7 +18,7 @@ import click
 
 from ae_toolkit import __version__, registry
 from ae_toolkit.errors import Failure, Misuse, choose, said
-from ae_toolkit.options import json_option, print_json
+from ae_toolkit.options import json_option, print_json, print_table
 from ae_toolkit.verbs import VERBS
 
 
@@ -256,7 +256,4 @@ def _table(rows: list[dict[str, Any]], as_json: bool, *, columns: tuple[str, ...
     if as_json:
         print_json(rows)
         return
-    widths = [max((len(str(row[c])) for row in rows), default=0) for c in columns]
-    for row in rows:
-        cells = (str(row[c]).ljust(w) for c, w in zip(columns, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())
+    print_table([[str(row[c]) for c in columns] for row in rows])

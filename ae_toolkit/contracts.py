@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
@@ -210,6 +211,24 @@ class Objective(Protocol):
 
     def __call__(self, terms: Terms, step: Step) -> Tensor:
         """The loss per example, `(B,)`."""
+
+
+class Tracker(Protocol):
+    """Where the numbers of a training go beside `metrics.jsonl`; it may fail, the training goes on.
+
+    It is made with the run directory and the recipe's settings, `(*, run, settings)`, before any
+    work, and raises `Misuse` where something that it needs is not installed. It writes nothing
+    before the first `log` or `figure`, whose step says where a resumed training goes on.
+    """
+
+    def log(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Takes the numbers of one step, such as `{"validation/loss": 31.6}`."""
+
+    def figure(self, step: int, path: Path) -> None:
+        """Takes a figure, a PNG at `path`."""
+
+    def close(self) -> None:
+        """Writes what is not yet written. The last call."""
 
 
 def repeat(x: Any, num: int) -> Any:

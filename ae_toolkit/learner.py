@@ -152,6 +152,13 @@ class Learner:
         mine = (self.mine, self.average, self.first, self.second, self.counts)
         return [tensor.detach() for column in mine for tensor in column] + [*self.model.buffers()]
 
+    def put_back(self, former: Sequence[Tensor]) -> None:
+        """Undoes steps, given copies of what was `movable` before them."""
+        with torch.no_grad():
+            torch._foreach_copy_(self.movable(), list(former))
+        for weight in self.weights:
+            weight.grad = None
+
 
 def whole_state(model: nn.Module) -> dict[str, Tensor]:
     """A model's state with its shards put together; every rank must ask for it."""

@@ -89,3 +89,11 @@ def parse_labels(pairs: Iterable[str]) -> dict[str, float]:
 def print_json(value: Any) -> None:
     """Prints for a program to read."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Prints rows of cells in columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        click.echo("  ".join(cells).rstrip())

@@ -6,6 +6,7 @@ stands beside it is looked at all the same.
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from difflib import SequenceMatcher
@@ -21,7 +22,7 @@ from ae_toolkit.autoencoder import Autoencoder
 from ae_toolkit.contracts import SUPPLIED, Shape, label_row
 from ae_toolkit.data import Examples, load_data
 from ae_toolkit.errors import Failure, Fault, Misuse, choose, said
-from ae_toolkit.learner import Learner
+from ae_toolkit.learner import Learner, Pace
 from ae_toolkit.modality import Modality, read_items
 from ae_toolkit.model import load
 from ae_toolkit.noise import Source
@@ -304,7 +305,8 @@ class _Kept:
             assert bool(torch.isfinite(parameter.grad).all()), (
                 f"parameter {name} has a NaN gradient"
             )
-        Learner(self.model, self.recipe.train).update(step=0, lr=self.recipe.train.lr)
+        learner = Learner(self.model, copy.deepcopy(self.model), self.recipe.train)
+        learner.update(Pace(*learner.paces([self.recipe.train.lr], first=0, steps=1)[0]))
 
     def reload(self, folder: Path) -> None:
         checkpoint.save(folder, self.model.state_dict(), checkpoint.config_json(self.recipe))

@@ -66,7 +66,7 @@ class Ranks(NamedTuple):
         said: list[Any] = [value]
         with _together():
             dist.broadcast_object_list(said, device=self.device)
-        return said[0]  # type: ignore[no-any-return]
+        return said[0]
 
     def any(self, *mine: bool) -> tuple[bool, ...]:
         """Of each flag, whether it is raised on any rank."""
@@ -102,6 +102,11 @@ def shard(model: nn.Module) -> None:
 def launched() -> bool:
     """Whether `torchrun`, or something that sets the same variables, has started this process."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def leads() -> bool:
+    """Whether this process is rank 0, as far as can be told before the others are met."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def local_rank() -> int:

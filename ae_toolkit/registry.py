@@ -286,6 +286,7 @@ likelihoods = Registry("ae_toolkit.likelihoods", noun="likelihood")
 objectives = Registry("ae_toolkit.objectives", noun="objective")
 recipes = Registry("ae_toolkit.recipes", noun="recipe")
 commands = Registry("ae_toolkit.commands", noun="command")
+trackers = Registry("ae_toolkit.trackers", noun="tracker")
 
 #: Every registry, by the noun of its parts.
 ALL: dict[str, Registry] = {

@@ -10,33 +10,30 @@ machine. Several ranks, started by `torchrun`, do the same work as one.
 
 from __future__ import annotations
 
-import copy
 import math
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Mapping
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from ae_toolkit import checkpoint, rundir
-from ae_toolkit.autoencoder import Autoencoder
-from ae_toolkit.batches import Batches
-from ae_toolkit.contracts import Batch, Step, Terms
-from ae_toolkit.data import hold_out, load_data
+from ae_toolkit.collapse import Alarm
 from ae_toolkit.device import Engine, pick_device
-from ae_toolkit.errors import Failure, Fault, Interrupted, said
-from ae_toolkit.learner import Learner, whole_state
-from ae_toolkit.modality import Modality
-from ae_toolkit.noise import Source, Tape
-from ae_toolkit.ranks import Ranks, check_batch, joined, launched, local_rank
+from ae_toolkit.errors import Failure, Interrupted
+from ae_toolkit.learner import whole_state
+from ae_toolkit.lock import locked
+from ae_toolkit.profiler import profiling
+from ae_toolkit.ranks import Ranks, joined, launched, leads, local_rank
 from ae_toolkit.recipe import Recipe
-from ae_toolkit.registry import culprit
-from ae_toolkit.schedule import Schedule, Watch
-from ae_toolkit.stepper import Stepper, compiling, pays
-from ae_toolkit.validation import TERMS, draw, means, validate
+from ae_toolkit.schedule import Watch
+from ae_toolkit.stepper import compiling
+from ae_toolkit.trackers import Trackers
+from ae_toolkit.trial import pays
+from ae_toolkit.validation import TERMS, draw, validate
+from ae_toolkit.workshop import Workshop
 
 REFRESH_SECONDS = 0.5  #: how often the bar moves and the history is read
 REFRESH_STEPS = 20  #: the same among several ranks, whose clocks differ
@@ -53,6 +50,8 @@ def fit(
     device: str = "auto",
     keep: int = 2,
     progress: bool = True,
+    track: Iterable[str] = (),
+    profile: bool = False,
 ) -> Path:
     """Trains a recipe and returns the run directory.
 
@@ -63,23 +62,38 @@ def fit(
         device: auto, cpu, cuda, cuda:1 … or mps.
         keep: how many of the last checkpoints stay, beside the best.
         progress: show a bar.
+        track: names of trackers that are told the numbers too, such as `tensorboard`.
+        profile: record some steps into `profile.json`, and say what took longest.
 
     Raises:
-        Misuse: the recipe cannot be built, or `out` holds another run, or one in training.
+        Misuse: the recipe cannot be built, `out` holds another run or one in training, or a
+            tracker is missing.
         Failure: the data cannot be read, or the training diverges; checkpoints stay.
         Interrupted: Ctrl-C or a request to terminate, after saving.
     """
     recipe.check()
     run = Path(out)
     where = pick_device(device, local_rank=local_rank() if launched() else None)
-    with joined(where) as ranks, rundir.locked(run) if ranks.leads else nullcontext():
+    told = tuple(track) if leads() else ()
+    trackers = Trackers(told, run=run, settings=recipe.model_dump(mode="json"))
+    with joined(where) as ranks, locked(run) if ranks.leads else nullcontext():
         if ranks.leads:
             # What `torchrun` has started anew goes on where it stood.
-            again = resume or (ranks.restarts > 0 and (run / checkpoint.CONFIG).exists())
-            rundir.claim(run, recipe, resume=again)
-            checkpoint.write_text(run / checkpoint.CONFIG, checkpoint.config_json(recipe))
-        resume = ranks.agree(ranks.leads and again)
-        _train(recipe, run, where, ranks, resume=resume, keep=keep, progress=progress)
+            resume = resume or (ranks.restarts > 0 and (run / checkpoint.CONFIG).exists())
+            rundir.claim(run, recipe, resume=resume)
+        resume = ranks.agree(resume)
+        with closing(trackers):
+            _train(
+                recipe,
+                run,
+                where,
+                ranks,
+                trackers,
+                resume=resume,
+                keep=keep,
+                progress=progress,
+                profile=profile,
+            )
     return run
 
 
@@ -88,51 +102,21 @@ def _train(
     run: Path,
     where: torch.device,
     ranks: Ranks,
+    trackers: Trackers,
     *,
     resume: bool,
     keep: int,
     progress: bool,
+    profile: bool,
 ) -> None:
-    train = recipe.train
-    engine = Engine.pick(train, where, num_ranks=ranks.num)
-
-    # The data: split by group, and dealt out in batches.
-    modality: Modality = recipe.make("modality")
-    examples, held_out = hold_out(
-        load_data(recipe, modality, "train").to(where), train.validation, seed=train.seed
-    )
-    check_batch(train, ranks.num)
-    schedule = Schedule.of(train, len(examples), num_ranks=ranks.num)
-    if schedule.batch_size < train.batch_size:
-        rundir.tell(
-            f"train.batch_size is {train.batch_size}, but there are {len(examples)} examples: each "
-            f"batch holds {schedule.batch_size}"
-        )
-    batches = Batches.of(
-        examples,
-        batch_size=schedule.batch_size,
-        batches=schedule.batches,
-        seed=train.seed,
-        device=where,
-        rank=ranks.rank,
-        num_ranks=ranks.num,
-    )
-
-    # The model, its averaged twin, and what moves them.
-    torch.manual_seed(train.seed)
-    model = Autoencoder(recipe, modality=modality).to(where)
-    if train.parallel == "ddp":
-        model = model.to(memory_format=torch.channels_last)
-    objective = recipe.make("objective")
-    twin = copy.deepcopy(model).eval()
-    called = ranks.spread(model, train)
-    if train.parallel == "fsdp":
-        ranks.spread(twin, train)
-    learner = Learner(model, twin, train)
+    train, engine = recipe.train, Engine.pick(recipe.train, where, num_ranks=ranks.num)
+    shop = Workshop(recipe, engine, where, ranks)
+    model, learner, schedule = shop.model, shop.learner, shop.schedule
+    examples, held_out, every = shop.examples, shop.held_out, schedule.evaluate_every
 
     # Where a former run stood.
     step, watch, log_size = 0, Watch(), rundir.NO_LOGS
-    history = torch.zeros(schedule.evaluate_every, len(TERMS), device=where)
+    history = torch.zeros(every, len(TERMS), device=where)
     decided = train.compile != "auto"
     if resume:
         if former := Engine.noted(run):
@@ -142,63 +126,13 @@ def _train(
             learner.load_state_dict(state["learner"], step=step)
             history[: len(state["history"])] = state["history"].to(where)
 
-    # The loss of one batch, and how it is made up.
-    def terms_of(net: torch.nn.Module, batch: Batch, now: Step) -> Terms:
-        y = modality.augment(modality.prepare(batch.y), now)
-        with engine.autocast():
-            return net(batch._replace(y=y), now, num_samples=objective.num_samples)
-
-    def loss_of(batch: Batch, now: Step) -> tuple[Tensor, Tensor]:
-        terms = terms_of(called, batch, now)
-        loss = objective(terms, now).mean()
-        return loss, torch.stack([loss.detach(), *means(terms)])
-
-    def make(compiled: bool) -> Stepper:
-        return Stepper(
-            loss_of,
-            called,
-            learner,
-            accumulate=train.accumulate,
-            device=where,
-            compiled=compiled,
-        )
-
     # Everything is tried before the first step: which noise is asked for, and what is faster.
-    model.train()
-    first = batches.at(step * train.accumulate)
-    with _first_step(recipe):
-        tape = Tape(
-            Source(train.seed, "train", where),
-            lambda now: terms_of(model, first, now),
-            rank=ranks.rank,
-            num_ranks=ranks.num,
-        )
-
-    def take(stepper: Stepper, step: int, pace: Tensor) -> Tensor:
-        row = torch.zeros(len(TERMS), device=where)
-        micros = range(step * train.accumulate, (step + 1) * train.accumulate)
-        for micro in micros:
-            row += stepper(batches.at(micro), tape.draw(micro), pace, last=micro == micros[-1])
-        return row / train.accumulate
-
-    def paces(first: int, num: int) -> Tensor:
-        rates = [train.lr * schedule.factor(i) for i in range(first, first + num)]
-        return learner.paces(rates, first=first, steps=schedule.steps)
-
-    if decided:
-        stepper = make(engine.compiled)
-    else:
-        pace, start = paces(step, 1)[0], step
-        stepper = pays(
-            make,
-            lambda stepper, number: take(stepper, start + number, pace),
-            learner,
-            steps=schedule.steps - step,
-            ranks=ranks,
-            device=where,
-        )
-        engine = engine._replace(compiled=stepper.compiled)
+    shop.engine = engine
+    shop.rehearse(step)
+    stepper = shop.stepper(engine.compiled) if decided else pays(shop, step)
+    engine = engine._replace(compiled=stepper.compiled)
     if ranks.leads:
+        checkpoint.write_text(run / checkpoint.CONFIG, checkpoint.config_json(recipe))
         engine.note(run)
         logs = rundir.Logs(run, log_size)
 
@@ -212,7 +146,7 @@ def _train(
             "watch": tuple(watch),
             "log_size": logs.size(),
             "learner": learned,
-            "history": history[: step % schedule.evaluate_every].clone(),
+            "history": history[: step % every].clone(),
         }
         folder = run / "checkpoints" / f"step_{step:07d}"
         try:
@@ -230,12 +164,17 @@ def _train(
         disable=None if progress and ranks.leads else True,
         bar_format="{percentage:3.0f}% |{bar:20}| {desc}{remaining} left",
     )
-    table, known = torch.empty(0), range(0)
-    checked, safe = step, True
+    paces, known = torch.empty(0), range(0)
+    checked, safe, alarm = step, True, Alarm(shop.objective)
     began = shown = saved_at = time.perf_counter()
     drawn_at = -math.inf
 
-    with rundir.stop_signals() as stopped, compiling() if stepper.compiled else nullcontext(), bar:
+    with (
+        rundir.stop_signals() as stopped,
+        compiling() if stepper.compiled else nullcontext(),
+        bar,
+        profiling(run if profile and ranks.leads else None, where, bar=bar) as profiled,
+    ):
         rundir.tell(
             f"{recipe.name}: {model.num_parameters():,} parameters, {len(examples):,} examples, "
             f"{schedule.steps:,} steps, {engine}"
@@ -243,18 +182,20 @@ def _train(
         while step < schedule.steps and not watch.over(train.patience):
             if step not in known:
                 known = range(step, step + PACES)
-                table = paces(step, PACES)
-            history[step % schedule.evaluate_every] = take(stepper, step, table[step - known[0]])
+                paces = shop.paces(step, PACES)
+            row = shop.take(stepper, step, paces[step - known[0]])
+            history[step % every] = row
             step += 1
+            profiled()
 
             # Once in a while: look at the history, which is the only wait for the device.
-            due = step % schedule.evaluate_every == 0 or step == schedule.steps
+            due = step % every == 0 or step == schedule.steps
             now = time.perf_counter()
             look = bool(stopped) or now - shown > REFRESH_SECONDS
             if not (due or (step % REFRESH_STEPS == 0 if ranks.num > 1 else look)):
                 continue
             stop, overdue = ranks.any(bool(stopped), ranks.leads and now - saved_at > SAVE_SECONDS)
-            past = slice(checked % schedule.evaluate_every, (step - 1) % schedule.evaluate_every + 1)
+            past = slice(checked % every, (step - 1) % every + 1)
             history[past] = ranks.mean(history[past])
             rows = history[past].tolist()
             _need_finite(rows, checked, run)
@@ -268,25 +209,35 @@ def _train(
             metrics = None
             if due:
                 learned = dict(zip(TERMS, history[: past.stop].mean(0).tolist(), strict=True))
-                averaged = learner.settle()
+                epoch, seen = step / schedule.per_epoch, None
                 if len(held_out):
-                    metrics = validate(averaged, modality, objective, held_out, train.seed, ranks)
+                    averaged = learner.settle()
+                    seen = validate(
+                        averaged, shop.modality, shop.objective, held_out, train.seed, ranks
+                    )
+                    metrics = seen.terms
                     watch = watch.after(metrics["loss"])
+                figure = run / "figures" / f"step_{step:07d}.png"
                 if ranks.agree(now - drawn_at > FIGURE_SECONDS or step == schedule.steps):
                     drawn_at = now
-                    picture = run / "figures" / f"step_{step:07d}.png"
-                    some = held_out if len(held_out) else examples
-                    if whole := _whole(averaged, recipe, modality, ranks):
-                        draw(whole, modality, some, picture)
-                epoch = step / schedule.per_epoch
+                    if whole := shop.shown():
+                        draw(whole, shop.modality, held_out if len(held_out) else examples, figure)
+                        trackers.figure(step, figure)
                 if ranks.leads:
-                    logs.write(step, epoch, learned, metrics, now - began, speed)
+                    validated = seen.row if seen else None
+                    logs.write(step, epoch, learned, validated, now - began, speed)
+                    pace = {"examples_per_second": speed}
+                    trackers.log(step, train=learned, validation=validated or {}, pace=pace)
                 rundir.tell(_line(epoch, learned, metrics), bar=bar)
+                if seen:
+                    lost, far = seen.terms["distortion"], step / schedule.steps
+                    if warning := alarm.look(seen.rates, distortion=lost, progress=far):
+                        rundir.tell(warning, bar=bar)
 
             # Once in a while: save; and stop, if somebody has asked for it.
             if due or overdue or stop:
-                safe, saved_at = save(metrics), time.perf_counter()
-                shown = saved_at
+                safe = save(metrics)
+                saved_at = shown = time.perf_counter()
             if stop:
                 raise Interrupted(
                     f"stopped at step {step} of {schedule.steps} and saved; go on with: "
@@ -297,40 +248,6 @@ def _train(
             f"{run}: the last checkpoint could not be written, the one before stays: make room, "
             f"then go on with: ae train {recipe.name} --out {run} --resume"
         )
-
-
-def _whole(
-    averaged: torch.nn.Module, recipe: Recipe, modality: Modality, ranks: Ranks
-) -> Autoencoder | None:
-    """The averaged model on rank 0, its shards put together; None on the other ranks."""
-    if recipe.train.parallel == "ddp" or ranks.num == 1:
-        assert isinstance(averaged, Autoencoder)
-        return averaged if ranks.leads else None
-    weights = whole_state(averaged)
-    if not ranks.leads:
-        return None
-    model = Autoencoder(recipe, modality=modality)
-    model.load_state_dict(weights)
-    return model.eval()
-
-
-@contextmanager
-def _first_step(recipe: Recipe) -> Iterator[None]:
-    """Says that a stranger's parts do not fit, where the error comes from what they gave to ours.
-
-    Raises:
-        Fault: so it is.
-    """
-    try:
-        yield
-    except Exception as error:
-        strangers = recipe.strangers()
-        if isinstance(error, Failure) or not strangers or culprit(error):
-            raise
-        raise Fault(
-            f"recipe {recipe.name!r}, with parts of {', '.join(strangers)}, fails at its first "
-            f"step: {said(error)}"
-        ) from error
 
 
 def _line(epoch: float, learned: Mapping[str, float], metrics: Mapping[str, float] | None) -> str:

@@ -1,15 +1,16 @@
-"""A look at a model in training: its loss on held-out examples, and a figure for people."""
+"""A look at a model in training: its loss and its codes on held-out examples, and a figure."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ae_toolkit import checkpoint, rundir
 from ae_toolkit.autoencoder import Autoencoder
+from ae_toolkit.collapse import Units
 from ae_toolkit.contracts import Terms, label_row
 from ae_toolkit.data import Examples
 from ae_toolkit.modality import Modality
@@ -21,34 +22,58 @@ TERMS = ("loss", "distortion", "rate", "penalty")  #: means per example, nats or
 CHUNK = 1000  #: examples per validation batch
 
 
+class Validation(NamedTuple):
+    """What held-out examples say.
+
+    Attributes:
+        terms: means per example of the loss and of what it is made up of.
+        active_units: how many code dimensions are in use; None where that cannot be said.
+        rates: of every code dimension, nats in the mean; none where a rate is undefined.
+    """
+
+    terms: dict[str, float]
+    active_units: int | None
+    rates: list[float]
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """All of it, as a line of `metrics.jsonl` has it."""
+        active = {} if self.active_units is None else {"active_units": self.active_units}
+        rates = {"rates": [round(rate, 6) for rate in self.rates]} if self.rates else {}
+        return {**self.terms, **active, **rates}
+
+
 @torch.no_grad()
 def validate(
-    model: Autoencoder,
+    model: nn.Module,
     modality: Modality,
     objective: Any,
     examples: Examples,
     seed: int,
     ranks: Ranks,
-) -> dict[str, float]:
+) -> Validation:
     """The mean terms over held-out examples, uncompiled and in fp32, with noise of their own.
 
     The loss is the one of the end of the training, so that a warm-up favours no early checkpoint.
+    Ranks look at every so manieth batch, and each of them gets the numbers of all.
     """
     device = next(model.parameters()).device
     source, totals = Source(seed, "validate", device), torch.zeros(len(TERMS), dtype=torch.float64)
+    units = Units()
     for first in range(0, len(examples), CHUNK * ranks.num):
         start = first + CHUNK * ranks.rank
         index = range(start, min(start + CHUNK, len(examples)))
-        counted = len(index)
-        index = index or range(1)  # sharded weights need every rank at every batch
-        batch = examples.at(index).to(device)
+        # Sharded weights need every rank at every batch: one that has none left repeats the first.
+        batch = examples.at(index or range(min(CHUNK, len(examples)))).to(device)
         now = source.step(start)
-        terms = model(
-            batch._replace(y=modality.prepare(batch.y)), now, num_samples=objective.num_samples
-        )
+        batch = batch._replace(y=modality.prepare(batch.y))
+        with units.counting(model, counted=bool(index)):
+            terms = model(batch, now, num_samples=objective.num_samples)
         row = torch.stack([objective(terms, now).mean(), *means(terms)])
-        totals += counted * row.double().cpu()
-    return dict(zip(TERMS, (ranks.total(totals) / len(examples)).tolist(), strict=True))
+        totals += len(index) * row.double().cpu()
+    units.gather(ranks)
+    totals = ranks.total(totals) / len(examples)
+    return Validation(dict(zip(TERMS, totals.tolist(), strict=True)), units.active, units.rates)
 
 
 @torch.no_grad()

@@ -5,7 +5,9 @@ Everything heavy is imported inside the callbacks.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,19 +15,23 @@ import click
 
 from ae_toolkit.errors import Failure, Misuse
 from ae_toolkit.options import (
+    FIGURE_ENDINGS,
     FiniteRange,
     device_option,
     json_option,
     need_ending,
     parse_labels,
     print_json,
+    print_table,
     seed_option,
 )
+from ae_toolkit.runs import leaves
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ae_toolkit.model import Model
+    from ae_toolkit.runs import Run
 
 
 @click.command("train")
@@ -38,6 +44,11 @@ if TYPE_CHECKING:
 @click.option("--seed", type=click.IntRange(0), help="The same as --set train.seed=…")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in --out.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
+@click.option("--track", multiple=True, metavar="NAME",
+              help="Tell the numbers to tensorboard or wandb too; repeatable.")  # fmt: skip
+@click.option("--profile", is_flag=True, help="Record some steps in profile.json of --out.")
+@click.option("--dry-run", is_flag=True,
+              help="Print shapes, sizes, memory and time, and train nothing.")  # fmt: skip
 @json_option
 @device_option
 def train(
@@ -48,6 +59,9 @@ def train(
     seed: int | None,
     resume: bool,
     quiet: bool,
+    track: tuple[str, ...],
+    profile: bool,
+    dry_run: bool,
     as_json: bool,
     device: str,
 ) -> None:
@@ -59,6 +73,7 @@ def train(
       ae train mnist-vae --data my_pictures/ --set train.epochs=2
       ae train mnist-2d --set encoder.hidden=[256,64] --set train.lr=3e-4 --out runs/small
       ae train mnist-2d --out runs/small --resume
+      ae train mnist-2d --dry-run
     """
     from ae_toolkit.checkpoint import CONFIG, load_config
     from ae_toolkit.recipe import named, parse_settings
@@ -78,10 +93,24 @@ def train(
         chosen = former if former.name == chosen.name else chosen
     chosen = chosen.with_(changes).check()
 
+    if dry_run:
+        from ae_toolkit.estimate import estimate, in_words
+        from ae_toolkit.rundir import claim
+        from ae_toolkit.trackers import Trackers
+
+        claim(run, chosen, resume=resume)
+        Trackers(track, run=run, settings={})
+        found = estimate(chosen, device=device)
+        if as_json:
+            print_json(found._asdict())
+        else:
+            click.echo(in_words(found))
+        return
+
     from ae_toolkit.checkpoint import best
     from ae_toolkit.trainer import fit
 
-    fit(chosen, run, resume=resume, device=device, progress=not quiet)
+    fit(chosen, run, resume=resume, device=device, progress=not quiet, track=track, profile=profile)
 
     point = best(run)
     assert point is not None, "a finished run has a checkpoint"
@@ -89,6 +118,49 @@ def train(
         print_json({"run": str(run), "best_step": point.step, "validation_loss": point.loss})
     else:
         click.echo(f"{run}: seed {chosen.train.seed}, best checkpoint at step {point.step}")
+
+
+@click.command("runs")
+@click.argument("folders", nargs=-1, type=click.Path(path_type=Path))
+@click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False),
+              help="Draw their losses into this figure, too.")  # fmt: skip
+@json_option
+def runs(folders: tuple[Path, ...], out: Path | None, as_json: bool) -> None:
+    """List the runs in FOLDERS, runs/ if none is given, or compare several runs.
+
+    \b
+    Examples:
+      ae runs
+      ae runs runs/small runs/large                 what differs, and what came of it
+      ae runs runs/small runs/large -o curves.png
+    """
+    from ae_toolkit.runs import differing, draw_curves, find, outcomes
+
+    need_ending(out, FIGURE_ENDINGS)
+    found, passed = [], []
+    for folder in folders or (Path("runs"),):
+        some, others = find(folder)
+        found += some
+        passed += others
+    for sentence in passed:
+        click.echo(sentence, err=True)
+    if len(found) > 1 and all(run.path in folders for run in found):
+        names = [str(run.path) for run in found]
+        tables = {"settings": differing(found), "outcomes": outcomes(found)}
+        if as_json:
+            print_json({"runs": names, **tables})
+        else:
+            for title, rows in tables.items():
+                cells = [[key, *map(_cell, row)] for key, row in rows.items()]
+                print_table([[title, *names], *cells] if cells else [[f"the same {title}"]])
+    elif as_json:
+        print_json([run.summary for run in found])
+    else:
+        head = ["run", "recipe", "state", "step", "loss", "distortion", "rate", "examples/s"]
+        print_table([[*head, "moved"], *(_run_cells(run) for run in found)])
+    if out is not None:
+        draw_curves(found, out)
+        click.echo(f"{out}: {len(found)} runs", err=as_json)
 
 
 @click.command("evaluate")
@@ -132,7 +204,7 @@ def evaluate_command(
     if as_json:
         print_json(report)
         return
-    for name, value in _flat(report):
+    for name, value in leaves(report):
         click.echo(f"{name:24} {value:.4g}" if isinstance(value, float) else f"{name:24} {value}")
 
 
@@ -288,6 +360,24 @@ def export(model: str, out: Path, dtype: str) -> None:
     click.echo(f"{out}: {size / 1e6:.2f} MB")
 
 
+def _run_cells(run: Run) -> list[str]:
+    """A run as a row of a table."""
+    far = f"{run.step:,}/{run.steps:,}" if run.steps else f"{run.step:,}/?"
+    terms = [
+        f"{run.best[name]:.2f}" if name in run.best else "-"
+        for name in ("loss", "distortion", "rate")
+    ]
+    speed = f"{run.examples_per_second:,.0f}" if run.examples_per_second else "-"
+    moved = datetime.fromtimestamp(run.moved).isoformat(" ", "minutes")
+    return [str(run.path), run.recipe, run.state, far, *terms, speed, moved]
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.5g}" if isinstance(value, float) else json.dumps(value).strip('"')
+
+
 def _load(model: str, device: str) -> Model:
     from ae_toolkit.model import load
 
@@ -359,12 +449,4 @@ def _write_each(model: Model, items: list[Any], names: list[str], out: Path) -> 
     click.echo(f"{out}: {len(items)} files")
 
 
-def _flat(report: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for name, value in report.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
-
-
-VERBS = (train, evaluate_command, reconstruct, sample, interpolate, encode, decode, export)
+VERBS = (train, runs, evaluate_command, reconstruct, sample, interpolate, encode, decode, export)

@@ -58,6 +58,7 @@ def test_help_is_quick() -> None:
     "verb",
     [
         "train",
+        "runs",
         "evaluate",
         "reconstruct",
         "sample",

@@ -27,8 +27,8 @@ FOREIGN = re.compile(
     re.I,
 )
 
-#: What a user types, in the examples of `--help`; bundled names; and a layer that PyTorch named.
-TYPED = re.compile(r"^ +ae .*$|mnist-2d|PixelShuffle", re.MULTILINE)
+#: What a user types, in the examples of `--help`; bundled names; and what other libraries named.
+TYPED = re.compile(r"^ +ae .*$|mnist-2d|PixelShuffle|add_image|\.Image\b", re.MULTILINE)
 
 
 @pytest.mark.parametrize("path", CORE, ids=lambda p: p.name)

@@ -1,0 +1,72 @@
+"""Does compiling pay? Tried out before the first step, where the training is long enough."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from ae_toolkit.device import has_compiler
+from ae_toolkit.rundir import tell
+from ae_toolkit.stepper import Stepper, Uncompilable, compiling
+from ae_toolkit.workshop import Workshop
+
+COMPILE_SECONDS = 20.0  #: that compiling takes on a slow machine, and a second more per …
+WEIGHTS_PER_SECOND = 4  #: … so many tensors of weights
+HOPED = 0.15  #: share of the time that a compiled step is hoped to save
+WORTH = 0.97  #: share of an eager step's time that a compiled one may take to be preferred
+TRIED = 10  #: steps that are timed; the fastest counts, since machines are busy with other things
+
+
+def pays(shop: Workshop, step: int) -> Stepper:
+    """Returns a compiled stepper where compiling will have paid at the end, else an eager one.
+
+    An eager step is timed. If as many as are to come take long enough, so are some compiled ones,
+    and the faster kind is taken. Weights and moments are put back as they were.
+
+    Args:
+        shop: what is to be trained, rehearsed.
+        step: the number of the next.
+    """
+    eager, pace = shop.stepper(False), shop.paces(step, 1)[0]
+    before = [tensor.clone() for tensor in shop.learner.movable()]
+
+    def seconds(stepper: Stepper, number: int) -> float:
+        return _seconds(lambda: shop.take(stepper, step + number, pace), shop.device)
+
+    try:
+        seconds(eager, 0)
+        hoped = HOPED * seconds(eager, 1) * (shop.schedule.steps - step)
+        cost = COMPILE_SECONDS + len(shop.learner.weights) / WEIGHTS_PER_SECOND
+        if not shop.ranks.agree(hoped > cost and has_compiler(shop.device)):
+            return eager
+        slow = min(seconds(eager, number) for number in range(TRIED))
+        began = time.perf_counter()
+        with compiling():
+            compiled = shop.stepper(True)
+            for number in range(3):
+                seconds(compiled, number)
+        spent = time.perf_counter() - began
+        fast = min(seconds(compiled, number) for number in range(TRIED))
+        better = shop.ranks.agree(fast < WORTH * slow)
+        rest = "" if better else ", so steps stay as they are"
+        tell(f"compiled in {spent:.0f} s: a step takes {fast / slow:.2f} of its time{rest}")
+        return compiled if better else eager
+    except Uncompilable as error:
+        tell(f"{error}; steps stay as they are")
+        return eager
+    finally:
+        shop.learner.put_back(before)
+
+
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    wait()
+    began = time.perf_counter()
+    work()
+    wait()
+    return time.perf_counter() - began
