@@ -82,6 +82,7 @@ class Examples:
         rows: Runs | None = None,
     ):
         self.columns, self.groups, self.rows = Columns(y, mask, labels), groups, rows
+        self.copied = False  # whether the columns are known to be nobody else's memory
 
     def __len__(self) -> int:
         return self.columns.y.shape[0] if self.rows is None else len(self.rows)
@@ -138,7 +139,7 @@ class Examples:
         where = self.columns.y.device if isinstance(self.columns.y, Tensor) else CPU
         if len(groups) * self.columns.row_bytes <= COPIED or where != CPU:
             index = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
-            return Examples(*self.at(torch.from_numpy(index)), groups)
+            return Examples(*self.at(torch.from_numpy(index)), groups)._mark_copied()
         return Examples(*self.columns, groups, rows=Runs(map(self.to_rows, _in_pieces(chosen))))
 
     def to(self, device: torch.device) -> Examples:
@@ -148,11 +149,11 @@ class Examples:
 
         def move(column: Column) -> Tensor:
             moved = self._whole(column).to(device)
-            # What is not PyTorch's own memory may be a file that somebody mapped.
-            mine = not isinstance(column, Tensor) or moved.untyped_storage().resizable()
-            return moved if mine else moved.clone()
+            # What was not copied and is not PyTorch's own memory may be a file that is mapped.
+            mapped = moved is column and not moved.untyped_storage().resizable()
+            return moved.clone() if mapped and not self.copied else moved
 
-        return Examples(*self.columns.map(move), self.groups)
+        return Examples(*self.columns.map(move), self.groups)._mark_copied()
 
     def digest(self) -> str:
         """A fingerprint by which a change of the data is noticed: of its size and some of it."""
@@ -165,6 +166,10 @@ class Examples:
             if column is not None:
                 found.update(column.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         return found.hexdigest()
+
+    def _mark_copied(self) -> Examples:
+        self.copied = True
+        return self
 
     def _whole(self, column: Column) -> Tensor:
         if isinstance(column, Tensor) and self.rows is None:
