@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from ae_toolkit import checkpoint, rundir
 from ae_toolkit.autoencoder import Autoencoder
+from ae_toolkit.batches import Batches
 from ae_toolkit.contracts import Batch, Step, Terms
 from ae_toolkit.data import hold_out, load_data
 from ae_toolkit.device import Engine, pick_device
@@ -67,9 +68,18 @@ def fit(
 
     # The data: on the device, split by group.
     modality: Modality = recipe.make("modality")
-    everything = load_data(recipe, modality, "train").to(where)
+    everything = load_data(recipe, modality, "train")
     examples, held_out = hold_out(everything, train.validation, seed=train.seed)
+    del everything
+    examples, held_out = examples.to(where), held_out.to(where)
     schedule = Schedule.of(train, len(examples))
+    batches = Batches.of(
+        examples,
+        batch_size=schedule.batch_size,
+        batches=schedule.batches,
+        seed=train.seed,
+        device=where,
+    )
 
     # The model, and what moves it.
     torch.manual_seed(train.seed)
@@ -100,7 +110,7 @@ def fit(
         loss = objective(terms, now).mean()
         return loss, torch.stack([loss.detach(), *means(terms)])
 
-    order, noise = Source(train.seed, "order", where), Source(train.seed, "train", where)
+    noise = Source(train.seed, "train", where)
     first = examples.at(range(schedule.batch_size)).to(where)
     with _first_step(recipe):
         tape = Tape(noise, lambda now: terms_of(first, now))
@@ -129,12 +139,11 @@ def fit(
         bar_format="{percentage:3.0f}% |{bar:20}| {desc}{remaining} left",
     )
     model.train()
-    permutation, epoch = torch.empty(0), -1
     checked, saved = step, step
     began = shown = time.perf_counter()
     drawn_at = -math.inf
 
-    with rundir.stop_signals() as stopped, bar:
+    with rundir.stop_signals() as stopped, bar, batches:
         rundir.tell(
             f"{recipe.name}: {model.num_parameters():,} parameters, {len(examples):,} examples, "
             f"{schedule.steps:,} steps, {engine}"
@@ -143,11 +152,7 @@ def fit(
             moment = torch.tensor(step / schedule.steps, device=where)
             row = history[step % schedule.evaluate_every].zero_()
             for micro in range(step * train.accumulate, (step + 1) * train.accumulate):
-                if micro // schedule.batches != epoch:
-                    epoch = micro // schedule.batches
-                    permutation = order.permutation(len(examples), epoch)
-                at = micro % schedule.batches * schedule.batch_size
-                batch = examples.at(permutation[at : at + schedule.batch_size]).to(where)
+                batch = batches.at(micro)
                 torch.manual_seed(seed_of(train.seed, "global", micro))  # dropout and its like
                 loss, terms = dispatch(batch, moment, tape.draw(micro))
                 torch.autograd.backward(loss / train.accumulate)
