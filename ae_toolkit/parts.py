@@ -261,7 +261,7 @@ class Joining:
         return [part for _, part in sorted(self.found.items())]
 
     def add(self, first: int, num: int) -> None:
-        """Takes note of a part that was written."""
+        """Counts a part that was written."""
         self.found[first] = Part.at(self.reader.work, first, first + num)
 
     def move(self, *, least: int = PART_BYTES) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from itertools import chain, pairwise
 from pathlib import Path
 
@@ -199,3 +201,50 @@ def test_small_data_is_in_memory_even_on_the_cpu(tmp_path: Path) -> None:
     both = [examples.to(CPU), Examples(mapped, None, {}, examples.groups).to(CPU)]
     os.truncate(tmp_path / "y.npy", 0)
     assert all(int(some.y.sum()) == sum(range(NUM * 6)) for some in both)
+
+
+PASS = """
+import sys
+import torch
+from ae_toolkit import Examples, batches, data
+from ae_toolkit.batches import Batches
+from ae_toolkit.columns import Stored
+from ae_toolkit.data import hold_out
+
+data.COPIED, batches.ON_DEVICE, batches.WINDOW = 1 << 20, 1 << 20, 8 << 20
+
+def used(of):
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) / 1e3 for line in lines if line.startswith(of))
+
+def go_through(path):
+    y = Stored(path)
+    every = Examples(y, None, {"kind": torch.zeros(len(y))}, [str(i // 10) for i in range(len(y))])
+    mine, held = hold_out(every, 0.1, seed=0)
+    num, device = len(mine) // 128, torch.device("cpu")
+    with Batches.of(mine, batch_size=128, batches=num, seed=0, device=device) as made:
+        total = sum(int(made.at(i).y[0, 0]) for i in range(num))
+    for start in range(0, len(held), 1000):
+        held.at(range(start, min(start + 1000, len(held))))
+    return total + len(mine.digest())
+
+assert go_through("small.npy")
+before = used("VmRSS")
+assert go_through("large.npy")
+print(used("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+def test_memory_stays_flat(tmp_path: Path) -> None:
+    """A pass over 300 MB of examples, split and read ahead, takes a fifth of it at most."""
+    for name, num in (("small", 30), ("large", 300)):
+        path = tmp_path / f"{name}.npy"
+        rows = np.lib.format.open_memmap(path, "w+", np.uint8, (num * 1000, 1000))
+        for i in range(num):
+            rows[1000 * i : 1000 * i + 1000] = i % 256
+        del rows
+    done = subprocess.run(
+        [sys.executable, "-c", PASS], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert float(done.stdout) < 60
