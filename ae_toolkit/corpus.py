@@ -1,43 +1,48 @@
-"""A folder of files as one memory-mapped array, read once.
+"""A folder of files as columns on the disk, read once.
 
 What was read is kept in the user's cache, under a key of all that it depends on: the files' names
 and contents, the data type's settings and the code of its package. Delete the cache whenever you
-like; it is made again.
+like; it is made again. Nothing is ever deleted from it for you.
+
+    corpora/KEY/{y, mask, label_0 …, groups, names, ends}.npy  rest.json
+    corpora/KEY.parts/      of a reading that goes on, or that was ended; the next one goes on
 """
 
 from __future__ import annotations
 
+import atexit
 import json
+import os
 import re
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from hashlib import blake2b
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import blake2b, file_digest
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
-from zipfile import BadZipFile
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from ae_toolkit import CONTRACT, __version__, checkpoint, registry
+from ae_toolkit import CONTRACT, __version__, registry
+from ae_toolkit.columns import Array, Groups, Names, Stored, as_bytes
 from ae_toolkit.contracts import Example
-from ae_toolkit.data import Examples, Split, cache_root, choose_groups
+from ae_toolkit.data import COPIED, CPU, Examples, Split, cache_root, choose_groups
 from ae_toolkit.errors import Failure, Misuse
-from ae_toolkit.modality import Modality, examples_of, read_items
+from ae_toolkit.ingest import at_work, ingest
+from ae_toolkit.modality import Modality, examples_of
+from ae_toolkit.parts import File, Skipped
 from ae_toolkit.rundir import tell
 
-FORMAT = 1
+FORMAT = 2
 
 TEST_SHARE = 0.1  #: of the groups of a folder
-
-
-class Skipped(NamedTuple):
-    """A file that could not be read, by its name below the folder, and why."""
-
-    path: str
-    reason: str
+COMPARED = 16 << 20  #: bytes of examples that are compared at a time
+HASHED = 256  #: files that a thread hashes at a time
 
 
 class Corpus(NamedTuple):
@@ -71,20 +76,32 @@ def part_of(examples: Examples, modality: Modality, split: Split) -> Examples:
     nothing, or there is one group only, it is said and the test is one in name only.
     """
     tested = choose_groups(examples.groups, TEST_SHARE, seed="test")
-    if not tested:
+    if not tested.any():
         if split == "test":
             tell("a single file leaves nothing to hold out: the test is on what was trained on")
         return examples
-    inside = [i for i, group in enumerate(examples.groups) if group in tested]
-    outside = [i for i, group in enumerate(examples.groups) if group not in tested]
     if split == "train":
-        return examples.select(outside)
-    known = {*modality.fingerprints(examples.y[torch.tensor(outside)])}
-    prints = modality.fingerprints(examples.y[torch.tensor(inside)])
-    unseen = [i for i, mine in zip(inside, prints, strict=True) if mine not in known]
-    if not unseen:
+        return examples.select(~tested)
+    inside = examples.select(tested)
+    mine = np.concatenate([*_prints(inside, modality)])
+    known, seen = np.unique(mine), np.zeros(len(mine), bool)
+    for theirs in _prints(examples.select(~tested), modality):
+        at = np.searchsorted(known, theirs).clip(max=len(known) - 1)
+        seen[at[known[at] == theirs]] = True
+    unseen = ~seen[np.searchsorted(known, mine)]
+    if not unseen.any():
         tell("all that was held out occurs in what is trained on too: it tells little of the model")
-    return examples.select(unseen or inside)
+        return inside
+    return inside.select(unseen)
+
+
+def _prints(examples: Examples, modality: Modality) -> Iterator[Array]:
+    """Numbers that are the same where the data type says that examples are, some at a time."""
+    num = max(COMPARED // examples.columns.row_bytes, 1)
+    for start in range(0, len(examples), num):
+        y = examples.at(range(start, min(start + num, len(examples)))).y
+        some = [blake2b(mine, digest_size=8).digest() for mine in modality.fingerprints(y)]
+        yield np.frombuffer(b"".join(some), np.uint64)
 
 
 def of_items(items: Iterable[Any], *, modality: Modality, split: Split) -> Examples:
@@ -109,6 +126,7 @@ def read_corpus(
     *,
     group: Callable[[Any], str] | None = None,
     report: bool = True,
+    processes: int | None = None,
 ) -> Corpus:
     """Reads every file of a data type below some folders, or finds it in the cache.
 
@@ -118,19 +136,18 @@ def read_corpus(
         group: the key by which an item is split; None: its file. A function of a module of the
             data type's package, so that the cache knows its code.
         report: say which files were skipped even where the cache remembers it.
+        processes: that read, from the beginning; None: one for each core, where it is worth it.
 
     Raises:
         Misuse: there is nothing of the kind.
-        Failure: none of the files could be read.
+        Failure: none of the files could be read, or what they hold cannot be written.
     """
-    files = [(file, _group(file, root)) for root in roots for file in find_files(root, modality)]
+    files = _Files([(root, _names(root, modality)) for root in roots])
     folder = _place(files, modality, group.__qualname__ if group else "")
     corpus = _load(folder) if folder else None
     if corpus is None:
         report = True
-        corpus = _read(files, modality, group)
-        if folder and len(corpus.examples):
-            corpus = _store(corpus, folder)
+        corpus = _read(files, modality, group, folder, processes)
     where = ", ".join(map(str, roots))
     _tell(corpus.skipped if report else [], len(files), where)
     if not len(corpus.examples):
@@ -145,48 +162,96 @@ def find_files(root: Path, modality: Modality) -> list[Path]:
     Raises:
         Misuse: there is nothing at `root`, or nothing of the kind in it.
     """
+    return [path for path, _ in _Files([(root, _names(root, modality))])]
+
+
+class _Files(Sequence[File]):
+    """The files below some roots; of a million of them, only the names."""
+
+    def __init__(self, found: Sequence[tuple[Path, list[str]]]):
+        self.found = [(r.parent if r.is_file() else r, names) for r, names in found]
+
+    def __len__(self) -> int:
+        return sum(len(names) for _, names in self.found)
+
+    @overload
+    def __getitem__(self, index: int) -> File: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[File]: ...
+    def __getitem__(self, index: int | slice) -> File | list[File]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
+        for root, names in self.found:
+            if index < len(names):
+                return File(root / names[index], names[index].replace(os.sep, "/"))
+            index -= len(names)
+        raise IndexError(index)
+
+
+def _names(root: Path, modality: Modality) -> list[str]:
+    """The names of the data type's files below a folder, sorted; of one file, its own.
+
+    Raises:
+        Misuse: there is nothing there, or nothing of the kind.
+    """
     if not root.exists():
         raise Misuse(f"{root}: there is no such file or folder")
-    inside = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
-    found = [file for file in inside if file.suffix.lower() in modality.suffixes]
-    if not found:
-        kinds = ", ".join(modality.suffixes)
-        raise Misuse(f"{root}: there are no files that end in {kinds} ({len(inside)} others)")
-    return found
+    if root.is_file():
+        found, others = [root.name], 0
+    else:
+        found, others = [], 0
+        for folder, _, names in os.walk(root):
+            below = os.path.relpath(folder, root)
+            for name in names:
+                found.append(name if below == os.curdir else os.path.join(below, name))
+    mine = [name for name in found if os.path.splitext(name)[1].lower() in modality.suffixes]
+    if not root.is_file():
+        mine = [name for name in mine if os.path.isfile(os.path.join(root, name))]
+    if not mine:
+        kinds, others = ", ".join(modality.suffixes), len(found)
+        raise Misuse(f"{root}: there are no files that end in {kinds} ({others} others)")
+    return sorted(mine, key=lambda name: name.split(os.sep))
 
 
 def _read(
-    files: Sequence[tuple[Path, str]], modality: Modality, group: Callable[[Any], str] | None
-) -> Corpus:
-    skipped: list[Skipped] = []
-    rows = list(_examples(files, modality, group, skipped))
-    if not rows:
-        return Corpus(Examples(torch.empty(0), None, {}, []), skipped, None)
-    return Corpus(Examples.stack(rows, length=modality.shape[0]), skipped, None)
-
-
-def _examples(
-    files: Iterable[tuple[Path, str]],
+    files: Sequence[File],
     modality: Modality,
     group: Callable[[Any], str] | None,
-    skipped: list[Skipped],
-) -> Iterator[Example]:
-    """Every example of every readable file; the files that fail are added to `skipped`."""
-    bar = tqdm(files, desc="reading", unit=" files", delay=1, disable=None, leave=False)
-    for file, name in bar:
-        mine: list[Example] = []
-        try:
-            for item in read_items(file, modality):
-                key = group(item) if group else name
-                found = examples_of(item, modality, training=True)
-                mine += [Example(y, labels, key) for y, labels, _ in found]
-        except (Failure, Misuse, OSError) as error:
-            skipped.append(Skipped(name, str(error).removeprefix(f"{file}: ")))
-            continue
-        yield from mine
+    folder: Path | None,
+    processes: int | None,
+) -> Corpus:
+    """Reads files into `folder`; where there can be none, into one that goes with this process."""
+    work = folder.with_name(f"{folder.name}.parts") if folder else None
+    temporary = None
+    if work is None or not _can_write(work):
+        temporary = Path(tempfile.mkdtemp(prefix="ae-corpus-"))
+        atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+        folder, work = temporary / "corpus", temporary / "parts"
+    assert folder is not None
+    with at_work(work):
+        corpus = _load(folder)  # another process may have been faster
+        if corpus is None:
+            skipped = ingest(
+                files, modality, group=group, work=work, folder=folder, processes=processes
+            )
+            nothing = Examples(torch.empty(0), None, {}, [])
+            corpus = _load(folder) or Corpus(nothing, skipped, None)
+        shutil.rmtree(work, ignore_errors=True)
+    if temporary and isinstance(corpus.examples.columns.y, torch.Tensor):
+        shutil.rmtree(temporary, ignore_errors=True)
+    return corpus._replace(folder=None) if temporary else corpus
 
 
-def _place(files: Sequence[tuple[Path, str]], modality: Modality, grouped_by: str) -> Path | None:
+def _can_write(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "lock").touch()
+    except OSError:
+        return False
+    return True
+
+
+def _place(files: Sequence[File], modality: Modality, grouped_by: str) -> Path | None:
     """Where the cache of these files is or would be; None: it cannot have one."""
     module = sys.modules[type(modality).__module__]
     settings = repr(sorted(vars(modality).items()))
@@ -198,13 +263,34 @@ def _place(files: Sequence[tuple[Path, str]], modality: Modality, grouped_by: st
     for word in (FORMAT, CONTRACT, __version__, kind, settings, grouped_by, *_readers(modality)):
         key.update(f"{word}\0".encode())
     sources = sorted(Path(module.__file__).parent.glob("*.py"))
-    for file, name in (*((path, path.name) for path in sources), *files):
-        key.update(f"{name}\0".encode())
-        try:
-            key.update(blake2b(file.read_bytes()).digest())
-        except OSError as error:
-            key.update(str(error.strerror).encode())
+    mine = [File(path, path.name) for path in sources]
+    for some in (mine, files):
+        for file, digest in zip(some, _digests(some), strict=True):
+            key.update(as_bytes(f"{file.name}\0"))
+            key.update(digest)
     return cache_root() / "corpora" / key.hexdigest()
+
+
+def _digests(files: Sequence[File]) -> Iterator[bytes]:
+    """Of what each file holds; or why it cannot be read."""
+
+    def of(file: File) -> bytes:
+        try:
+            with file.path.open("rb") as content:
+                return file_digest(content, blake2b).digest()
+        except OSError as error:
+            return str(error.strerror).encode()
+
+    def of_some(start: int) -> list[bytes]:
+        return [of(file) for file in files[start : start + HASHED]]
+
+    bar = tqdm(
+        total=len(files), desc="comparing", unit=" files", delay=1, disable=None, leave=False
+    )
+    with bar, ThreadPoolExecutor() as threads:
+        for some in threads.map(of_some, range(0, len(files), HASHED)):
+            bar.update(len(some))
+            yield from some
 
 
 def _readers(modality: Modality) -> Iterator[str]:
@@ -219,48 +305,27 @@ def _readers(modality: Modality) -> Iterator[str]:
                 yield f"{name} absent"
 
 
-def _store(corpus: Corpus, folder: Path) -> Corpus:
-    """Writes a corpus and opens what was written; where it cannot be written, none is kept."""
-    examples = corpus.examples
-    try:
-        with checkpoint.writing(folder, folder=True) as temporary:
-            np.save(temporary / "y.npy", examples.y.numpy())
-            if examples.mask is not None:
-                np.save(temporary / "mask.npy", examples.mask.numpy())
-            labels: dict[str, Any] = {name: c.numpy() for name, c in examples.labels.items()}
-            np.savez(temporary / "labels.npz", **labels)
-            rest = {"groups": examples.groups, "skipped": corpus.skipped}
-            (temporary / "rest.json").write_text(json.dumps(rest), encoding="utf-8")
-    except Failure:
-        return corpus
-    return _load(folder) or corpus
-
-
 def _load(folder: Path) -> Corpus | None:
-    """Opens a cache, memory-mapped; None where there is none, or a broken one."""
+    """Opens a cache, in memory where it is small; None where there is none, or a broken one."""
     try:
         rest = json.loads((folder / "rest.json").read_text(encoding="utf-8"))
-        y = _tensor(folder / "y.npy")
-        mask = _tensor(folder / "mask.npy") if (folder / "mask.npy").exists() else None
-        with np.load(folder / "labels.npz") as columns:
-            labels = {name: torch.from_numpy(columns[name]) for name in columns.files}
+        y, groups, text, ends = (
+            Stored(folder / f"{name}.npy") for name in ("y", "groups", "names", "ends")
+        )
+        mask = Stored(folder / "mask.npy") if (folder / "mask.npy").exists() else None
+        labels = {name: Stored(folder / f"label_{i}.npy") for i, name in enumerate(rest["labels"])}
         skipped = [Skipped(*row) for row in rest["skipped"]]
-        groups = list(rest["groups"])
-    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile):
+        names: Sequence[str] = Names(text, ends)
+        if text.row_bytes * len(text) <= COPIED:
+            names = [*names]
+        every = Groups(groups.span(0, len(groups)), names)
+        sizes = {len(y), len(every), *map(len, labels.values()), len(y if mask is None else mask)}
+        if len(sizes) > 1:
+            return None
+        examples = Examples(y, mask, labels, every)
+        return Corpus(examples.to(CPU) if examples.nbytes <= COPIED else examples, skipped, folder)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, Failure):
         return None
-    sizes = {len(y), len(groups), *map(len, labels.values()), len(y if mask is None else mask)}
-    if len(sizes) > 1:
-        return None
-    return Corpus(Examples(y, mask, labels, groups), skipped, folder)
-
-
-def _tensor(path: Path) -> Any:
-    # Copy-on-write, since PyTorch knows no read-only memory: nothing is ever written back.
-    return torch.from_numpy(np.load(path, mmap_mode="c"))
-
-
-def _group(file: Path, root: Path) -> str:
-    return file.name if file == root else file.relative_to(root).as_posix()
 
 
 def _tell(skipped: Sequence[Skipped], total: int, where: str, *, most: int = 10) -> None:

@@ -1,24 +1,26 @@
 """Files -> tensors -> batches on the device, split by group.
 
 A dataset is a function `(*, modality, split, …own arguments) -> Examples`; `files` is the one that
-works on every data type. Small data lives on the device in its storage dtype, where a batch is an
-index operation.
+works on every data type. Small data is copied and lives on the device in its storage dtype, where a
+batch is an index operation; what outgrows that stays in its files, and a split of it is a view.
 """
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from hashlib import blake2b
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ae_toolkit.contracts import Batch, Example
+from ae_toolkit.columns import Array, Column, Groups, Runs, Stored, take, type_of
+from ae_toolkit.contracts import Batch, Example, Shape
 from ae_toolkit.errors import Fault, Misuse, blaming, choose
 from ae_toolkit.modality import Modality, describe
 from ae_toolkit.noise import seed_of
@@ -27,54 +29,152 @@ from ae_toolkit.recipe import Part, Recipe
 Split = Literal["train", "test"]
 
 ON_DEVICE = 2 << 30  #: bytes up to which a data set is kept on the device
+COPIED = 256 << 20  #: bytes up to which a part of a data set is a copy of it
+PIECE = 1 << 20  #: numbers of examples that are looked at at once
+SOME = 64  #: examples that a digest looks at
+
+CPU = torch.device("cpu")
 
 
-@dataclass(frozen=True)
+class Columns(NamedTuple):
+    """What a data set is made of: as a `Batch`, but some of it may lie in files."""
+
+    y: Column
+    mask: Column | None
+    labels: Mapping[str, Column]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one example."""
+        every = [self.y, *([] if self.mask is None else [self.mask]), *self.labels.values()]
+        return sum(math.prod(c.shape[1:]) * type_of(c).itemsize for c in every)
+
+    def map(self, change: Callable[[Column], Tensor]) -> Batch:
+        """Makes a batch of them, column by column."""
+        return Batch(
+            change(self.y),
+            None if self.mask is None else change(self.mask),
+            {name: change(column) for name, column in self.labels.items()},
+        )
+
+
 class Examples:
     """A data set in columns.
 
-    Attributes:
-        y: `(N, *shape)` in the storage dtype.
+    What outgrows memory stays in files, and a part of it is a view: `at` reads what it is asked
+    for, while `y`, `mask` and a label read a column whole.
+
+    Args:
+        y: `(N, *shape)` in the storage dtype, in memory or in a file.
         mask: `(N, T)` bool, or None where every example fills its shape.
         labels: `(N,)` each.
         groups: the split key of each example.
+        rows: which rows of the columns, and in which order; None: all.
     """
 
-    y: Tensor
-    mask: Tensor | None
-    labels: Mapping[str, Tensor]
-    groups: list[str]
+    def __init__(
+        self,
+        y: Column,
+        mask: Column | None,
+        labels: Mapping[str, Column],
+        groups: Sequence[str],
+        *,
+        rows: Runs | None = None,
+    ):
+        self.columns, self.groups, self.rows = Columns(y, mask, labels), groups, rows
+        self.copied = False  # whether the columns are known to be nobody else's memory
 
     def __len__(self) -> int:
-        return self.y.shape[0]
+        return self.columns.y.shape[0] if self.rows is None else len(self.rows)
+
+    @property
+    def shape(self) -> Shape:
+        """Of one example."""
+        return tuple(self.columns.y.shape[1:])
+
+    @property
+    def nbytes(self) -> int:
+        """Of all columns."""
+        return len(self) * self.columns.row_bytes
+
+    @property
+    def y(self) -> Tensor:
+        return self._whole(self.columns.y)
+
+    @property
+    def mask(self) -> Tensor | None:
+        return None if self.columns.mask is None else self._whole(self.columns.mask)
+
+    @property
+    def labels(self) -> Mapping[str, Tensor]:
+        return _Labels(self)
 
     def at(self, index: Tensor | range) -> Batch:
-        """The examples at `index`, `(B,)`, wherever the columns live."""
-        if isinstance(index, range):
-            index = torch.arange(index.start, index.stop)
-        index = index.to(self.y.device)
-        return Batch(
-            self.y[index],
-            None if self.mask is None else self.mask[index],
-            {name: column[index] for name, column in self.labels.items()},
-        )
+        """The examples at `index`, `(B,)`, wherever the columns live.
 
-    def select(self, chosen: Iterable[int]) -> Examples:
-        """A smaller data set."""
-        rows = list(chosen)
-        batch = self.at(torch.tensor(rows, dtype=torch.long))
-        return Examples(*batch, [self.groups[i] for i in rows])
+        Raises:
+            Failure: they live in a file that was removed or cut.
+        """
+        if isinstance(index, range):
+            index = torch.arange(index.start, index.stop, index.step)
+        rows = self.to_rows(index.cpu().numpy())
+        return self.columns.map(lambda column: take(column, rows))
+
+    def to_rows(self, positions: Array) -> Array:
+        """The rows of the columns that some examples `(B,)` have."""
+        if len(positions) and not 0 <= positions.min() <= positions.max() < len(self):
+            raise IndexError(f"examples {positions.min()} to {positions.max()} of {len(self)}")
+        return positions if self.rows is None else self.rows.at(positions)
+
+    def select(self, chosen: Iterable[int] | Array) -> Examples:
+        """A smaller data set: a copy where it is small, else a view.
+
+        Args:
+            chosen: numbers of examples, or an array of bool, `(N,)`.
+        """
+        if not isinstance(chosen, np.ndarray):
+            chosen = np.array([*chosen], np.int64)
+        groups = Groups.of(self.groups)
+        groups = Groups(groups.codes[chosen], groups.names)
+        where = self.columns.y.device if isinstance(self.columns.y, Tensor) else CPU
+        if len(groups) * self.columns.row_bytes <= COPIED or where != CPU:
+            index = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
+            return Examples(*self.at(torch.from_numpy(index)), groups)._mark_copied()
+        return Examples(*self.columns, groups, rows=Runs(map(self.to_rows, _in_pieces(chosen))))
 
     def to(self, device: torch.device) -> Examples:
-        """Moves the columns to a device, as far as they fit."""
-        if self.y.numel() * self.y.element_size() > ON_DEVICE:
+        """Moves the columns into the memory of a device, if they fit."""
+        if self.nbytes > ON_DEVICE:
             return self
-        return replace(
-            self,
-            y=self.y.to(device),
-            mask=None if self.mask is None else self.mask.to(device),
-            labels={name: column.to(device) for name, column in self.labels.items()},
+
+        def move(column: Column) -> Tensor:
+            moved = self._whole(column).to(device)
+            # What was not copied and is not PyTorch's own memory may be a file that is mapped.
+            mapped = moved is column and not moved.untyped_storage().resizable()
+            return moved.clone() if mapped and not self.copied else moved
+
+        return Examples(*self.columns.map(move), self.groups)._mark_copied()
+
+    def digest(self) -> str:
+        """A fingerprint by which a change of the data is noticed: of its size and some of it."""
+        batch = self.at(
+            torch.from_numpy(np.unique(np.linspace(0, len(self) - 1, SOME).round())).long()
         )
+        kinds = [len(self), self.shape, type_of(self.columns.y), *sorted(batch.labels)]
+        found = blake2b(repr(kinds).encode(), digest_size=16)
+        for column in (batch.y, batch.mask, *(batch.labels[name] for name in sorted(batch.labels))):
+            if column is not None:
+                found.update(column.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        return found.hexdigest()
+
+    def _mark_copied(self) -> Examples:
+        self.copied = True
+        return self
+
+    def _whole(self, column: Column) -> Tensor:
+        if isinstance(column, Tensor) and self.rows is None:
+            return column
+        return take(column, self.to_rows(np.arange(len(self))))
 
     @classmethod
     def stack(cls, examples: Iterable[Example], *, length: int) -> Examples:
@@ -99,6 +199,29 @@ class Examples:
         return cls(y, mask, labels, [row.group for row in rows])
 
 
+class _Labels(Mapping[str, Tensor]):
+    """The labels of a data set, each read when it is asked for."""
+
+    def __init__(self, examples: Examples):
+        self.examples = examples
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.examples._whole(self.examples.columns.labels[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.examples.columns.labels)
+
+    def __len__(self) -> int:
+        return len(self.examples.columns.labels)
+
+
+def _in_pieces(chosen: Array) -> Iterator[Array]:
+    """Numbers of examples, or where an array of bool is true, some at a time."""
+    for start in range(0, len(chosen), PIECE):
+        piece = chosen[start : start + PIECE]
+        yield np.flatnonzero(piece) + start if chosen.dtype == bool else piece
+
+
 def load_data(recipe: Recipe, modality: Modality, split: Split) -> Examples:
     """Loads the recipe's data set.
 
@@ -108,19 +231,19 @@ def load_data(recipe: Recipe, modality: Modality, split: Split) -> Examples:
     """
     examples = recipe.make("dataset", modality=modality, split=split)
     whose = f"dataset {recipe.data.name!r} of {recipe.origin('dataset')}"
-    if not isinstance(examples, Examples) or not isinstance(examples.y, Tensor):
-        what = examples.y if isinstance(examples, Examples) else examples
-        raise Fault(f"{whose} must give Examples of a tensor, not {type(what).__name__}")
+    y = examples.columns.y if isinstance(examples, Examples) else examples
+    if not isinstance(examples, Examples) or not isinstance(y, Tensor | Stored):
+        raise Fault(f"{whose} must give Examples of a tensor, not {type(y).__name__}")
     if not len(examples):
         raise Fault(f"{whose} gives no examples of the {split} split")
     if examples.groups is None or len(examples.groups) != len(examples):
         raise Fault(f"{whose} must give a group for each of its {len(examples)} examples")
-    if tuple(examples.y.shape[1:]) != tuple(modality.shape):
+    if examples.shape != tuple(modality.shape):
         raise Misuse(
-            f"dataset {recipe.data.name!r} has examples of shape {tuple(examples.y.shape[1:])}, "
+            f"dataset {recipe.data.name!r} has examples of shape {examples.shape}, "
             f"but modality {recipe.modality.name!r} is set to {tuple(modality.shape)}"
         )
-    some = examples.y[:2]
+    some = examples.at(range(min(2, len(examples)))).y
     with blaming(f"{describe(modality)} cannot prepare it"):
         prepared = modality.prepare(some)
     if not isinstance(prepared, Tensor) or prepared.shape != some.shape:
@@ -155,18 +278,23 @@ def hold_out(examples: Examples, share: float, *, seed: int) -> tuple[Examples, 
     if not share:
         return examples, examples.select([])
     chosen = choose_groups(examples.groups, share, seed=seed)
-    inside = [i for i, group in enumerate(examples.groups) if group in chosen]
-    outside = [i for i, group in enumerate(examples.groups) if group not in chosen]
-    return examples.select(outside), examples.select(inside)
+    return examples.select(~chosen), examples.select(chosen)
 
 
-def choose_groups(groups: Iterable[str], share: float, *, seed: object) -> set[str]:
-    """The groups that are held out: at least one, wherever there are two."""
-    hashes = {group: seed_of(seed, "split", group) / 2**63 for group in groups}
-    chosen = {group for group, value in hashes.items() if value < share}
-    if not chosen and len(hashes) > 1:
-        chosen = {min(hashes, key=lambda group: hashes[group])}
-    return chosen if len(chosen) < len(hashes) else set()
+def choose_groups(groups: Sequence[str], share: float, *, seed: object) -> Array:
+    """Which examples are held out, `(N,)` bool: one group at least, wherever there are two."""
+    groups = Groups.of(groups)
+    present = groups.present()
+    values = np.full(len(present), np.inf)
+    for code, name in enumerate(groups.names):
+        if present[code]:
+            values[code] = seed_of(seed, "split", name) / 2**63
+    chosen, num = values < share, np.count_nonzero(present)
+    if not chosen.any() and num > 1:
+        chosen[values.argmin()] = True
+    if np.count_nonzero(chosen) == num:
+        chosen[:] = False
+    return np.asarray(chosen[groups.codes])
 
 
 def data_roots() -> list[Path]:

@@ -222,8 +222,24 @@ def read_items(path: Path, modality: Modality) -> list[Any]:
     Raises:
         Failure: it cannot be understood.
     """
-    with blaming(f"{path}: {describe(modality)} cannot read it"):
-        return list(modality.read(path))
+    return [*each_item(path, modality)]
+
+
+def each_item(path: Path, modality: Modality) -> Iterator[Any]:
+    """The items of one file, one at a time.
+
+    Raises:
+        Failure: it cannot be understood.
+    """
+    who, end = f"{path}: {describe(modality)} cannot read it", object()
+    with blaming(who):
+        items = iter(modality.read(path))
+    while True:
+        with blaming(who):
+            item = next(items, end)
+        if item is end:
+            return
+        yield item
 
 
 def examples_of(item: Any, modality: Modality, *, training: bool = False) -> list[Example]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -360,7 +359,7 @@ class Model:
             name: column.repeat_interleave(repeats)
             for name, column in self._columns(labels, len(items)).items()
         }
-        return replace(rows, labels={**rows.labels, **given}), counts
+        return Examples(rows.y, rows.mask, {**rows.labels, **given}, rows.groups), counts
 
     def _parts(self, item: Any) -> list[Example]:
         """An item as the encoder takes it, which may be smaller than the target."""

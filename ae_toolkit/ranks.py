@@ -9,7 +9,7 @@ writes; what all must agree on, such as when to stop, is settled here.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
@@ -73,6 +73,19 @@ class Ranks(NamedTuple):
         if self.num == 1:
             return mine
         return tuple((self.total(torch.tensor(mine, dtype=torch.float64)) > 0).tolist())
+
+    def leader_first(self, work: Callable[[], T]) -> T:
+        """Does something slow on rank 0, then on the others, which find what it has left."""
+        if self.num == 1:
+            return work()
+        patient: Any = dist.new_group(backend="gloo", timeout=timedelta(days=7))
+        with _together():
+            if not self.leads:
+                dist.barrier(patient)
+            done = work()
+            if self.leads:
+                dist.barrier(patient)
+        return done
 
     def spread(self, model: nn.Module, train: Train) -> nn.Module:
         """Returns what a batch is given to, so that gradients become those of the global batch.
@@ -171,6 +184,8 @@ def _together() -> Iterator[None]:
     """
     try:
         yield
+    except Failure:
+        raise
     except RuntimeError as error:
         raise Failure(
             "another rank has stopped or cannot be reached, so this one stops too; what was saved "

@@ -15,6 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ae_toolkit import checkpoint
+from ae_toolkit.data import Examples
 from ae_toolkit.errors import Failure, Misuse
 from ae_toolkit.recipe import Recipe
 
@@ -111,6 +112,20 @@ def last_state(run: Path) -> dict[str, Any] | None:
         raise Failure(f"{run}: no checkpoint can be resumed from, {broken}")
     tell(f"{run} has no checkpoint yet: starting from the beginning")
     return None
+
+
+def check_data(state: Mapping[str, Any], examples: Examples) -> None:
+    """Makes sure that a training goes on with the data that it began with.
+
+    Raises:
+        Failure: it has changed.
+    """
+    before = state["data"]
+    if before["digest"] != examples.digest():
+        raise Failure(
+            f"the data has changed since this run began ({before['num']:,} examples then, "
+            f"{len(examples):,} now): put it back as it was, or begin another run"
+        )
 
 
 def tidy(run: Path, *, keep: int) -> None:

@@ -122,6 +122,7 @@ def _train(
         if former := Engine.noted(run):
             engine, decided = engine.as_before(former), engine.device == former.device
         if state := rundir.last_state(run):
+            rundir.check_data(state, examples)
             step, watch, log_size = state["step"], Watch(*state["watch"]), state["log_size"]
             learner.load_state_dict(state["learner"], step=step)
             history[: len(state["history"])] = state["history"].to(where)
@@ -145,6 +146,7 @@ def _train(
             "step": step,
             "watch": tuple(watch),
             "log_size": logs.size(),
+            "data": {"num": len(examples), "digest": examples.digest()},
             "learner": learned,
             "history": history[: step % every].clone(),
         }
@@ -172,6 +174,7 @@ def _train(
     with (
         rundir.stop_signals() as stopped,
         compiling() if stepper.compiled else nullcontext(),
+        shop.batches,
         bar,
         profiling(run if profile and ranks.leads else None, where, bar=bar) as profiled,
     ):

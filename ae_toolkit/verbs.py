@@ -6,6 +6,7 @@ Everything heavy is imported inside the callbacks.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
@@ -112,6 +113,8 @@ def train(
 
     fit(chosen, run, resume=resume, device=device, progress=not quiet, track=track, profile=profile)
 
+    if os.environ.get("RANK", "0") != "0":
+        return  # rank 0 speaks for all
     point = best(run)
     assert point is not None, "a finished run has a checkpoint"
     if as_json:

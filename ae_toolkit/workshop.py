@@ -51,8 +51,10 @@ class Workshop:
 
         # The data: split by group, and dealt out in batches.
         self.modality: Modality = recipe.make("modality")
-        everything = load_data(recipe, self.modality, "train").to(device)
-        self.examples, self.held_out = hold_out(everything, train.validation, seed=train.seed)
+        everything = ranks.leader_first(lambda: load_data(recipe, self.modality, "train"))
+        parts = hold_out(everything, train.validation, seed=train.seed)
+        del everything
+        self.examples, self.held_out = (part.to(device) for part in parts)
         self.schedule = Schedule.of(train, len(self.examples), num_ranks=ranks.num)
         if self.schedule.batch_size < train.batch_size:
             tell(

@@ -208,7 +208,7 @@ def test_broken_cache_is_read_anew(tmp_path: Path) -> None:
     again = read_corpus([folder], Tensors())
     assert torch.equal(first.examples.y, again.examples.y)
     assert first.examples.groups == ["0.npy", "1.npy", "2.npy"]
-    for name, content in (("labels.npz", b""), ("y.npy", b"short"), ("rest.json", b"[]")):
+    for name, content in (("ends.npy", b""), ("y.npy", b"short"), ("rest.json", b"[]")):
         whole = (first.folder / name).read_bytes()
         (first.folder / name).write_bytes(content)
         assert len(read_corpus([folder], Tensors()).examples) == 3

@@ -1,0 +1,323 @@
+"""Reading many files: in parts, by many processes, and going on where it was ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import Site
+
+from ae_toolkit import Failure, corpus, data, ingest, parts
+from ae_toolkit.columns import Stored
+from ae_toolkit.corpus import Corpus, part_of, read_corpus
+from ae_toolkit.modality import Modality
+from ae_toolkit.registry import modalities
+
+MODULE = '''
+import os
+import signal
+import time
+from pathlib import Path
+
+import torch
+
+from ae_toolkit import Example, Failure, Modality
+
+
+class Lines(Modality):
+    """Lines of three numbers, or of fewer, each an item; and words that do something."""
+
+    suffixes = (".lines",)
+
+    def __init__(self, *, delay=0.0, home=0):
+        self.shape, self.labels = (3, 2), {"first": 0, "even": 2}
+        self.delay, self.home = delay, home
+
+    def read(self, path):
+        time.sleep(self.delay)
+        for line in path.read_text().splitlines():
+            if line == "crash" and os.getpid() != self.home:
+                os.kill(os.getpid(), signal.SIGSEGV)
+            if line == "exit":
+                os._exit(3)
+            if line == "killed" and not (flag := path.with_suffix(".flag")).exists():
+                flag.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            if line == "killed":
+                continue
+            if line == "broken":
+                raise Failure(f"{path}: is broken")
+            if line == "wrong":
+                raise ZeroDivisionError("no number")
+            print("a parser that talks")
+            yield [int(word) for word in line.split()]
+
+    def to_tensor(self, item):
+        y = torch.tensor(item, dtype=torch.int16)[:, None].expand(-1, 2)
+        first = item[0] + 0.5 if item[0] % 7 == 0 else item[0]
+        return Example(y, {"first": first, "even": item[0] % 2}, "")
+
+    def from_tensor(self, y, *, like=None, labels=None):
+        return y[:, 0].tolist()
+
+    def write(self, items, path):
+        raise NotImplementedError
+
+
+def first_of(item):
+    return f"group {item[0] % 5}"
+
+
+class Kinds(Lines):
+    def to_tensor(self, item):
+        y, labels, group = super().to_tensor(item)
+        return Example(y.float() if item[0] == 11 else y, labels, group)
+'''
+
+
+@pytest.fixture
+def lines(site: Site) -> Iterator[Callable[..., Modality]]:
+    """The data type of a module that other processes can import."""
+    (site.folder / "lines_module.py").write_text(MODULE)
+    import lines_module
+
+    with modalities.temporarily(lines=lines_module.Lines):
+        yield lines_module.Lines
+    sys.modules.pop("lines_module")
+
+
+def folder_of(tmp_path: Path, texts: dict[str, str], *, num: int = 30) -> Path:
+    folder = tmp_path / "files"
+    for i in range(num):
+        path = folder / f"{i % 3}" / f"{i:03d}.lines"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(
+            "".join(f"{i} {i + 1} {k}"[: 9 - 4 * (i == 21)] + "\n" for k in range(i % 4))
+        )
+    for name, text in texts.items():
+        (folder / f"{name}.lines").write_text(text)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "PART_FILES", 4)
+    monkeypatch.setattr(parts, "PART_BYTES", 100)
+
+
+def same(a: Corpus, b: Corpus) -> None:
+    assert a.skipped == b.skipped and a.examples.groups == b.examples.groups
+    one, other = a.examples, b.examples
+    assert one.y.dtype == other.y.dtype and torch.equal(one.y, other.y)
+    assert (one.mask is None) == (other.mask is None)
+    assert one.mask is None or torch.equal(one.mask, other.mask)
+    for name in ("first", "even"):
+        assert one.labels[name].dtype == other.labels[name].dtype
+        assert torch.equal(one.labels[name], other.labels[name])
+
+
+def anew(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(path))
+
+
+BAD = {"bad": "1 2 3\nbroken", "odd": "1 2 3 4", "worse": "wrong", "0/empty": ""}
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_many_processes_read_what_one_reads(
+    grouped: bool, lines, tmp_path: Path, monkeypatch
+) -> None:
+    import lines_module
+
+    group = lines_module.first_of if grouped else None
+    folder = folder_of(tmp_path, BAD)
+    found = []
+    for num in (1, 3):
+        anew(monkeypatch, tmp_path / f"cache {num}")
+        found.append(read_corpus([folder], lines(), group=group, processes=num))
+        assert read_corpus([folder], lines(), group=group).skipped == found[-1].skipped
+    same(*found)
+    first = found[0]
+    names = sorted((p.relative_to(folder) for p in folder.rglob("*.lines")), key=lambda p: p.parts)
+    numbers = [int(n.stem) for n in names if n.stem.isdigit()]
+    assert first.examples.y[:, 0, 0].tolist() == [i for i in numbers for _ in range(i % 4)]
+    assert first.examples.labels["first"].dtype == torch.float64
+    assert first.examples.labels["even"].dtype == torch.int64
+    assert [name for name, _ in first.skipped] == ["bad.lines", "odd.lines", "worse.lines"]
+    assert "modality 'lines' of this process" in first.skipped[2].reason
+    wanted = [f"group {i % 5}" for i in numbers for _ in range(i % 4)]
+    if not grouped:
+        wanted = [n.as_posix() for n in names if n.stem.isdigit() for _ in range(int(n.stem) % 4)]
+    assert first.examples.groups == wanted
+    assert not [*(tmp_path / "cache 3").rglob("*.parts")]
+
+
+def test_a_crash_skips_its_file(lines, tmp_path: Path, monkeypatch) -> None:
+    texts = {"1/crash": "5 5 5\ncrash", "2/gone": "exit", "2/killed": "8 8 8\nkilled"}
+    folder = folder_of(tmp_path, texts)
+    found = read_corpus([folder], lines(home=os.getpid()), processes=2)
+    assert found.skipped == [
+        ("1/crash.lines", "the process that read it crashed (SIGSEGV)"),
+        ("2/gone.lines", "the process that read it crashed (exit code 3)"),
+    ]
+    assert len(found.examples) == 1 + sum(i % 4 for i in range(30))
+
+
+def test_what_only_this_process_knows_is_read_here(lines, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(ingest._Tender, "_begin", lambda self: pytest.fail("this needs no process"))
+    folder = folder_of(tmp_path, {})
+
+    class Here(lines):  # type: ignore[misc,valid-type]
+        pass
+
+    Here.__module__ = "__main__"
+    found = read_corpus([folder], Here(), processes=2)
+    assert len(found.examples) == sum(i % 4 for i in range(30))
+
+
+def test_processes_that_cannot_import_it_leave_it(lines, site, tmp_path: Path) -> None:
+    """The module was changed on the disk in a way that another process cannot import."""
+    (site.folder / "lines_module.py").write_text("raise RuntimeError('not twice')")
+    found = read_corpus([folder_of(tmp_path, {})], lines(), processes=2)
+    assert len(found.examples) == sum(i % 4 for i in range(30))
+
+
+@pytest.mark.parametrize("num", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_killed_reading_goes_on(num: int, lines, site, tmp_path: Path, monkeypatch, capfd) -> None:
+    """kill -9 and Ctrl-C wherever it is; at last the corpus is what it is at once."""
+    folder = folder_of(tmp_path, BAD, num=60)
+    anew(monkeypatch, tmp_path / "cache")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys; from pathlib import Path; from lines_module import Lines\n"
+        "from ae_toolkit import parts; from ae_toolkit.corpus import read_corpus\n"
+        "from ae_toolkit.registry import modalities; modalities.register('lines')(Lines)\n"
+        "parts.PART_FILES, parts.PART_BYTES = 4, 100\n"
+        f"read_corpus([Path({str(folder)!r})], Lines(delay=0.05), processes={num})\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(site.folder)}
+    rounds = 0
+    for rounds in range(9):
+        process = subprocess.Popen(
+            [sys.executable, script], env=environment, stderr=subprocess.PIPE, text=True
+        )
+        left = time.monotonic() + 60
+        seen = len([*tmp_path.glob("cache/*/*/*.parts/part_*")])
+        while process.poll() is None and time.monotonic() < left:
+            if len([*tmp_path.glob("cache/*/*/*.parts/part_*")]) > seen + 4 and rounds < 2:
+                process.send_signal(signal.SIGKILL if rounds != 1 else signal.SIGINT)
+                break
+            time.sleep(0.01)
+        said = process.communicate(timeout=60)[1]
+        if rounds:
+            assert "files were read before: going on from there" in said
+        if process.returncode == 0:
+            break
+    assert rounds == 2
+    mine = read_corpus([folder], lines(delay=0.05))
+    assert mine.folder and mine.folder.is_relative_to(tmp_path / "cache")
+    assert not [*mine.folder.parent.glob("*.parts")]
+    anew(monkeypatch, tmp_path / "another")
+    same(mine, read_corpus([folder], lines(delay=0.05), processes=1))
+
+
+@pytest.mark.parametrize("harm", ["y.npy", "part.json", "y.bin"])
+def test_broken_parts_are_read_anew(harm: str, lines, tmp_path: Path, monkeypatch) -> None:
+    folder = folder_of(tmp_path, {})
+    whole = read_corpus([folder], lines(), processes=1)
+    anew(monkeypatch, tmp_path / "cache")
+    with pytest.raises(ZeroDivisionError), pytest.MonkeyPatch.context() as patch:
+        join = harm == "y.npy"
+        patch.setattr(
+            parts.Joining, "finish", lambda self, _: (join and self.move(least=0)) or 1 / 0
+        )
+        read_corpus([folder], lines(), processes=1)
+    path = sorted((tmp_path / "cache").rglob(harm))[-1]
+    path.unlink() if harm == "y.bin" else path.write_bytes(b"")
+    same(whole, read_corpus([folder], lines(), processes=1))
+
+
+def test_one_process_waits_for_another(lines, tmp_path: Path, monkeypatch, capfd) -> None:
+    from threading import Thread
+
+    anew(monkeypatch, tmp_path / "cache")
+    folder = folder_of(tmp_path, {}, num=10)
+    found: list[Corpus] = []
+    both = [
+        Thread(target=lambda: found.append(read_corpus([folder], lines(delay=0.1), processes=1)))
+        for _ in range(2)
+    ]
+    for each in both:
+        each.start()
+    for each in both:
+        each.join()
+    same(*found)
+    assert "another process is reading these files" in capfd.readouterr().err
+
+
+def test_tensors_of_several_kinds_are_refused(lines, tmp_path: Path) -> None:
+    import lines_module
+
+    folder = folder_of(tmp_path, {})
+    for num in (1, 2):
+        with pytest.raises(Failure, match="must make tensors of one dtype, with the same labels"):
+            read_corpus([folder], lines_module.Kinds(), processes=num)
+
+
+def test_full_disk_is_one_sentence(lines, tmp_path: Path, monkeypatch) -> None:
+    anew(monkeypatch, tmp_path / "cache")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(parts.shutil, "copyfileobj", full)
+    with pytest.raises(Failure, match="cannot be written, No space left on device"):
+        read_corpus([folder_of(tmp_path, {})], lines(), processes=1)
+
+
+def test_cache_that_cannot_be_written(lines, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "plain").write_text("")
+    anew(monkeypatch, tmp_path / "plain")
+    found = read_corpus([folder_of(tmp_path, {})], lines())
+    assert found.folder is None and found.examples.y.sum() > 0
+    monkeypatch.setattr(corpus, "COPIED", 0)
+    found = read_corpus([tmp_path / "files"], lines())
+    assert isinstance(found.examples.columns.y, Stored) and found.examples.y.sum() > 0
+
+
+def test_names_that_are_no_text(lines, tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, {})
+    odd = os.fsdecode(b"\xff\xfe.lines")
+    try:
+        (folder / odd).write_text("1 2 3")
+    except OSError:
+        pytest.skip("this file system has no such names")
+    assert odd in [*read_corpus([folder], lines(), processes=2).examples.groups]
+
+
+def test_large_split_is_compared_in_pieces(lines, tmp_path: Path, monkeypatch, capfd) -> None:
+    folder = folder_of(tmp_path, {f"copy {i}": "29 30 0\n" for i in range(20)}, num=60)
+    modality = lines()
+    whole = read_corpus([folder], modality).examples
+    copies = [part_of(whole, modality, split) for split in ("train", "test")]
+    monkeypatch.setattr(corpus, "COPIED", 0)
+    monkeypatch.setattr(corpus, "COMPARED", 50)
+    monkeypatch.setattr(data, "COPIED", 0)
+    lazy = read_corpus([folder], modality).examples
+    views = [part_of(lazy, modality, split) for split in ("train", "test")]
+    for view, copy in zip(views, copies, strict=True):
+        assert view.rows is not None and copy.rows is None
+        assert torch.equal(view.y, copy.y) and view.groups == copy.groups
+    train, test = ({*map(tuple, part.y.flatten(1).tolist())} for part in copies)
+    assert not train & test and len(test) > 1
+    assert {*copies[0].groups}.isdisjoint({*copies[1].groups})
+    every = np.array([*whole.groups])
+    assert len(copies[0]) < len(every)
