@@ -24,6 +24,7 @@ from ae_toolkit.modality import Modality
 from ae_toolkit.noise import Source, Tape, replay
 from ae_toolkit.recipe import Recipe
 from ae_toolkit.schedule import Schedule
+from ae_toolkit.trainer import first_step
 from ae_toolkit.validation import CHUNK, validate
 
 STEPS = 30  #: at most, that are measured
@@ -107,7 +108,8 @@ def estimate(recipe: Recipe, *, device: str = "auto") -> Estimate:
 
     first, moment = batch_at(0), torch.zeros((), device=where)
     noise = Source(train.seed, "train", where)
-    tape = Tape(noise, lambda now: terms_of(first, now))
+    with first_step(recipe):
+        tape = Tape(noise, lambda now: terms_of(first, now))
     dispatch = torch.compile(loss_of, dynamic=False) if engine.compiled else loss_of
 
     def step(number: int) -> None:

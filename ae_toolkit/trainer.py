@@ -111,7 +111,7 @@ def fit(
 
     order, noise = Source(train.seed, "order", where), Source(train.seed, "train", where)
     first = examples.at(range(schedule.batch_size)).to(where)
-    with _first_step(recipe):
+    with first_step(recipe):
         tape = Tape(noise, lambda now: terms_of(first, now))
     dispatch = torch.compile(loss_of, dynamic=False) if engine.compiled else loss_of
 
@@ -222,7 +222,7 @@ def fit(
 
 
 @contextmanager
-def _first_step(recipe: Recipe) -> Iterator[None]:
+def first_step(recipe: Recipe) -> Iterator[None]:
     """Says that a stranger's parts do not fit, where the error comes from what they gave to ours.
 
     Raises:

@@ -383,6 +383,22 @@ def test_dry_run_refuses_what_training_refuses(
         assert sentence in ae("train", "mnist-2d", *words, *more, code=code).output
 
 
+def test_dry_run_blames_a_stranger_as_training_does(ae) -> None:
+    @registry.encoders.register("liar")
+    class Liar(torch.nn.Module):
+        def __init__(self, *, in_shape, num_classes, cond_dim):
+            super().__init__()
+            self.out_shapes = ((8,),)
+
+        def forward(self, x, c, mask):
+            return (x.flatten(1),)
+
+    words = ["train", "mnist-2d", "--data", "mnist-sample", "--set", "encoder.name=liar"]
+    for more in (["--dry-run"], []):
+        said = ae(*words, "--quiet", *more, code=1).output
+        assert "with parts of this process, fails at its first step" in said
+
+
 def test_dry_run_in_a_folder_that_is_taken(ae, run: Path) -> None:
     assert (
         "already holds a run" in ae("train", "mnist-2d", "--out", run, "--dry-run", code=2).output
