@@ -1,0 +1,199 @@
+"""Several processes train as one: the same numbers, nothing lost when one of them dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from ae_toolkit import Misuse, checkpoint
+from ae_toolkit.noise import Source, Tape
+from ae_toolkit.ranks import check_batch
+from ae_toolkit.recipe import Train
+from ae_toolkit.schedule import Schedule
+
+STEP = "train.evaluate_every=0.0667"  #: epochs, so that every step of 15 is logged
+
+
+def command(out: Path, *settings: str, ranks: int = 0, restarts: int = 0) -> list[str]:
+    """A training of the bundled digits, by itself or by `torchrun`."""
+    start = [sys.executable]
+    if ranks:
+        start += ["-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--rdzv-backend=c10d"]
+        start += ["--rdzv-endpoint=localhost:0", f"--max-restarts={restarts}"]
+    words = ["-m", "ae_toolkit", "train", "mnist-2d", "--data", "mnist-sample", "--quiet"]
+    changes = ["train.batch_size=64", "train.precision=fp32", "train.validation=0", *settings]
+    return [*start, *words, "--out", str(out), *(w for c in changes for w in ("--set", c))]
+
+
+@pytest.fixture(autouse=True)
+def one_thread_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def train(out: Path, *settings: str, ranks: int = 0) -> str:
+    """Runs it and returns what it said on standard error."""
+    done = subprocess.run(
+        command(out, *settings, ranks=ranks), capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def losses(run: Path) -> list[float]:
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [row["loss"] for row in map(json.loads, lines) if row["split"] == "train"]
+
+
+def last_weights(run: Path) -> bytes:
+    return (checkpoint.checkpoints(run)[-1].folder / checkpoint.WEIGHTS).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """200 steps of one process."""
+    out = tmp_path_factory.mktemp("ranks") / "alone"
+    train(out, STEP, "train.epochs=13.4")
+    return out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_ranks_have_the_losses_of_one(alone: Path, parallel: str, tmp_path: Path) -> None:
+    train(tmp_path / "two", STEP, "train.epochs=13.4", f"train.parallel={parallel}", ranks=2)
+    mine, theirs = losses(alone), losses(tmp_path / "two")
+    assert len(mine) == len(theirs) > 200
+    assert theirs == pytest.approx(mine, rel=1e-5)
+    assert (tmp_path / "two/figures").is_dir()
+    assert list(checkpoint.load_weights(checkpoint.checkpoints(alone)[-1].folder)) == list(
+        checkpoint.load_weights(checkpoint.checkpoints(tmp_path / "two")[-1].folder)
+    )
+
+
+@pytest.mark.slow
+def test_accumulation_clipping_and_validation_agree_too(tmp_path: Path) -> None:
+    settings = ("train.epochs=4", "train.accumulate=2", "train.clip=1", "train.validation=0.3")
+    for ranks in (0, 2):
+        train(tmp_path / str(ranks), *settings, ranks=ranks)
+    rows = [
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("0", "2")
+    ]
+    for one, other in zip(*rows, strict=True):
+        assert other == pytest.approx(one, rel=1e-3, abs=1e-3)
+
+
+@pytest.mark.slow
+def test_a_killed_rank_is_started_again_with_the_right_result(tmp_path: Path) -> None:
+    settings = ("train.epochs=40", "train.validation=0.05", "train.accumulate=2")
+    train(tmp_path / "whole", *settings, ranks=2)
+    cut = tmp_path / "cut"
+    process = subprocess.Popen(
+        command(cut, *settings, ranks=2, restarts=1), stderr=subprocess.PIPE, text=True
+    )
+    try:
+        while len(checkpoint.checkpoints(cut)) < 2:
+            assert process.poll() is None, "it ended before it could be disturbed"
+            time.sleep(0.02)
+        victim = next(_ranks(process.pid, rank="1"))
+        os.kill(victim, signal.SIGKILL)
+        _, said = process.communicate(timeout=300)
+    finally:
+        process.kill()
+    assert process.returncode == 0, said
+    assert "resuming from" in said
+    assert last_weights(cut) == last_weights(tmp_path / "whole")
+    assert losses(cut) == losses(tmp_path / "whole")
+
+
+def _ranks(parent: int, *, rank: str) -> Iterator[int]:
+    for child in psutil.Process(parent).children(recursive=True):
+        if child.environ().get("RANK") == rank:
+            yield child.pid
+
+
+@pytest.mark.slow
+def test_a_stopped_pair_goes_on_alone(tmp_path: Path) -> None:
+    """SIGTERM saves on all ranks at the same step; one process takes over, and says what that is."""
+    run, settings = tmp_path / "run", ("train.epochs=200",)
+    process = subprocess.Popen(command(run, *settings, ranks=2), stderr=subprocess.PIPE, text=True)
+    while not checkpoint.checkpoints(run):
+        time.sleep(0.05)
+    for rank in ("0", "1"):
+        os.kill(next(_ranks(process.pid, rank=rank)), signal.SIGTERM)
+    _, said = process.communicate(timeout=300)
+    assert "and saved; go on with" in said
+    stopped = checkpoint.checkpoints(run)[-1].step
+    resumed = subprocess.Popen(
+        [*command(run, *settings), "--resume"], stderr=subprocess.PIPE, text=True
+    )
+    while checkpoint.checkpoints(run)[-1].step == stopped:
+        assert resumed.poll() is None
+        time.sleep(0.05)
+    resumed.send_signal(signal.SIGTERM)
+    _, said = resumed.communicate(timeout=60)
+    assert "what began on 2 ranks goes on on 1" in said
+    assert resumed.returncode == 130
+
+
+def test_a_rank_that_never_arrives(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    there = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    done = subprocess.run(
+        command(tmp_path / "r"),
+        env={**os.environ, **there, "AE_RANK_TIMEOUT": "2"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1
+    assert "Error: rank 0 of 2 waited 2 s at localhost" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "r").exists()
+
+
+def test_batches_that_cannot_be_shared() -> None:
+    with pytest.raises(Misuse, match=r"batch_size is 10, which 4 ranks cannot share evenly: try 8"):
+        check_batch(Train(batch_size=10), 4)
+    with pytest.raises(Misuse, match="4 ranks cannot share 3 examples"):
+        Schedule.of(Train(), 3, num_ranks=4)
+    assert Schedule.of(Train(batch_size=64), 37, num_ranks=4).batch_size == 36
+
+
+def test_noise_is_that_of_the_global_batch() -> None:
+    whole = Tape(Source(1, "train"), lambda step: step.randn((6, 2)) + step.rand((6, 2)))
+    parts = [
+        Tape(
+            Source(1, "train"),
+            lambda step: step.randn((2, 2)) + step.rand((2, 2)),
+            rank=rank,
+            num_ranks=3,
+        )
+        for rank in range(3)
+    ]
+    for i, noise in enumerate(whole.draw(5)):
+        assert torch.equal(noise, torch.cat([part.draw(5)[i] for part in parts]))
+
+
+@pytest.mark.cuda
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_gpus_have_the_losses_of_one(parallel: str, tmp_path: Path) -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two CUDA devices")
+    settings = (STEP, "train.epochs=2", f"train.parallel={parallel}")
+    train(tmp_path / "one", *settings)
+    train(tmp_path / "two", *settings, ranks=2)
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
