@@ -52,7 +52,7 @@ TITLES = {
 }
 
 #: Images per epoch of the convolutional net (0.6 TFLOP a batch), and of everything in `--quick`.
-NUM_CONV, NUM_QUICK, NUM_QUICK_CONV = 6400, 12_800, 512
+NUM_CONV, NUM_QUICK, NUM_QUICK_CONV = 2560, 12_800, 512
 NUM_TEST, NUM_TEST_QUICK, NUM_TEST_CONV = 10_000, 1000, 250
 
 PARTS = ("dense", "conv", "midi")
@@ -61,7 +61,7 @@ PARTS = ("dense", "conv", "midi")
 def main() -> None:
     options = parse()
     if options.worker:
-        request = json.loads(options.worker)
+        request = json.load(sys.stdin)
         answer = WORKERS[request.pop("task")](**request)
         Path(os.environ["BENCH_ANSWER"]).write_text(json.dumps(answer))
         return
@@ -98,7 +98,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured")
     parser.add_argument("--write-docs", action="store_true", help=f"into {DOCS.name}")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     for name in options.only or []:
         if name not in known:
@@ -145,7 +145,7 @@ class Bench:
                 "date": date.today().isoformat(),
                 "rounds": options.rounds,
                 "note": self.note,
-                "machine": report.machine(options.threads, options.device),
+                "machine": self.ask("machine", threads=options.threads, device=options.device),
                 "works": [self.begin(work) for work in works],
                 "midi": self.begin_midi() if "midi" in self.parts else None,
             }
@@ -164,38 +164,24 @@ class Bench:
     # What there is to do.
 
     def prepare(self, net: str, batch_size: int) -> Work:
-        """A work with its data: all of MNIST, a part of it, or the bundled digits."""
-        from ae_toolkit.data import data_roots
-
-        options, root = self.options, find_digits(data_roots())
-        num = NUM_CONV if net == "conv" else None
-        if options.quick:
-            num = NUM_QUICK_CONV if net == "conv" else NUM_QUICK
-        num_test = NUM_TEST_QUICK if options.quick else NUM_TEST
-        num_test = NUM_TEST_CONV if net == "conv" else num_test
+        """A work with its data."""
+        options = self.options
+        folder = str(self.folder / f"{net}-digits")
+        found = self.ask("prepare", net=net, quick=options.quick, folder=folder)
+        self.note = found["note"] or self.note
         epochs = options.epochs if net == "dense" else 1
-        if root is None:
-            self.note = (
-                "all of MNIST is not here (set AE_DATA to the folder that holds MNIST/raw), so "
-                "this is the bundled sample of 1,000 digits, which is small: see it as a smoke test"
-            )
-            train, test = (bundled_digits(split) for split in ("train", "test"))
-            if num is not None and num > len(train):
-                epochs, num = -(-epochs * num // len(train)), len(train)
-        elif num is None:
-            count = len(read_digits(root, "train"))
-            return Work(net, str(root), count, num_test, batch_size, epochs, options.device)
-        else:
-            train, test = (read_digits(root, split) for split in ("train", "test"))
-        part = self.folder / f"{net}-digits"
-        write_digits(part, "train", train[:num])
-        write_digits(part, "test", test)
-        num, num_test = len(train[:num]), min(num_test, len(test))
-        return Work(net, str(part), num, num_test, batch_size, epochs, options.device)
+        return Work(
+            net=net,
+            folder=found["root"],
+            num=found["num"],
+            num_test=found["num_test"],
+            batch_size=batch_size,
+            epochs=epochs * found["repeat"],
+            device=options.device,
+        )
 
     def begin(self, work: Work) -> dict[str, Any]:
-        """A work's entry in the result: its limit, and who cannot take part."""
-        self.say(f"{work}: the matrix products alone")
+        """A work's entry in the result, and who cannot take part."""
         entry: dict[str, Any] = {
             "title": f"{TITLES[work.net]}, batch {work.batch_size}",
             **work._asdict(),
@@ -204,8 +190,8 @@ class Bench:
             "absent": {},
             "runs": {OURS: []} if self.wanted(OURS) else {},
         }
-        limit = self.ask("limit", work=work, seconds=0.1 if self.options.quick else 0.5)
-        entry["limit"], entry["fast_bf16"] = limit["rate"], limit["fast_bf16"]
+        entry["fast_bf16"] = self.ask("fast_bf16", device=work.device)
+        entry["limit"] = {}
         if entry["fast_bf16"] and OURS in entry["runs"]:
             entry["runs"][OURS_FP32] = []
         for name, contender in CONTENDERS.items():
@@ -221,12 +207,12 @@ class Bench:
         return entry
 
     def begin_midi(self) -> dict[str, Any]:
-        paths, title = tunes()
+        paths, title = self.ask("tunes")
         paths = paths[:300] if self.options.quick else paths
         entry: dict[str, Any] = {"num": len(paths), "title": title, "absent": {}, "agreement": {}}
-        entry["runs"], self.paths = {}, [str(path) for path in paths]
+        entry["runs"], self.paths = {}, paths
         for name in midi.READERS:
-            if not self.wanted(name) and not name.startswith(OURS):
+            if not self.wanted(name):
                 continue
             if needed := midi.missing(name):
                 entry["absent"][name] = f"not installed: pip install {' '.join(needed)}"
@@ -235,7 +221,7 @@ class Bench:
             self.say(f"MIDI: the notes of {name}")
             if agreed := self.ask("agreement", name=name, paths=self.paths):
                 entry["agreement"][name] = agreed
-        if self.options.threads > 1:
+        if self.options.threads > 1 and self.wanted(OURS):
             entry["runs"][f"ours, {self.options.threads} cores"] = []
         return entry
 
@@ -244,8 +230,12 @@ class Bench:
 
     # Doing it.
 
-    def train(self, work: Work, entry: Mapping[str, Any], number: int) -> None:
-        """One round of a work: every contender once."""
+    def train(self, work: Work, entry: dict[str, Any], number: int) -> None:
+        """One round of a work: the limit, of which the best round counts, and every contender."""
+        self.say(f"round {number + 1}: {work}: the matrix products alone")
+        seconds = 0.1 if self.options.quick else 0.3
+        for dtype, rate in self.ask("limit", work=work, seconds=seconds).items():
+            entry["limit"][dtype] = max(rate, entry["limit"].get(dtype, 0.0))
         for name in entry["runs"]:
             self.say(f"round {number + 1}: {work}: {name}")
             try:
@@ -277,7 +267,7 @@ class Bench:
             entry["runs"][name].append({"round": number, **row})
             self.say(f"round {number + 1}: MIDI: {name}: {row['files_per_s']:,.0f} files/s")
 
-    def ask(self, task: str, **request: Any) -> dict[str, Any]:
+    def ask(self, task: str, **request: Any) -> Any:
         """Does a task in a process of its own.
 
         Raises:
@@ -286,7 +276,8 @@ class Bench:
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
             answer = Path(folder) / "answer.json"
             done = subprocess.run(
-                [sys.executable, __file__, "--worker", json.dumps({"task": task, **request})],
+                [sys.executable, __file__, "--worker"],
+                input=json.dumps({"task": task, **request}),
                 capture_output=True,
                 text=True,
                 env={**fresh(self.env, folder), "BENCH_ANSWER": str(answer)},
@@ -298,26 +289,85 @@ class Bench:
             return json.loads(answer.read_text())
 
 
-# In a process of its own.
+# In a process of its own: this one stays small, since a child's peak memory begins at its size.
 
 
-def limit(work: list[Any], seconds: float) -> dict[str, Any]:
+def prepare(net: str, quick: bool, folder: str) -> dict[str, Any]:
+    """All of MNIST where it lies, or in `folder` a part of it, or the digits that ship with us.
+
+    Returns:
+        Where it is, how much, how often it is repeated to be as much as was asked for, and what
+        is to be said of it.
+    """
+    from ae_toolkit.data import data_roots
+
+    num = {("dense", True): NUM_QUICK, ("conv", True): NUM_QUICK_CONV, ("conv", False): NUM_CONV}
+    wanted = num.get((net, quick))
+    num_test = NUM_TEST_CONV if net == "conv" else NUM_TEST_QUICK if quick else NUM_TEST
+    root, note = find_digits(data_roots()), ""
+    if root:
+        train, test = (read_digits(root, split) for split in ("train", "test"))
+    else:
+        train, test = (bundled_digits(split) for split in ("train", "test"))
+        note = (
+            "all of MNIST is not here (set AE_DATA to the folder that holds MNIST/raw), so this is "
+            "the bundled sample of 1,000 digits: a smoke test"
+        )
+    if wanted or not root:
+        root = Path(folder)
+        repeat = -(-(wanted or len(train)) // len(train))
+        train = train[:wanted]
+        write_digits(root, "train", train)
+        write_digits(root, "test", test)
+    else:
+        repeat = 1
+    sizes = {"num": len(train), "num_test": min(num_test, len(test))}
+    return {"root": str(root.resolve()), **sizes, "repeat": repeat, "note": note}
+
+
+def bundled_digits(split: str) -> Any:
+    """The digits that ship with the package, `(N, 28, 28)` in uint8."""
+    from ae_image.datasets import mnist_sample
+    from ae_image.modality import Image
+
+    return mnist_sample(modality=Image(), split=split).y[:, 0].numpy()
+
+
+def tunes() -> tuple[list[str], str]:
+    """The MIDI files of the collections of folk tunes, or the bundled ones, and what they are."""
+    from ae_music.datasets import COLLECTIONS
+
+    from ae_toolkit.data import data_roots
+
+    for root in data_roots():
+        folders = [root / "midi" / name for name in COLLECTIONS]
+        if all(folder.is_dir() for folder in folders):
+            found = [path for folder in folders for path in sorted(folder.glob("*.mid"))]
+            return [str(path.resolve()) for path in found], "folk tunes"
+    with as_file(files("ae_music") / "samples/tunes") as folder:
+        return [str(path) for path in sorted(folder.glob("*.mid"))], "bundled tunes"
+
+
+def limit(work: list[Any], seconds: float) -> dict[str, float]:
     """The rates of a work's matrix products; bf16 only where it is used and does not take hours."""
     given = Work(*work)
-    fast = fast_bf16(given.device)
-    rate = {
+    both = given.net == "dense" or fast_bf16(given.device)
+    return {
         dtype: matmul_rate(
             PRODUCTS[given.net], given.batch_size, dtype, given.device, seconds=seconds
         )
-        for dtype in (("fp32", "bf16") if fast or given.net == "dense" else ("fp32",))
+        for dtype in (("fp32", "bf16") if both else ("fp32",))
     }
-    return {"rate": rate, "fast_bf16": fast}
 
 
 WORKERS: dict[str, Callable[..., Any]] = {
     "compete": lambda name, work, spawned: compete(name, Work(*work), spawned),
     "judge": lambda work, out: judge(Work(*work), Path(out)),
+    "fast_bf16": fast_bf16,
     "limit": limit,
+    "machine": report.machine,
+    "prepare": prepare,
+    "tunes": tunes,
     "agreement": lambda name, paths: midi.agreement(name, [Path(path) for path in paths]),
     "read": lambda name, paths: midi.read_all(name, [Path(path) for path in paths]),
     "read_parallel": lambda paths, num: {
@@ -326,7 +376,7 @@ WORKERS: dict[str, Callable[..., Any]] = {
 }
 
 
-# The machine and its files.
+# The machine.
 
 
 def available() -> int:
@@ -348,29 +398,6 @@ def environment(options: argparse.Namespace) -> dict[str, str]:
 def fresh(env: Mapping[str, str], folder: str) -> dict[str, str]:
     """An environment whose compilers remember nothing of former runs."""
     return {**env, "TORCHINDUCTOR_CACHE_DIR": str(Path(folder) / "compiled")}
-
-
-def bundled_digits(split: str) -> Any:
-    """The digits that ship with the package, `(N, 28, 28)` in uint8."""
-    from ae_image.datasets import mnist_sample
-    from ae_image.modality import Image
-
-    return mnist_sample(modality=Image(), split=split).y[:, 0].numpy()
-
-
-def tunes() -> tuple[list[Path], str]:
-    """The MIDI files of the collections of folk tunes, or the bundled ones, and what they are."""
-    from ae_music.datasets import COLLECTIONS
-
-    from ae_toolkit.data import data_roots
-
-    for root in data_roots():
-        folders = [root / "midi" / name for name in COLLECTIONS]
-        if all(folder.is_dir() for folder in folders):
-            found = [path.resolve() for folder in folders for path in sorted(folder.glob("*.mid"))]
-            return found, "folk tunes"
-    with as_file(files("ae_music") / "samples/tunes") as folder:
-        return sorted(folder.glob("*.mid")), "bundled tunes"
 
 
 def shown_command(arguments: Sequence[str] | None = None) -> str:

@@ -11,7 +11,7 @@ import os
 import resource
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from importlib.util import find_spec
@@ -284,7 +284,8 @@ def jax_loop(work: Work, clock: Clock, *, dtype: str) -> tuple[Any, Any]:
     """A jitted step with optax's Adam, data on the device, buffers donated.
 
     Step by step or a `lax.scan` over the stretch between two looks at the clock, whichever is
-    faster here; finding that out is not counted. In bf16, weights, losses and Adam stay fp32.
+    faster here; finding that out is not counted. Stretches are of one length: the last steps of a
+    training that is no multiple of it are left out. In bf16, weights, losses and Adam stay fp32.
     """
     os.environ.setdefault("JAX_PLATFORMS", work.device)
     import jax
@@ -311,8 +312,7 @@ def jax_loop(work: Work, clock: Clock, *, dtype: str) -> tuple[Any, Any]:
     def step(state: Any, data: Any, order: Any, i: Any) -> tuple[Any, Any]:
         weights, moments, key = state
         key, mine = jax.random.split(key)
-        at = i % work.per_epoch * work.batch_size
-        x = data[jax.lax.dynamic_slice(order, (at,), (work.batch_size,))]
+        x = data[order[i]]
         loss, gradients = jax.value_and_grad(loss_of)(weights, x, mine)
         updates, moments = adam.update(gradients, moments, weights)
         return (optax.apply_updates(weights, updates), moments, key), loss
@@ -339,8 +339,14 @@ def jax_loop(work: Work, clock: Clock, *, dtype: str) -> tuple[Any, Any]:
         fresh = jax.tree.map(jnp.copy, weights)
         return fresh, adam.init(fresh), jax.random.key(0)
 
+    def draw_order() -> Any:
+        """The images of every step, `(steps, B)`, each epoch shuffled anew."""
+        rng, used = np.random.default_rng(0), work.per_epoch * work.batch_size
+        epochs = [rng.permutation(len(data))[:used] for _ in range(work.epochs)]
+        return jnp.asarray(np.concatenate(epochs).reshape(work.steps, -1), jnp.int32)
+
     def seconds(scanned: bool) -> float:
-        run, state, order = make(scanned), begin(), jnp.arange(len(data))
+        run, state, order = make(scanned), begin(), draw_order()
         state = run(state, order, 0)
         began = time.perf_counter()
         run(state, order, 0)
@@ -352,20 +358,12 @@ def jax_loop(work: Work, clock: Clock, *, dtype: str) -> tuple[Any, Any]:
     clock.not_counted = time.time() - looked
 
     run, state = make(scanned), begin()
-    shuffled = jax.jit(lambda key: jax.random.permutation(key, len(data)))
     clock.start()
-    order = shuffled(jax.random.key(1))
-    for first in _chunks(work):
-        if first % work.per_epoch == 0:
-            order = shuffled(jax.random.key(1 + first))
+    order = draw_order()
+    for first in range(0, work.steps - work.chunk + 1, work.chunk):
         state = run(state, order, first)
         clock.mark(work.chunk * work.batch_size)
     return _judged_jax({name: [np.array(w) for w in pair] for name, pair in state[0].items()})
-
-
-def _chunks(work: Work) -> Iterator[int]:
-    """The first step of each stretch between two looks at the clock."""
-    yield from range(0, work.per_epoch * work.epochs // work.chunk * work.chunk, work.chunk)
 
 
 def _jax_weights() -> dict[str, Any]:

@@ -55,9 +55,14 @@ class Work(NamedTuple):
         return max(self.num // self.batch_size, 1)
 
     @property
+    def steps(self) -> int:
+        """In all."""
+        return self.per_epoch * self.epochs
+
+    @property
     def chunk(self) -> int:
-        """Steps between two looks at the clock: an epoch, or a fifth of a short training."""
-        return self.per_epoch if self.epochs > 2 else max(self.per_epoch * self.epochs // 5, 1)
+        """Steps between two looks at the clock: a fifth of the training."""
+        return max(self.steps // 5, 1)
 
     def __str__(self) -> str:
         return f"{self.net}, batch {self.batch_size}"
