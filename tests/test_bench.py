@@ -91,6 +91,10 @@ def test_table_lines_up() -> None:
     ]
 
 
+def test_table_of_nobody() -> None:
+    assert "|" not in report.table(["", "images/s"], [])
+
+
 def test_ratios_are_taken_within_rounds() -> None:
     assert report.ratios({0: 10.0, 1: 40.0, 2: 30.0}, {0: 5.0, 1: 10.0}) == "3.00 (2.00 to 4.00)"
     assert report.ratios({0: 10.0}, {0: 5.0}) == "2.00"

@@ -55,6 +55,8 @@ def machine(threads: int, device: str) -> dict[str, Any]:
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table whose columns line up: the first to the left, the others to the right."""
+    if not rows:
+        return "Nobody was there to be measured."
     widths = [max(len(cell) for cell in column) for column in zip(columns, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:
@@ -126,7 +128,7 @@ def training_section(work: Mapping[str, Any]) -> str:
     """A work's heading, its table, its limit, and who is not in it and why."""
     whole = f"{work['epochs']} epoch{'s' * (work['epochs'] > 1)} of {work['num']:,} images"
     limits = ", ".join(
-        f"{name} {rate / 1e9:,.0f} GFLOP/s ({rate / work['flops']:,.0f} images/s)"
+        f"{name} {rate / 1e9:,.1f} GFLOP/s ({rate / work['flops']:,.0f} images/s)"
         for name, rate in work["limit"].items()
     )
     lines = [
