@@ -9,6 +9,8 @@ writes; what all must agree on, such as when to stop, is settled here.
 from __future__ import annotations
 
 import os
+import secrets
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -17,6 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._C._distributed_c10d import PrefixStore, Store
 
 from ae_toolkit.errors import Failure, Misuse
 from ae_toolkit.recipe import Train
@@ -99,7 +102,9 @@ class Ranks(NamedTuple):
             shard(model)
             return model
         ids = [self.device.index] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
+        return nn.parallel.DistributedDataParallel(
+            model, device_ids=ids, forward_sync_buffers=False
+        )
 
 
 def shard(model: nn.Module) -> None:
@@ -143,11 +148,12 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     if not met:
         if device.type == "cuda":
             torch.cuda.set_device(device)
+        patience = timedelta(seconds=seconds)
         try:
-            dist.init_process_group(
-                "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=seconds)
-            )
-            dist.barrier()
+            store, rank, num = next(dist.rendezvous("env://", timeout=patience))
+            store = PrefixStore(_meet(store, rank, num, seconds), store)
+            kind = "nccl" if device.type == "cuda" else "gloo"
+            dist.init_process_group(kind, store=store, rank=rank, world_size=num, timeout=patience)
         except (RuntimeError, ValueError) as error:
             place = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
             raise Failure(
@@ -159,6 +165,31 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     finally:
         if not met:
             dist.destroy_process_group()
+
+
+def _meet(store: Store, rank: int, num: int, seconds: float) -> str:
+    """Returns a word that only the ranks of this very start share.
+
+    `torchrun` keeps the store when it starts ranks anew, and with it what the former ones have left
+    there (pytorch/pytorch#135712): addresses at which nobody answers any more.
+    """
+    me = secrets.token_hex(8)
+    if rank == 0:
+        store.set("ae/host", me)
+        others = [f"ae/{me}/{other}" for other in range(1, num)]
+        if others:
+            store.wait(others, timedelta(seconds=seconds))
+        store.set(f"ae/{me}/met", " ".join(store.get(other).decode() for other in others))
+        return me
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if store.check(["ae/host"]):
+            host = store.get("ae/host").decode()
+            store.set(f"ae/{host}/{rank}", me)
+            if store.check([f"ae/{host}/met"]) and me in store.get(f"ae/{host}/met").decode():
+                return host
+        time.sleep(0.02)
+    raise RuntimeError("rank 0 has not come")
 
 
 def check_batch(train: Train, num: int) -> None:

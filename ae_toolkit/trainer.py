@@ -167,7 +167,8 @@ def _train(
         bar_format="{percentage:3.0f}% |{bar:20}| {desc}{remaining} left",
     )
     paces, known = torch.empty(0), range(0)
-    checked, safe, alarm = step, True, Alarm(shop.objective)
+    checked, logged, spent = step, step, 0.0
+    safe, alarm = True, Alarm(shop.objective)
     began = shown = saved_at = time.perf_counter()
     drawn_at = -math.inf
 
@@ -202,7 +203,7 @@ def _train(
             history[past] = ranks.mean(history[past])
             rows = history[past].tolist()
             _need_finite(rows, checked, run)
-            speed = (step - checked) * schedule.per_step / max(now - shown, 1e-9)
+            spent, speed = spent + now - shown, (step - checked) * schedule.per_step / (now - shown)
             numbers = f"distortion {rows[-1][1]:.2f}, rate {rows[-1][2]:.2f}"
             bar.set_description_str(f"{numbers}, {speed:,.0f} examples/s, ", refresh=False)
             bar.update(step - bar.n)
@@ -227,11 +228,13 @@ def _train(
                         draw(whole, shop.modality, held_out if len(held_out) else examples, figure)
                         trackers.figure(step, figure)
                 if ranks.leads:
-                    validated = seen.row if seen else None
+                    validated, usual = seen.row if seen else None, (step - logged) / spent
+                    speed = usual * schedule.per_step  # since the last time, saving not counted
                     logs.write(step, epoch, learned, validated, now - began, speed)
                     pace = {"examples_per_second": speed}
                     trackers.log(step, train=learned, validation=validated or {}, pace=pace)
                 rundir.tell(_line(epoch, learned, metrics), bar=bar)
+                logged, spent = step, 0.0
                 if seen:
                     lost, far = seen.terms["distortion"], step / schedule.steps
                     if warning := alarm.look(seen.rates, distortion=lost, progress=far):

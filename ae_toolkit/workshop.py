@@ -52,9 +52,9 @@ class Workshop:
         # The data: split by group, and dealt out in batches.
         self.modality: Modality = recipe.make("modality")
         everything = ranks.leader_first(lambda: load_data(recipe, self.modality, "train"))
-        parts = hold_out(everything, train.validation, seed=train.seed)
+        learned, self.held_out = hold_out(everything, train.validation, seed=train.seed)
         del everything
-        self.examples, self.held_out = (part.to(device) for part in parts)
+        self.examples = learned.to(device)
         self.schedule = Schedule.of(train, len(self.examples), num_ranks=ranks.num)
         if self.schedule.batch_size < train.batch_size:
             tell(
