@@ -66,12 +66,11 @@ def fit(
     engine = Engine.pick(train, where)
     rundir.claim(run, recipe, resume=resume)
 
-    # The data: on the device, split by group.
+    # The data: split by group, and on the device where it fits.
     modality: Modality = recipe.make("modality")
     everything = load_data(recipe, modality, "train")
     examples, held_out = hold_out(everything, train.validation, seed=train.seed)
     del everything
-    examples, held_out = examples.to(where), held_out.to(where)
     schedule = Schedule.of(train, len(examples))
     batches = Batches.of(
         examples,
