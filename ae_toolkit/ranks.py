@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch._C._distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from ae_toolkit.errors import Failure, Misuse
 from ae_toolkit.recipe import Train
@@ -150,7 +151,7 @@ def joined(device: torch.device) -> Iterator[Ranks]:
             torch.cuda.set_device(device)
         patience = timedelta(seconds=seconds)
         try:
-            store, rank, num = next(dist.rendezvous("env://", timeout=patience))
+            store, rank, num = next(rendezvous("env://", timeout=patience))
             store = PrefixStore(_meet(store, rank, num, seconds), store)
             kind = "nccl" if device.type == "cuda" else "gloo"
             dist.init_process_group(kind, store=store, rank=rank, world_size=num, timeout=patience)
