@@ -57,11 +57,17 @@ class Stepper:
         self.alone = not torch.distributed.is_initialized()
         self.take: Callable[..., Tensor] = self._take
         if compiled and self.alone:
+            options: dict[str, Any] = {}
             if device.type == "cuda":
+                options["triton.cudagraphs"] = True
                 for tensor in learner.movable():
                     torch._dynamo.mark_static_address(tensor)
-            mode = "reduce-overhead" if device.type == "cuda" else None  # CUDA graphs
-            self.take = torch.compile(self._take, dynamic=False, fullgraph=True, mode=mode)
+            if accumulate == 1:
+                # Every call is like the first, and checking that takes a tenth of a short step.
+                options["guard_filter_fn"] = torch.compiler.skip_all_guards_unsafe
+            self.take = torch.compile(  # type: ignore[call-overload]  # lags behind in PyTorch
+                self._take, dynamic=False, fullgraph=True, isolate_recompiles=True, options=options
+            )
         elif compiled:
             self.loss_of = torch.compile(loss_of, dynamic=False)
             self.update = torch.compile(learner.update, dynamic=False)

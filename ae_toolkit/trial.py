@@ -14,7 +14,7 @@ from ae_toolkit.workshop import Workshop
 
 COMPILE_SECONDS = 20.0  #: that compiling takes on a slow machine, and a second more per …
 WEIGHTS_PER_SECOND = 4  #: … so many tensors of weights
-HOPED = 0.15  #: share of the time that a compiled step is hoped to save
+HOPED = 0.25  #: share of the time that a compiled step is hoped to save
 WORTH = 0.97  #: share of an eager step's time that a compiled one may take to be preferred
 TRIED = 10  #: steps that are timed; the fastest counts, since machines are busy with other things
 

@@ -27,7 +27,7 @@ from ae_toolkit.registry import culprit
 from ae_toolkit.rundir import tell
 from ae_toolkit.schedule import Schedule
 from ae_toolkit.stepper import Stepper
-from ae_toolkit.validation import TERMS, means
+from ae_toolkit.validation import means
 
 
 class Workshop:
@@ -134,11 +134,11 @@ class Workshop:
     def take(self, stepper: Stepper, step: int, pace: Tensor) -> Tensor:
         """Takes one step and returns its row of `TERMS`, the mean of this rank's batches."""
         micros = range(step * self.train.accumulate, (step + 1) * self.train.accumulate)
-        row = torch.zeros(len(TERMS), device=self.device)
+        total = torch.zeros(())
         for micro in micros:
             batch, noise = self.batches.at(micro), self.tape.draw(micro)
-            row += stepper(batch, noise, pace, last=micro == micros[-1])
-        return row / self.train.accumulate
+            total = total + stepper(batch, noise, pace, last=micro == micros[-1])
+        return total / len(micros)
 
     def shown(self) -> Autoencoder | None:
         """The averaged model, whole, on rank 0; None on the others. All ranks must ask."""

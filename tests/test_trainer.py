@@ -15,7 +15,7 @@ import pytest
 import torch
 from conftest import small
 
-from ae_toolkit import Failure, Misuse, checkpoint, fit, load
+from ae_toolkit import Failure, Misuse, checkpoint, fit, load, rundir, trial
 from ae_toolkit.device import has_compiler
 from ae_toolkit.errors import Interrupted
 from ae_toolkit.learner import Learner, Pace
@@ -62,24 +62,27 @@ def test_same_seed_same_bits_other_seed_other_bits(run: Path, tmp_path: Path) ->
         {"train__accumulate": 2, "train__clip": 1.0, "train__schedule": "one-cycle"},
         {"encoder__dropout": 0.2, "corruption__name": "noise", "train__weight_decay": 0.01},
         {"train__precision": "bf16", "modality__shift": 2.0, "train__ema": 0.0},
+        {"train__compile": "on", "train__accumulate": 2, "encoder__dropout": 0.2},
     ],
-    ids=["accumulated", "noisy", "bf16"],
+    ids=["accumulated", "noisy", "bf16", "compiled"],
 )
 def test_interrupted_run_resumes_to_the_same_bits(
     changes: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if "train__compile" in changes:
+        need_compiler()
     recipe = small(**changes)
     whole = fit(recipe, tmp_path / "whole", progress=False)
 
-    original, calls = Learner.update, []
+    original, calls = rundir.Logs.write, []
 
-    def update(self: Learner, pace: Pace) -> None:
-        original(self, pace)
-        calls.append(1)
-        if len(calls) == 7:
+    def write(self: rundir.Logs, *row: object) -> None:
+        original(self, *row)
+        calls.append(row)
+        if len(calls) == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(Learner, "update", update)
+    monkeypatch.setattr(rundir.Logs, "write", write)
     with pytest.raises(Interrupted, match=r"stopped at step \d+ of \d+ .*--resume"):
         fit(recipe, tmp_path / "cut", progress=False)
     monkeypatch.undo()
@@ -199,16 +202,52 @@ def test_own_encoder_by_decorator(tmp_path: Path) -> None:
         load(run)
 
 
-def test_compiled_step_agrees_with_eager(tmp_path: Path) -> None:
-    import shutil as programs
-
-    if not programs.which("g++"):
+def need_compiler() -> None:
+    if not has_compiler(torch.device("cpu")):
         pytest.skip("needs a C++ compiler")
+
+
+def test_compiled_step_agrees_with_eager(tmp_path: Path) -> None:
+    need_compiler()
     short = {"train__epochs": 1, "train__batch_size": 256}
     eager = fit(small(**short), tmp_path / "eager", progress=False)
     compiled = fit(small(**short, train__compile="on"), tmp_path / "compiled", progress=False)
     mine, its = rows(eager, "validation")[-1], rows(compiled, "validation")[-1]
     assert its["loss"] == pytest.approx(mine["loss"], rel=1e-4)
+
+
+def test_compiling_is_tried_where_it_may_pay_and_leaves_no_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    need_compiler()
+    short = small(train__epochs=1)
+    fit(short, tmp_path / "short", progress=False)
+    assert "compiled" not in capfd.readouterr().err, "a short training pays for nothing"
+    monkeypatch.setattr(trial, "COMPILE_SECONDS", -1e9)
+    tried = fit(short, tmp_path / "tried", progress=False)
+    assert "a step takes" in capfd.readouterr().err
+    kept = json.loads((tried / "engine.json").read_text())["compiled"]
+    forced = short.with_({"train.compile": "on" if kept else "off"})
+    assert last_weights(fit(forced, tmp_path / "forced", progress=False)) == last_weights(tried)
+
+
+def test_what_cannot_be_compiled_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    need_compiler()
+
+    @corruptions.register("branching")
+    class Branching:
+        """Asks the data what to do, which no compiler can foresee."""
+
+        def out_shape(self, shape):
+            return shape
+
+        def __call__(self, x, y, mask, step):
+            return (x if x.sum().item() > 0 else -x), y
+
+    recipe = small(corruption__name="branching", train__epochs=1)
+    with pytest.raises(Failure, match=r"cannot be compiled whole .*: set train.compile=off"):
+        fit(recipe.with_({"train.compile": "on"}), tmp_path / "on", progress=False)
+    fit(recipe, tmp_path / "auto", progress=False)
 
 
 def test_conditioned_and_spatial_and_importance_weighted(tmp_path: Path) -> None:
@@ -243,8 +282,7 @@ def test_learner_averages_what_it_moves() -> None:
 
 def test_an_update_is_adamw_eager_and_compiled_alike() -> None:
     """Both ways of moving weights agree with `torch.optim.AdamW`, decay and clipping included."""
-    if not has_compiler(torch.device("cpu")):
-        pytest.skip("needs a C++ compiler")
+    need_compiler()
     torch.manual_seed(0)
     first = torch.nn.Linear(3, 4)
     layers = [first, copy.deepcopy(first), copy.deepcopy(first)]
