@@ -12,9 +12,9 @@ from ae_toolkit.rundir import tell
 from ae_toolkit.stepper import Stepper, Uncompilable, compiling
 from ae_toolkit.workshop import Workshop
 
-COMPILE_SECONDS = 20.0  #: that compiling takes on a slow machine, and a second more per …
-WEIGHTS_PER_SECOND = 4  #: … so many tensors of weights
-HOPED = 0.25  #: share of the time that a compiled step is hoped to save
+COMPILE_SECONDS = 10.0  #: that compiling takes on two cores, and for each tensor of weights …
+TENSOR_SECONDS = 0.6  #: … so much more (measured: 15 s for 24, 29 s for 56, 75 s for 115)
+HOPED = 0.15  #: share of the time that a compiled step is hoped to save
 WORTH = 0.97  #: share of an eager step's time that a compiled one may take to be preferred
 TRIED = 10  #: steps that are timed; the fastest counts, since machines are busy with other things
 
@@ -38,7 +38,7 @@ def pays(shop: Workshop, step: int) -> Stepper:
     try:
         seconds(eager, 0)
         hoped = HOPED * seconds(eager, 1) * (shop.schedule.steps - step)
-        cost = COMPILE_SECONDS + len(shop.learner.weights) / WEIGHTS_PER_SECOND
+        cost = COMPILE_SECONDS + TENSOR_SECONDS * len(shop.learner.weights)
         if not shop.ranks.agree(hoped > cost and has_compiler(shop.device)):
             return eager
         slow = min(seconds(eager, number) for number in range(TRIED))
