@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -168,8 +169,6 @@ def test_running_twice_in_one_folder_is_refused(run: Path) -> None:
 def test_half_a_checkpoint_is_passed_over(
     run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
     last = checkpoint.checkpoints(copy)[-1].folder
@@ -310,10 +309,66 @@ def test_an_update_is_adamw_eager_and_compiled_alike() -> None:
         assert torch.allclose(one, other, atol=1e-6)
 
 
-@pytest.mark.cuda
-def test_a_gpu_learns_what_a_cpu_learns(run: Path, tmp_path: Path) -> None:
+def need_cuda() -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
+
+
+@pytest.mark.cuda
+def test_a_gpu_learns_what_a_cpu_learns(run: Path, tmp_path: Path) -> None:
+    need_cuda()
     there = fit(small(train__compile="off"), tmp_path / "r", device="cuda", progress=False)
     mine, its = rows(run, "validation")[-1], rows(there, "validation")[-1]
     assert its["loss"] == pytest.approx(mine["loss"], rel=0.1)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_gpu_learns_the_same_by_graphs(accumulate: int, tmp_path: Path) -> None:
+    """Compiled whole, with CUDA graphs, steps do what they do eagerly."""
+    need_cuda()
+    short = small(train__accumulate=accumulate, train__clip=1.0)
+    losses = []
+    for name in ("off", "on"):
+        there = fit(
+            short.with_({"train.compile": name}), tmp_path / name, device="cuda", progress=False
+        )
+        losses.append([row["loss"] for row in rows(there, "validation")])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
+@pytest.mark.cuda
+def test_what_began_on_a_cpu_goes_on_on_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    need_cuda()
+    fit(small(), tmp_path / "r", device="cpu", progress=False)
+    last = checkpoint.checkpoints(tmp_path / "r")[-1]
+    last.folder.rename(tmp_path / "gone")
+    fit(small(), tmp_path / "r", device="cuda", resume=True, progress=False)
+    assert "what began on cpu goes on on cuda: not bit for bit" in capfd.readouterr().err
+
+
+@pytest.mark.cuda
+def test_a_gpu_is_fed_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pinned windows on a stream of their own hold what the plain way holds."""
+    need_cuda()
+    monkeypatch.setattr("ae_toolkit.data.ON_DEVICE", 0)
+    monkeypatch.setattr("ae_toolkit.batches.ON_DEVICE", 0)
+    there = fit(small(), tmp_path / "gpu", device="cuda", progress=False)
+    here = fit(small(), tmp_path / "cpu", device="cpu", progress=False)
+    mine, its = rows(here, "validation")[-1], rows(there, "validation")[-1]
+    assert its["loss"] == pytest.approx(mine["loss"], rel=0.1)
+
+
+def test_read_ahead_data_trains_and_resumes_to_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ae_toolkit.data.ON_DEVICE", 0)
+    monkeypatch.setattr("ae_toolkit.batches.ON_DEVICE", 0)
+    whole = fit(small(), tmp_path / "whole", progress=False)
+    cut = fit(small(), tmp_path / "cut", progress=False)
+    shutil.rmtree(checkpoint.checkpoints(cut)[-1].folder)
+    fit(small(), cut, resume=True, progress=False)
+    assert last_weights(cut) == last_weights(whole)
+    assert rows(whole, "validation")[-1]["loss"] < 100
