@@ -107,7 +107,7 @@ def train(work: Work, out: Path, settings: Sequence[str], env: dict[str, str]) -
         "wall": wall,
         "peak_mb": peak_mb(usage),
         "precision": engine[-1] if engine else "fp32",
-        "compiled": "compiled" in said,
+        "compiled": json.loads((out / "engine.json").read_text())["compiled"],
         "steady_with_saving": speed_of(started, marks, work.batch_size).steady,
     }
 
