@@ -96,6 +96,7 @@ class Workshop:
             Failure: a part does not do what it should.
         """
         first = self.batches.at(step * self.train.accumulate)
+        before = [buffer.clone() for buffer in self.model.buffers()]
         with _first_step(self.recipe):
             self.tape = Tape(
                 Source(self.train.seed, "train", self.device),
@@ -103,6 +104,9 @@ class Workshop:
                 rank=self.ranks.rank,
                 num_ranks=self.ranks.num,
             )
+        # What a part counts of what it has seen must be the same in a training that is resumed.
+        for buffer, former in zip(self.model.buffers(), before, strict=True):
+            buffer.copy_(former)
 
     def terms_of(self, model: nn.Module, batch: Batch, now: Step) -> Terms:
         """How the loss of a batch in the storage dtype is made up."""
