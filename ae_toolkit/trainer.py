@@ -15,12 +15,13 @@ import signal
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from ae_toolkit import checkpoint, rundir
+from ae_toolkit import checkpoint, memory, rundir
 from ae_toolkit.collapse import Alarm
 from ae_toolkit.device import Engine, pick_device
 from ae_toolkit.errors import Failure, Interrupted, Misuse
@@ -167,7 +168,9 @@ def _train(
     # Everything is tried before the first step: which noise is asked for, and what is faster.
     shop.engine = engine
     shop.rehearse(step)
-    stepper = shop.stepper(engine.compiled) if decided else pays(shop, step)
+    enough = partial(memory.enough_for, schedule.batch_size, accumulate=train.accumulate)
+    with enough():
+        stepper = shop.stepper(engine.compiled) if decided else pays(shop, step)
     engine = engine._replace(compiled=stepper.compiled)
     if ranks.leads:
         checkpoint.write_text(run / checkpoint.CONFIG, checkpoint.config_json(recipe))
@@ -210,6 +213,7 @@ def _train(
     drawn_at = -math.inf
 
     with (
+        enough(),
         compiling() if stepper.compiled else nullcontext(),
         shop.batches,
         bar,

@@ -43,7 +43,7 @@ SETTINGS = (
     "train.epochs=60",
     "train.evaluate_every=0.1",
 )
-STARTING = 0.25  #: share of the kills that hit a start
+STARTING = 0.3  #: share of the kills that hit a start
 PATIENCE = 300.0  #: seconds after which a training that shows nothing new counts as stuck
 PHASES = ("starting", "saving", "training")
 
@@ -80,7 +80,8 @@ class Kill(NamedTuple):
 def plans(num: int, seed: int) -> list[Plan]:
     """Draws the moments; shares grow, since a training only goes on."""
     draw = random.Random(seed)
-    starting = [draw.random() < STARTING for _ in range(num)]
+    starting = [number < round(STARTING * num) for number in range(num)]
+    draw.shuffle(starting)
     shares = sorted(draw.uniform(0, 0.97) for some in starting if not some)
     return [
         Plan(None, draw.uniform(0, 1.2)) if some else Plan(shares.pop(0), draw.uniform(0, 2))
