@@ -253,6 +253,8 @@ def load_state(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise Failure(f"{folder}: holds no {STATE}, so there is nothing to resume from") from None
     except pickle.UnpicklingError as error:
+        if not _is_pickle(path):
+            raise Failure(f"{path}: is cut short or broken") from error
         raise Failure(f"{path}: holds code beside tensors; it is not opened") from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise Failure(f"{path}: is cut short or broken") from error
