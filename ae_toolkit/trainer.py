@@ -118,9 +118,11 @@ def _stopping(recipe: Recipe, run: Path) -> Iterator[rundir.Signals]:
     with rundir.stop_signals() as signals:
         try:
             yield signals
-        except KeyboardInterrupt:
-            if not signals.caught:
-                raise  # somebody else's
+        except BaseException as error:
+            # Libraries turn the interrupt into errors of theirs.
+            at_once = len(signals.caught) > signals.patient
+            if not at_once or isinstance(error, Interrupted):
+                raise
             kept = "stopped before the first step: nothing was saved"
             if checkpoint.checkpoints(run):
                 kept = f"stopped at once, the last checkpoint stays; {_cure(recipe, run)}"
@@ -219,11 +221,11 @@ def _train(
         bar,
         profiling(run if profile and ranks.leads else None, where, bar=bar) as profiled,
     ):
+        signals.patient, stopped = True, signals.caught
         rundir.tell(
             f"{recipe.name}: {model.num_parameters():,} parameters, {len(examples):,} examples, "
             f"{schedule.steps:,} steps, {engine}"
         )
-        signals.patient, stopped = True, signals.caught
         while step < schedule.steps and not watch.over(train.patience):
             if step not in known:
                 known = range(step, step + PACES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 import shutil
@@ -22,6 +23,7 @@ from ae_toolkit import Failure, Misuse, checkpoint, fit, load, memory, rundir, t
 from ae_toolkit.data import Examples
 from ae_toolkit.device import has_compiler
 from ae_toolkit.errors import Interrupted
+from ae_toolkit.leftovers import remove_cut_libraries
 from ae_toolkit.lock import locked
 from ae_toolkit.registry import datasets, encoders
 
@@ -122,6 +124,30 @@ def test_what_a_part_counts_is_the_same_after_a_resume(tmp_path: Path) -> None:
     shutil.rmtree(checkpoint.checkpoints(cut)[-1].folder)
     fit(recipe, cut, resume=True, progress=False)
     assert last_weights(cut) == last_weights(whole)
+
+
+def test_libraries_that_a_killed_compiler_left_are_made_anew(tmp_path: Path) -> None:
+    whole = Path(torch._C.__file__).read_bytes()
+    if whole[:5] != b"\x7fELF\x02":
+        pytest.skip("needs libraries as Linux has them")
+    contents = {
+        "whole": whole,
+        "half": whole[: len(whole) // 2],
+        "stub": whole[:10],
+        "zeros": bytes(len(whole)),
+        "empty": b"",
+        "foreign": b"MZ" + whole,
+        "written": b"",  # by another process, now
+    }
+    for name, content in contents.items():
+        (tmp_path / name[:2]).mkdir(exist_ok=True)
+        (tmp_path / name[:2] / f"{name}.main.so").write_bytes(content)
+    (tmp_path / "locks").mkdir()
+    with (tmp_path / "locks/written.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        remove_cut_libraries(tmp_path)
+    left = {path.name.removesuffix(".main.so") for path in tmp_path.glob("*/*.so")}
+    assert left == {"whole", "foreign", "written"}
 
 
 # Checkpoints that are broken.
@@ -387,12 +413,13 @@ def test_stopped_on_the_command_line(number: int, tmp_path: Path) -> None:
     assert f"and saved; go on with: ae train mnist-2d --out {out} --resume" in said
 
 
-def test_stopped_while_it_starts_on_the_command_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_while_it_starts_on_the_command_line(number: int, tmp_path: Path) -> None:
     out = tmp_path / "r"
     process = start(*LONG, "--out", out)
     wait_for(out.exists)
-    process.send_signal(signal.SIGTERM)
-    assert "stopped before the first step: nothing was saved" in end(process, 143)
+    process.send_signal(number)
+    assert "stopped before the first step: nothing was saved" in end(process, 128 + number)
 
 
 # Memory.
