@@ -174,6 +174,7 @@ def _train(
     with enough():
         stepper = shop.stepper(engine.compiled) if decided else pays(shop, step)
     engine = engine._replace(compiled=stepper.compiled)
+    signals.patient, stopped = True, signals.caught  # from here on, a step is finished and saved
     if ranks.leads:
         checkpoint.write_text(run / checkpoint.CONFIG, checkpoint.config_json(recipe))
         engine.note(run)
@@ -221,7 +222,6 @@ def _train(
         bar,
         profiling(run if profile and ranks.leads else None, where, bar=bar) as profiled,
     ):
-        signals.patient, stopped = True, signals.caught
         rundir.tell(
             f"{recipe.name}: {model.num_parameters():,} parameters, {len(examples):,} examples, "
             f"{schedule.steps:,} steps, {engine}"
