@@ -4,11 +4,13 @@
     runs/NAME/checkpoints/step_0001000/{model.safetensors, config.json, train_state.pt}
 
 `config.json` and `model.safetensors` suffice to load a model; a folder with those two is a model
-wherever it lies. Everything is written to a temporary sibling and renamed into place.
+wherever it lies. Everything is written to a temporary sibling and renamed into place; a checkpoint
+has reached the disk before it is, and so has its name before another one is removed.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -17,7 +19,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -77,6 +79,24 @@ def writing(path: Path, *, folder: bool = False) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     with writing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+        sync(temporary)
+    sync(path.parent)
+
+
+def sync(*paths: Path) -> None:
+    """Waits until files, and the names in folders, are on the disk and survive a power cut."""
+    for path in paths:
+        try:
+            opened = os.open(path, os.O_RDONLY)
+        except PermissionError:  # folders cannot be opened on every system
+            continue
+        try:
+            os.fsync(opened)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):  # cannot be synced
+                raise OSError(error.errno, error.strerror, str(path)) from None
+        finally:
+            os.close(opened)
 
 
 def config_json(
@@ -103,13 +123,45 @@ def save(
     *,
     state: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes a model folder, and the training state beside the weights if there is one."""
+    """Writes a model folder, and the training state beside the weights if there is one.
+
+    Raises:
+        Failure: the place cannot be written; what was there before stays.
+    """
     with writing(folder, folder=True) as temporary:
         packed = pack({name: tensor.contiguous() for name, tensor in weights.items()})
         (temporary / WEIGHTS).write_bytes(packed)
         (temporary / CONFIG).write_text(config, encoding="utf-8")
         if state is not None:
-            torch.save(dict(state), temporary / STATE)
+            _save_state(dict(state), temporary / STATE)
+        sync(*temporary.iterdir(), temporary)
+    sync(folder.parent)
+
+
+def _save_state(state: dict[str, Any], path: Path) -> None:
+    with path.open("wb") as file:
+        attempts = _Attempts(file)
+        try:
+            torch.save(state, attempts)  # type: ignore[arg-type]
+        except RuntimeError:
+            if attempts.error:  # PyTorch hides what the system has said
+                raise attempts.error from None
+            raise
+
+
+class _Attempts:
+    """A file that remembers why it could not be written."""
+
+    def __init__(self, file: IO[bytes]):
+        self.file, self.flush = file, file.flush
+        self.error: OSError | None = None
+
+    def write(self, some: Any) -> int:
+        try:
+            return self.file.write(some)
+        except OSError as error:
+            self.error = self.error or error
+            raise
 
 
 def load_config(folder: Path) -> Config:
@@ -119,13 +171,8 @@ def load_config(folder: Path) -> Config:
         Failure: it is broken, of a newer format, or needs a plugin that is not installed.
     """
     path = folder / CONFIG
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        version, settings, requires = raw["format"], raw["recipe"], raw["requires"]
-    except OSError as error:
-        raise Failure(f"{path}: cannot be read, {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise Failure(f"{path}: is not a model's configuration ({error})") from error
+    raw = _read(path)
+    version, settings, requires = raw["format"], raw["recipe"], raw["requires"]
     if version != FORMAT:
         raise Failure(
             f"{path}: was written in format {version} by {raw.get('written_by', 'another version')}"
@@ -137,6 +184,27 @@ def load_config(folder: Path) -> Config:
     except Misuse as error:
         raise Failure(f"{path}: {error}") from error
     return Config(recipe, raw.get("metrics", {}), raw.get("card", {}))
+
+
+def written_by(folder: Path) -> str:
+    """Which version wrote a model folder.
+
+    Raises:
+        Failure: its `config.json` is broken.
+    """
+    return str(_read(folder / CONFIG).get("written_by", "another version"))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        for key in ("format", "recipe", "requires"):
+            raw[key]
+    except OSError as error:
+        raise Failure(f"{path}: cannot be read, {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise Failure(f"{path}: is not a model's configuration ({error})") from error
+    return dict(raw)
 
 
 def _need_plugins(path: Path, requires: Mapping[str, str], settings: Mapping[str, Any]) -> None:
@@ -185,6 +253,8 @@ def load_state(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise Failure(f"{folder}: holds no {STATE}, so there is nothing to resume from") from None
     except pickle.UnpicklingError as error:
+        if not _is_pickle(path):
+            raise Failure(f"{path}: is cut short or broken") from error
         raise Failure(f"{path}: holds code beside tensors; it is not opened") from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise Failure(f"{path}: is cut short or broken") from error
@@ -205,16 +275,22 @@ class Checkpoint(NamedTuple):
     loss: float
 
 
+def folders(run: Path) -> list[tuple[int, Path]]:
+    """The steps and folders of a run's checkpoints, oldest first, whole or not."""
+    names = ((path.name.removeprefix("step_"), path) for path in run.glob("checkpoints/step_*"))
+    return sorted((int(number), path) for number, path in names if number.isdecimal())
+
+
 def checkpoints(run: Path) -> list[Checkpoint]:
     """The checkpoints of a run, oldest first. Folders in the making do not count."""
     found = []
-    for folder in sorted(run.glob("checkpoints/step_*")):
+    for step, folder in folders(run):
         try:
             raw = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
             loss = float(raw.get("metrics", {}).get("loss", float("inf")))
         except (OSError, ValueError):
             continue
-        found.append(Checkpoint(folder, int(folder.name.removeprefix("step_")), loss))
+        found.append(Checkpoint(folder, step, loss))
     return found
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 from ae_toolkit import __version__, registry
-from ae_toolkit.errors import Failure, Misuse, choose, said
+from ae_toolkit.errors import Failure, Interrupted, Misuse, choose, said
 from ae_toolkit.options import json_option, print_json, print_table
 from ae_toolkit.verbs import VERBS
 
@@ -69,6 +69,8 @@ class Commands(click.Group):
             raise Sentence(error) from error
         except (click.ClickException, click.Abort, click.exceptions.Exit):
             raise
+        except KeyboardInterrupt:
+            raise Sentence(Interrupted("stopped")) from None
         except SystemExit as error:
             whose = registry.culprit(error)
             if whose and ctx.invoked_subcommand in self.commands:  # a command of theirs may exit

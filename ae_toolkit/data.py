@@ -31,7 +31,8 @@ Split = Literal["train", "test"]
 ON_DEVICE = 2 << 30  #: bytes up to which a data set is kept on the device
 COPIED = 256 << 20  #: bytes up to which a part of a data set is a copy of it
 PIECE = 1 << 20  #: numbers of examples that are looked at at once
-SOME = 64  #: examples that a digest looks at
+SOME = 64  #: examples that a digest looks at where the others are too many, or in files
+HASHED = 64 << 20  #: bytes in memory that a digest looks at whole
 
 CPU = torch.device("cpu")
 
@@ -156,9 +157,11 @@ class Examples:
         return Examples(*self.columns.map(move), self.groups)._mark_copied()
 
     def digest(self) -> str:
-        """A fingerprint by which a change of the data is noticed: of its size and some of it."""
+        """A fingerprint by which a change is noticed: of small data, or the size and some of it."""
+        # Whether a part is a copy or a view in files makes no difference, only its size does.
+        num = len(self) if self.nbytes <= HASHED else SOME
         batch = self.at(
-            torch.from_numpy(np.unique(np.linspace(0, len(self) - 1, SOME).round())).long()
+            torch.from_numpy(np.unique(np.linspace(0, len(self) - 1, num).round())).long()
         )
         kinds = [len(self), self.shape, type_of(self.columns.y), *sorted(batch.labels)]
         found = blake2b(repr(kinds).encode(), digest_size=16)

@@ -28,9 +28,16 @@ class Fault(Failure):
 
 
 class Interrupted(Failure):
-    """Somebody stopped a training; it has been saved."""
+    """Somebody stopped a training; what was saved stays.
 
-    exit_code = 130
+    Args:
+        sentence: what became of it.
+        number: of the signal, 2 for Ctrl-C; shells know it by an exit code that is 128 more.
+    """
+
+    def __init__(self, sentence: str, *, number: int = 2):
+        super().__init__(sentence)
+        self.exit_code = 128 + number
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from ae_toolkit.autoencoder import Autoencoder
 from ae_toolkit.contracts import Batch, Shape
 from ae_toolkit.data import Examples
 from ae_toolkit.device import Engine, pick_device
+from ae_toolkit.memory import saved_bytes
 from ae_toolkit.modality import Modality
 from ae_toolkit.noise import Source, replay
 from ae_toolkit.ranks import Ranks
@@ -98,7 +99,7 @@ def estimate(recipe: Recipe, *, device: str = "auto") -> Estimate:
     drawn = shop.tape.draw(0)
     known = [*model.parameters(), *model.buffers(), *drawn, *_tensors(first)]
     now = replay(torch.zeros((), device=where), drawn)
-    activations = _saved_bytes(lambda: shop.loss_of(first, now)[0], known)
+    activations = saved_bytes(lambda: shop.loss_of(first, now)[0], known)
     with compiling() if engine.compiled else nullcontext():
         times = _times(step, where)
     usual = statistics.median(times[1:])
@@ -165,22 +166,6 @@ def _parameters(model: Autoencoder) -> dict[str, int]:
         counts["bottleneck"] -= counts["prior"]
     counts = {name: count for name, count in counts.items() if count}
     return counts | {"all": model.num_parameters()}
-
-
-def _saved_bytes(run: Callable[[], Tensor], known: Iterable[Tensor]) -> int:
-    """Bytes that the backward pass of `run` waits for, less those that are `known`."""
-    counted = {tensor.untyped_storage().data_ptr() for tensor in known}
-    saved: dict[int, tuple[int, Tensor]] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in counted:
-            saved[storage.data_ptr()] = (storage.nbytes(), tensor)  # kept: no address comes again
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        run()
-    return sum(size for size, _ in saved.values())
 
 
 def _times(step: Callable[[int], None], device: torch.device) -> list[float]:

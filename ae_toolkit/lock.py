@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ae_toolkit.errors import Failure, Misuse
+
+SECONDS = 2.0  #: that a process which was killed just now, or one that only looks, may take to go
 
 
 @contextmanager
@@ -21,21 +24,40 @@ def locked(run: Path) -> Iterator[None]:
         Failure: there can be no such folder.
     """
     try:
-        run.mkdir(parents=True, exist_ok=True)
-        folder = os.open(run, os.O_RDONLY)
+        folder = _open_locked(run)
     except OSError as error:
         raise Failure(f"{run}: cannot be written, {error.strerror or error}") from error
+    if folder is None:
+        raise Misuse(
+            f"{run} is being trained by another process: wait for it, stop it, or choose "
+            f"another --out"
+        )
     try:
-        if not _lock(folder):
-            raise Misuse(
-                f"{run} is being trained by another process: wait for it, stop it, or choose "
-                f"another --out"
-            )
         yield
     finally:
         with suppress(OSError):
             run.rmdir()  # where nothing came of it
         os.close(folder)
+
+
+def _open_locked(run: Path) -> int | None:
+    """Opens the folder, made where it is missing, with the lock; None: another process has it."""
+    ends = time.monotonic() + SECONDS
+    while True:
+        run.mkdir(parents=True, exist_ok=True)
+        try:
+            folder = os.open(run, os.O_RDONLY)
+            if _lock(folder):
+                # The one who had it may have removed the folder, and somebody made another.
+                if os.path.samestat(os.fstat(folder), os.stat(run)):
+                    return folder
+            elif time.monotonic() > ends:
+                os.close(folder)
+                return None
+            os.close(folder)
+        except FileNotFoundError:
+            pass
+        time.sleep(0.05)
 
 
 def in_training(run: Path) -> bool:

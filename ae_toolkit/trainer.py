@@ -11,18 +11,20 @@ machine. Several ranks, started by `torchrun`, do the same work as one.
 from __future__ import annotations
 
 import math
+import signal
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import closing, nullcontext
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from ae_toolkit import checkpoint, rundir
+from ae_toolkit import checkpoint, memory, rundir
 from ae_toolkit.collapse import Alarm
 from ae_toolkit.device import Engine, pick_device
-from ae_toolkit.errors import Failure, Interrupted
+from ae_toolkit.errors import Failure, Interrupted, Misuse
 from ae_toolkit.learner import whole_state
 from ae_toolkit.lock import locked
 from ae_toolkit.profiler import profiling
@@ -69,18 +71,26 @@ def fit(
         Misuse: the recipe cannot be built, `out` holds another run or one in training, or a
             tracker is missing.
         Failure: the data cannot be read, or the training diverges; checkpoints stay.
-        Interrupted: Ctrl-C or a request to terminate, after saving.
+        Interrupted: Ctrl-C or a request to terminate, after saving; a second one is at once.
     """
     recipe.check()
     run = Path(out)
+    if keep < 1:
+        raise Misuse(f"at least 1 checkpoint must be kept, not {keep}")
     where = pick_device(device, local_rank=local_rank() if launched() else None)
     told = tuple(track) if leads() else ()
     trackers = Trackers(told, run=run, settings=recipe.model_dump(mode="json"))
-    with joined(where) as ranks, locked(run) if ranks.leads else nullcontext():
+    begun = run.is_dir()
+    with (
+        _stopping(recipe, run) as signals,
+        joined(where) as ranks,
+        locked(run) if ranks.leads else nullcontext(),
+    ):
         if ranks.leads:
             # What `torchrun` has started anew goes on where it stood.
             resume = resume or (ranks.restarts > 0 and (run / checkpoint.CONFIG).exists())
-            rundir.claim(run, recipe, resume=resume)
+            rundir.claim(run, recipe, resume=resume, begun=begun)
+            rundir.sweep(run)
         resume = ranks.agree(resume)
         with closing(trackers):
             _train(
@@ -89,6 +99,7 @@ def fit(
                 where,
                 ranks,
                 trackers,
+                signals,
                 resume=resume,
                 keep=keep,
                 progress=progress,
@@ -97,12 +108,38 @@ def fit(
     return run
 
 
+@contextmanager
+def _stopping(recipe: Recipe, run: Path) -> Iterator[rundir.Signals]:
+    """Says what became of a training that is stopped at once.
+
+    Raises:
+        Interrupted: so it is.
+    """
+    with rundir.stop_signals() as signals:
+        try:
+            yield signals
+        except BaseException as error:
+            # Libraries turn the interrupt into errors of theirs.
+            at_once = len(signals.caught) > signals.patient
+            if not at_once or isinstance(error, Interrupted):
+                raise
+            kept = "stopped before the first step: nothing was saved"
+            if checkpoint.checkpoints(run):
+                kept = f"stopped at once, the last checkpoint stays; {_cure(recipe, run)}"
+            raise Interrupted(kept, number=signals.caught[-1]) from None
+
+
+def _cure(recipe: Recipe, run: Path) -> str:
+    return f"go on with: ae train {recipe.name} --out {run} --resume"
+
+
 def _train(
     recipe: Recipe,
     run: Path,
     where: torch.device,
     ranks: Ranks,
     trackers: Trackers,
+    signals: rundir.Signals,
     *,
     resume: bool,
     keep: int,
@@ -113,52 +150,59 @@ def _train(
     shop = Workshop(recipe, engine, where, ranks)
     model, learner, schedule = shop.model, shop.learner, shop.schedule
     examples, held_out, every = shop.examples, shop.held_out, schedule.evaluate_every
+    data = rundir.fingerprint(examples, held_out)
 
     # Where a former run stood.
-    step, watch, log_size = 0, Watch(), rundir.NO_LOGS
+    step, watch, log_size, waiting = 0, Watch(), rundir.NO_LOGS, dict[str, str]()
     history = torch.zeros(every, len(TERMS), device=where)
     decided = train.compile != "auto"
     if resume:
         if former := Engine.noted(run):
             engine, decided = engine.as_before(former), engine.device == former.device
         if state := rundir.last_state(run):
-            rundir.check_data(state, examples)
-            step, watch, log_size = state["step"], Watch(*state["watch"]), state["log_size"]
-            learner.load_state_dict(state["learner"], step=step)
-            history[: len(state["history"])] = state["history"].to(where)
+            with rundir.restoring(run):
+                rundir.check_data(state, data)
+                learner.load_state_dict(state["learner"], step=state["step"])
+                step, watch = state["step"], Watch(*state["watch"])
+                history[: len(state["history"])] = state["history"].to(where)
+                log_size, waiting = state["log_size"], state["log_waiting"]
 
     # Everything is tried before the first step: which noise is asked for, and what is faster.
     shop.engine = engine
     shop.rehearse(step)
-    stepper = shop.stepper(engine.compiled) if decided else pays(shop, step)
+    enough = partial(memory.enough_for, schedule.batch_size, accumulate=train.accumulate)
+    with enough():
+        stepper = shop.stepper(engine.compiled) if decided else pays(shop, step)
     engine = engine._replace(compiled=stepper.compiled)
+    signals.patient, stopped = True, signals.caught  # from here on, a step is finished and saved
     if ranks.leads:
         checkpoint.write_text(run / checkpoint.CONFIG, checkpoint.config_json(recipe))
         engine.note(run)
-        logs = rundir.Logs(run, log_size)
+        logs = rundir.Logs(run, log_size, waiting)
+    trouble = rundir.Trouble()
 
     def save(metrics: Mapping[str, float] | None = None) -> bool:
         """Whether all went well; what cannot be written must not end a training."""
         weights, learned = whole_state(learner.settle()), learner.state_dict()  # of all ranks
         if not ranks.leads:
             return True
+        with trouble.survived("logs", bar=bar):
+            logs.flush()
         state = {
             "step": step,
             "watch": tuple(watch),
-            "log_size": logs.size(),
-            "data": {"num": len(examples), "digest": examples.digest()},
+            **logs.state(),
+            "data": data,
             "learner": learned,
             "history": history[: step % every].clone(),
         }
-        folder = run / "checkpoints" / f"step_{step:07d}"
-        try:
+        folder, saved = run / "checkpoints" / f"step_{step:07d}", False
+        with trouble.survived("checkpoints", bar=bar):
             config = checkpoint.config_json(recipe, metrics=metrics)
             checkpoint.save(folder, weights, config, state=state)
+            saved = True
             rundir.tidy(run, keep=keep)
-        except (Failure, OSError) as error:
-            rundir.tell(f"{error}; the training goes on and will try again", bar=bar)
-            return False
-        return True
+        return saved
 
     bar = tqdm(
         total=schedule.steps,
@@ -173,7 +217,7 @@ def _train(
     drawn_at = -math.inf
 
     with (
-        rundir.stop_signals() as stopped,
+        enough(),
         compiling() if stepper.compiled else nullcontext(),
         shop.batches,
         bar,
@@ -225,12 +269,15 @@ def _train(
                 if ranks.agree(now - drawn_at > FIGURE_SECONDS or step == schedule.steps):
                     drawn_at = now
                     if whole := shop.shown():
-                        draw(whole, shop.modality, held_out if len(held_out) else examples, figure)
-                        trackers.figure(step, figure)
+                        with trouble.survived("figures", bar=bar):
+                            some = held_out if len(held_out) else examples
+                            draw(whole, shop.modality, some, figure)
+                            trackers.figure(step, figure)
                 if ranks.leads:
                     validated, usual = seen.row if seen else None, (step - logged) / spent
                     speed = usual * schedule.per_step  # since the last time, saving not counted
-                    logs.write(step, epoch, learned, validated, now - began, speed)
+                    with trouble.survived("logs", bar=bar):
+                        logs.write(step, epoch, learned, validated, now - began, speed)
                     pace = {"examples_per_second": speed}
                     trackers.log(step, train=learned, validation=validated or {}, pace=pace)
                 rundir.tell(_line(epoch, learned, metrics), bar=bar)
@@ -246,13 +293,17 @@ def _train(
                 saved_at = shown = time.perf_counter()
             if stop:
                 raise Interrupted(
-                    f"stopped at step {step} of {schedule.steps} and saved; go on with: "
-                    f"ae train {recipe.name} --out {run} --resume"
+                    f"stopped at step {step} of {schedule.steps}"
+                    + (" and saved; " if safe else ", which could not be saved; ")
+                    + _cure(recipe, run),
+                    number=stopped[0] if stopped else signal.SIGTERM,
                 )
-    if not safe:
+    if not safe or (ranks.leads and any(logs.waiting.values())):
+        before = "the one before stays" if checkpoint.checkpoints(run) else "and there is no other"
+        last = f"the last checkpoint could not be written, {before}"
         raise Failure(
-            f"{run}: the last checkpoint could not be written, the one before stays: make room, "
-            f"then go on with: ae train {recipe.name} --out {run} --resume"
+            f"{run}: {'the logs could not be written' if safe else last}: make room, then "
+            f"{_cure(recipe, run)}"
         )
 
 

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ae_toolkit import checkpoint, rundir
+from ae_toolkit import checkpoint
 from ae_toolkit.autoencoder import Autoencoder
 from ae_toolkit.collapse import Units
 from ae_toolkit.contracts import Terms, label_row
 from ae_toolkit.data import Examples
+from ae_toolkit.errors import Failure, said
 from ae_toolkit.modality import Modality
 from ae_toolkit.noise import Source
 from ae_toolkit.ranks import Ranks
@@ -78,7 +79,11 @@ def validate(
 
 @torch.no_grad()
 def draw(model: Autoencoder, modality: Modality, examples: Examples, path: Path) -> None:
-    """Writes a figure of originals, reconstructions and samples; a failure costs just that."""
+    """Writes a figure of originals, reconstructions and samples.
+
+    Raises:
+        Failure: it cannot be drawn or written.
+    """
     device = next(model.parameters()).device
     num = min(10, len(examples))
     batch = examples.at(range(num)).to(device)
@@ -102,8 +107,8 @@ def draw(model: Autoencoder, modality: Modality, examples: Examples, path: Path)
         }
         with checkpoint.writing(path) as temporary:
             modality.figure(rows, temporary)
-    except Exception as error:  # a plugin's drawing must not end a training
-        rundir.tell(f"{path.name}: no figure, {type(error).__name__}: {error}")
+    except Exception as error:  # whatever a plugin's drawing may raise
+        raise Failure(f"{path.name}: no figure, {said(error)}") from error
 
 
 def means(terms: Terms) -> tuple[Tensor, Tensor, Tensor]:

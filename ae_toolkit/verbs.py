@@ -44,6 +44,8 @@ if TYPE_CHECKING:
               help="Change a setting of the recipe; repeatable.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), help="The same as --set train.seed=…")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in --out.")
+@click.option("--keep", type=click.IntRange(1), default=2, show_default=True,
+              help="How many of the last checkpoints stay, beside the best.")  # fmt: skip
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 @click.option("--track", multiple=True, metavar="NAME",
               help="Tell the numbers to tensorboard or wandb too; repeatable.")  # fmt: skip
@@ -59,6 +61,7 @@ def train(
     settings: tuple[str, ...],
     seed: int | None,
     resume: bool,
+    keep: int,
     quiet: bool,
     track: tuple[str, ...],
     profile: bool,
@@ -111,7 +114,16 @@ def train(
     from ae_toolkit.checkpoint import best
     from ae_toolkit.trainer import fit
 
-    fit(chosen, run, resume=resume, device=device, progress=not quiet, track=track, profile=profile)
+    fit(
+        chosen,
+        run,
+        resume=resume,
+        device=device,
+        keep=keep,
+        progress=not quiet,
+        track=track,
+        profile=profile,
+    )
 
     if os.environ.get("RANK", "0") != "0":
         return  # rank 0 speaks for all

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from ae_toolkit import memory
 from ae_toolkit.autoencoder import Autoencoder
 from ae_toolkit.batches import Batches
 from ae_toolkit.contracts import Batch, Step, Terms
@@ -73,16 +74,19 @@ class Workshop:
 
         # The model, its averaged twin, and what moves them.
         torch.manual_seed(train.seed)
-        self.model = Autoencoder(recipe, modality=self.modality).to(device)
-        if not self.sharded:
-            self.model = self.model.to(memory_format=torch.channels_last)
-        self.objective = recipe.make("objective")
-        twin = copy.deepcopy(self.model).eval()
-        self.called = ranks.spread(self.model, train)
-        if self.sharded:
-            ranks.spread(twin, train)
-        self.learner = Learner(self.model, twin, train)
-        self.model.train()
+        # Sharded weights are whole twice, before they are shared.
+        copies = 2 if self.sharded else memory.COPIES
+        with memory.weighing(device, share=memory.neighbours(), copies=copies):
+            self.model = Autoencoder(recipe, modality=self.modality).to(device)
+            if not self.sharded:
+                self.model = self.model.to(memory_format=torch.channels_last)
+            self.objective = recipe.make("objective")
+            twin = copy.deepcopy(self.model).eval()
+            self.called = ranks.spread(self.model, train)
+            if self.sharded:
+                ranks.spread(twin, train)
+            self.learner = Learner(self.model, twin, train)
+            self.model.train()
 
     @property
     def sharded(self) -> bool:
@@ -96,13 +100,21 @@ class Workshop:
             Failure: a part does not do what it should.
         """
         first = self.batches.at(step * self.train.accumulate)
-        with _first_step(self.recipe):
+        before = [buffer.clone() for buffer in self.model.buffers()]
+        size, accumulate = len(first.y), self.train.accumulate
+        memory.weigh_batch(
+            lambda few: self._loss_of_some(first, few), size, self.device, accumulate=accumulate
+        )
+        with memory.enough_for(size, accumulate=accumulate), _first_step(self.recipe):
             self.tape = Tape(
                 Source(self.train.seed, "train", self.device),
                 lambda now: self.terms_of(self.model, first, now),
                 rank=self.ranks.rank,
                 num_ranks=self.ranks.num,
             )
+        # What a part counts of what it has seen must be the same in a training that is resumed.
+        for buffer, former in zip(self.model.buffers(), before, strict=True):
+            buffer.copy_(former)
 
     def terms_of(self, model: nn.Module, batch: Batch, now: Step) -> Terms:
         """How the loss of a batch in the storage dtype is made up."""
@@ -115,6 +127,16 @@ class Workshop:
         terms = self.terms_of(self.called, batch, now)
         loss = self.objective(terms, now).mean()
         return loss, torch.stack([loss.detach(), *means(terms)])
+
+    def _loss_of_some(self, batch: Batch, few: int) -> Tensor:
+        some = Batch(
+            batch.y[:few],
+            None if batch.mask is None else batch.mask[:few],
+            {name: column[:few] for name, column in batch.labels.items()},
+        )
+        now = Source(self.train.seed, "train", self.device).step(0, progress=0.0)
+        loss: Tensor = self.objective(self.terms_of(self.model, some, now), now).mean()
+        return loss
 
     def stepper(self, compiled: bool) -> Stepper:
         return Stepper(

@@ -259,7 +259,8 @@ def test_module_is_the_command_and_interrupt_says_how_to_go_on(tmp_path: Path) -
     )  # fmt: skip
     assert process.stderr is not None
     with process.stderr as stderr:
-        stderr.readline()  # the first validation
+        while not stderr.readline().startswith("epoch "):  # the first validation
+            assert process.poll() is None
         process.send_signal(signal.SIGINT)
         said = stderr.read()
     assert process.wait(60) == 130

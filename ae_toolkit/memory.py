@@ -1,0 +1,240 @@
+"""What does not fit in memory is said in a sentence, before a machine swaps, or kills.
+
+Weights are counted while a model is built, when the system has promised memory but not yet given
+any; a batch is judged by what a few of its examples leave for the backward pass.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from ae_toolkit.errors import Failure
+
+COPIES = 5  #: of every weight: itself, its gradient, two moments and its average
+FEW = 8  #: examples of a batch that is judged
+
+
+def free(device: torch.device) -> int | None:
+    """Bytes that can be had on a device; None where nobody knows."""
+    if device.type == "cuda":
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + held
+    if device.type != "cpu":
+        return None
+    known = [_number("/proc/meminfo", after="MemAvailable:", unit=1024), *map(_left, _groups())]
+    return min((size for size in known if size is not None), default=None)
+
+
+@contextmanager
+def weighing(device: torch.device, *, share: int = 1, copies: int = COPIES) -> Iterator[None]:
+    """Ends the building of a model whose training cannot fit.
+
+    Args:
+        device: where it will be trained; it is built on the CPU.
+        share: how many processes share the CPU's memory and do the same.
+        copies: of every weight on the device.
+
+    Raises:
+        Failure: so it is.
+    """
+    cpu = torch.device("cpu")
+    room = [(cpu, copies * share if device == cpu else share, free(cpu))]
+    room += [] if device == cpu else [(device, copies, free(device))]
+    seen: dict[int, nn.Parameter] = {}
+    total = 0
+
+    def weigh(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal total
+        if parameter is None or id(parameter) in seen:
+            return
+        seen[id(parameter)] = parameter
+        total += parameter.numel() * parameter.element_size()
+        for where, times, size in room:
+            if size is not None and total * times > size:
+                raise Failure(
+                    f"this recipe does not fit in memory: with a {type(module).__name__} it has "
+                    f"{total // 4:,} parameters or more, whose training takes "
+                    f"{_gb(total * times)}, and {_gb(size)} are free on the {where.type}: make its "
+                    f"parts smaller"
+                )
+
+    hook = register_module_parameter_registration_hook(weigh)
+    try:
+        with enough("this recipe does not fit in memory", "make its parts smaller"):
+            yield
+    finally:
+        hook.remove()
+
+
+def weigh_batch(
+    loss_of: Callable[[int], Tensor], size: int, device: torch.device, *, accumulate: int
+) -> None:
+    """Judges whether a batch fits, before it is tried, where trying would not end well.
+
+    Args:
+        loss_of: gives the loss `()` of so many examples.
+        size: of a batch.
+        device: where it will be.
+        accumulate: batches per step, for the advice.
+
+    Raises:
+        Failure: it does not fit.
+    """
+    room, few = free(device), max(min(FEW, size // FEW), 1)
+    if device.type != "cpu" or room is None:
+        return
+
+    verdict: list[str] = []
+
+    def judge(saved: int) -> None:
+        """Stops the few before they have taken much themselves."""
+        if saved / few * size > room:
+            verdict.append(
+                f"a batch does not fit in memory: {size:,} examples leave "
+                f"{_gb(saved / few * size)} or more for the backward pass, and {_gb(room)} are "
+                f"free: {_smaller(size, accumulate)}"
+            )
+            raise MemoryError
+
+    try:
+        saved_bytes(lambda: loss_of(few), (), watch=judge)
+    except Exception:
+        if verdict:
+            raise Failure(verdict[0]) from None
+        # Whatever else it is, the first step will say it better.
+
+
+def enough_for(size: int, *, accumulate: int) -> AbstractContextManager[None]:
+    """Says what helps where memory does not suffice for batches of so many examples.
+
+    Raises:
+        Failure: so it is.
+    """
+    what = f"memory does not suffice for batches of {size:,} examples"
+    return enough(what, _smaller(size, accumulate))
+
+
+@contextmanager
+def enough(what: str, cure: str) -> Iterator[None]:
+    """Turns what PyTorch says of a memory that is full into a sentence.
+
+    Raises:
+        Failure: so it is.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_full(error):
+            raise
+        raise Failure(f"{what}: {cure}") from error
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that it comes from, says that there is no more memory."""
+    while error is not None:
+        says = "can't allocate memory" in str(error) or "out of memory" in str(error)
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+            return True
+        if isinstance(error, RuntimeError) and says:
+            return True
+        error = error.__cause__
+    return False
+
+
+def saved_bytes(
+    run: Callable[[], Tensor],
+    known: Iterable[Tensor],
+    *,
+    watch: Callable[[int], None] = lambda saved: None,
+) -> int:
+    """Bytes that the backward pass of `run` waits for.
+
+    Args:
+        run: gives a loss.
+        known: what does not count, beside parameters.
+        watch: is told of every sum on the way.
+    """
+    counted = {tensor.untyped_storage().data_ptr() for tensor in known}
+    saved: dict[int, tuple[int, Tensor]] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        weight = isinstance(tensor, nn.Parameter) or isinstance(tensor._base, nn.Parameter)
+        if not weight and storage.data_ptr() not in counted:
+            saved[storage.data_ptr()] = (storage.nbytes(), tensor)  # kept: no address comes again
+            watch(sum(size for size, _ in saved.values()))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        run()
+    return sum(size for size, _ in saved.values())
+
+
+def _smaller(size: int, accumulate: int) -> str:
+    if size < 2:
+        return "make the parts smaller"
+    parts = next((parts for parts in (2, 3, 5, 7) if size % parts == 0), 2)
+    return (
+        f"try --set train.batch_size={size // parts} --set train.accumulate={parts * accumulate}, "
+        f"which learns from as many in each step"
+    )
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e9:,.1f} GB"
+
+
+def _number(path: Path | str, *, after: str = "", unit: int = 1) -> int | None:
+    """The number in a file of the system's, in the line that begins with `after`."""
+    try:
+        for line in Path(path).read_text().splitlines():
+            if line.startswith(after):
+                return int(line.removeprefix(after).split()[0]) * unit
+    except (OSError, ValueError, IndexError):
+        pass
+    return None
+
+
+def _groups() -> Iterator[tuple[Path, str, str]]:
+    """The control groups that limit this process, each with its files of limit and usage."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, kinds, path = line.split(":", 2)
+        if kinds and "memory" not in kinds.split(","):
+            continue
+        root = Path("/sys/fs/cgroup", "memory" if kinds else "")
+        limit, used = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        if not kinds:
+            limit, used = "memory.max", "memory.current"
+        folder = root / path.lstrip("/")
+        for group in (folder, *folder.parents):
+            yield group, limit, used
+            if group == root:
+                break
+
+
+def _left(group: tuple[Path, str, str]) -> int | None:
+    """Bytes that a control group leaves; what it only caches is counted as free."""
+    folder, limit, used = group
+    most, now = _number(folder / limit), _number(folder / used)
+    if most is None or now is None or most >= 1 << 60:
+        return None
+    stat = folder / "memory.stat"
+    kinds = ("active_file ", "inactive_file ")
+    cached = [_number(stat, after=f"total_{k}") or _number(stat, after=k) or 0 for k in kinds]
+    return max(most - now + sum(cached), 0)
+
+
+def neighbours() -> int:
+    """How many processes of a training share this machine's memory."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
