@@ -23,6 +23,7 @@ def locked(run: Path) -> Iterator[None]:
         Misuse: another process trains there.
         Failure: there can be no such folder.
     """
+    new = [path for path in (run, *run.parents) if not path.exists()]
     try:
         folder = _open_locked(run)
     except OSError as error:
@@ -35,8 +36,9 @@ def locked(run: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):
-            run.rmdir()  # where nothing came of it
+        with suppress(OSError):  # where nothing came of it
+            for empty in (run, *(path for path in new if path != run)):
+                empty.rmdir()
         os.close(folder)
 
 
