@@ -35,7 +35,7 @@ class Units:
 
     @contextmanager
     def counting(self, model: nn.Module, *, counted: bool = True) -> Iterator[None]:
-        """Counts every code that the model makes within the block, or takes note of their form."""
+        """Counts every code that the model makes within the block, or only hears of their form."""
 
         def count(bottleneck: Any, given: tuple[Any, ...], code: Code) -> None:
             h, c = given

@@ -70,12 +70,12 @@ class Engine(NamedTuple):
         compiled = train.compile == "on"
         return cls(device.type, bf16, compiled, torch.get_num_threads(), num_ranks)
 
-    def note(self, run: Path) -> None:
+    def write(self, run: Path) -> None:
         """Writes it down, so that a training goes on as it began wherever it is killed."""
         checkpoint.write_text(run / ENGINE, json.dumps(self._asdict()) + "\n")
 
     @classmethod
-    def noted(cls, run: Path) -> Engine | None:
+    def written(cls, run: Path) -> Engine | None:
         """How a former training worked; None where it is not known."""
         try:
             return cls(**json.loads((run / ENGINE).read_text(encoding="utf-8")))

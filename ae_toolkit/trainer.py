@@ -157,7 +157,7 @@ def _train(
     history = torch.zeros(every, len(TERMS), device=where)
     decided = train.compile != "auto"
     if resume:
-        if former := Engine.noted(run):
+        if former := Engine.written(run):
             engine, decided = engine.as_before(former), engine.device == former.device
         if state := rundir.last_state(run):
             with rundir.restoring(run):
@@ -177,7 +177,7 @@ def _train(
     signals.patient, stopped = True, signals.caught  # from here on, a step is finished and saved
     if ranks.leads:
         checkpoint.write_text(run / checkpoint.CONFIG, checkpoint.config_json(recipe))
-        engine.note(run)
+        engine.write(run)
         logs = rundir.Logs(run, log_size, waiting)
     trouble = rundir.Trouble()
 
