@@ -82,7 +82,7 @@ class Engine(NamedTuple):
         except (OSError, ValueError, TypeError):
             return None
 
-    def as_before(self, former: Engine) -> Engine:
+    def as_before(self, former: Engine, train: Train) -> Engine:
         """The engine of a former run, where this machine has it; says what stops being exact."""
         if former.device != self.device:
             tell(f"what began on {former.device} goes on on {self.device}: not bit for bit")
@@ -94,7 +94,14 @@ class Engine(NamedTuple):
             )
         if former.threads != self.threads:
             torch.set_num_threads(former.threads)
-        return former._replace(ranks=self.ranks)
+        compiled = former.compiled
+        if train.compile != "auto":
+            compiled = self.compiled
+        elif not has_compiler(torch.device(self.device)):
+            compiled = False
+        if compiled != former.compiled:
+            tell(f"steps are {'' if compiled else 'not '}compiled from here on: not bit for bit")
+        return former._replace(ranks=self.ranks, compiled=compiled)
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.bf16)

@@ -118,6 +118,7 @@ class Learner:
         if self.train.ema:
             torch._foreach_lerp_(self.average, self.mine, float(pace.forget))
 
+    @torch.no_grad()
     def settle(self) -> nn.Module:
         """The averaged model, ready to be looked at: with the buffers of the other."""
         for twin, buffer in zip(self.averaged.buffers(), self.model.buffers(), strict=True):
@@ -126,11 +127,18 @@ class Learner:
             torch._foreach_copy_(self.average, self.mine)
         return self.averaged
 
-    def state_dict(self) -> dict[str, Any]:
-        """All that a resumed training needs, whole even where weights are sharded."""
+    def state_dict(self, *, keep: bool = True) -> dict[str, Any]:
+        """All that a resumed training needs, whole even where weights are sharded.
+
+        Args:
+            keep: whether this rank has a use for it; every rank must ask.
+        """
         columns = {"average": self.average, "first": self.first, "second": self.second}
-        return {"weights": whole_state(self.model)} | {
-            name: [_whole(mine, weight) for mine, weight in zip(column, self.weights, strict=True)]
+        return {"weights": whole_state(self.model, keep=keep)} | {
+            name: [
+                _whole(mine, weight, keep=keep)
+                for mine, weight in zip(column, self.weights, strict=True)
+            ]
             for name, column in columns.items()
         }
 
@@ -149,8 +157,8 @@ class Learner:
 
     def movable(self) -> list[Tensor]:
         """Every tensor that training changes."""
-        mine = (self.mine, self.average, self.first, self.second, self.counts)
-        return [tensor.detach() for column in mine for tensor in column] + [*self.model.buffers()]
+        columns = (self.mine, self.average, self.first, self.second, self.counts)
+        return [*(tensor for column in columns for tensor in column), *self.model.buffers()]
 
     def put_back(self, former: Sequence[Tensor]) -> None:
         """Undoes steps, given copies of what was `movable` before them."""
@@ -160,9 +168,17 @@ class Learner:
             weight.grad = None
 
 
-def whole_state(model: nn.Module) -> dict[str, Tensor]:
-    """A model's state with its shards put together; every rank must ask for it."""
-    return {name: _entire(tensor).detach() for name, tensor in model.state_dict().items()}
+def whole_state(model: nn.Module, *, keep: bool = True) -> dict[str, Tensor]:
+    """A model's state with its shards put together; every rank must ask for it.
+
+    Args:
+        model: of any sharding.
+        keep: whether this rank has a use for it; else it gets empty tensors.
+    """
+    return {
+        name: _kept(tensor.full_tensor(), keep) if _is_shard(tensor) else tensor.detach()
+        for name, tensor in model.state_dict().items()
+    }
 
 
 # A `DTensor`, as FSDP makes them, is known by what it can do: importing it takes a second.
@@ -182,7 +198,12 @@ def _entire(tensor: Any) -> Tensor:
     return tensor.full_tensor() if _is_shard(tensor) else tensor
 
 
-def _whole(mine: Tensor, like: Any) -> Tensor:
+def _kept(entire: Tensor, keep: bool) -> Tensor:
+    """Frees the device of a tensor that was put together, before the next one is."""
+    return entire.detach().cpu() if keep else torch.empty(0)
+
+
+def _whole(mine: Tensor, like: Any, *, keep: bool) -> Tensor:
     """A part, and those of the other ranks, of a tensor that is sharded like another."""
     if not _is_shard(like):
         return mine.detach()
@@ -191,7 +212,7 @@ def _whole(mine: Tensor, like: Any) -> Tensor:
     spread = DTensor.from_local(
         mine, like.device_mesh, like.placements, shape=like.shape, stride=like.stride()
     )
-    return spread.full_tensor()
+    return _kept(spread.full_tensor(), keep)
 
 
 def _put(mine: Tensor, saved: Tensor, *, like: Any) -> None:

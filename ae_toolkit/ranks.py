@@ -37,14 +37,14 @@ class Ranks(NamedTuple):
     Attributes:
         rank: of this process; 0 leads, and is the one that writes.
         num: how many there are.
-        restarts: how often `torchrun` has started them anew after one had died.
         device: where the numbers that they exchange must lie.
+        store: that outlives them, where `torchrun` keeps one.
     """
 
     rank: int = 0
     num: int = 1
-    restarts: int = 0
     device: torch.device = torch.device("cpu")
+    store: Store | None = None
 
     @property
     def leads(self) -> bool:
@@ -89,7 +89,17 @@ class Ranks(NamedTuple):
             done = work()
             if self.leads:
                 dist.barrier(patient)
+            dist.barrier(patient)
         return done
+
+    def remember(self, what: str) -> None:
+        """Leaves a word for those that `torchrun` starts after us, should one of us die."""
+        if self.store is not None:
+            self.store.set(f"ae/known/{what}", "1")
+
+    def remembers(self, what: str) -> bool:
+        """Whether those that `torchrun` had started before us have left that word."""
+        return self.store is not None and self.store.check([f"ae/known/{what}"])
 
     def spread(self, model: nn.Module, train: Train) -> nn.Module:
         """Returns what a batch is given to, so that gradients become those of the global batch.
@@ -139,20 +149,21 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     Raises:
         Failure: some do not arrive in time.
     """
-    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    seconds = _patience()
     if not launched():
-        yield Ranks(restarts=restarts)
+        kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        yield Ranks(store=next(rendezvous("env://"))[0] if kept else None)
         return
     rank, num = int(os.environ.get("RANK", "0")), int(os.environ["WORLD_SIZE"])
-    seconds = float(os.environ.get(PATIENCE, PATIENCE_SECONDS))
     met = dist.is_initialized()  # by a program of which this training is a part
+    outliving: Store | None = None
     if not met:
         if device.type == "cuda":
             torch.cuda.set_device(device)
         patience = timedelta(seconds=seconds)
         try:
-            store, rank, num = next(rendezvous("env://", timeout=patience))
-            store = PrefixStore(_meet(store, rank, num, seconds), store)
+            outliving, rank, num = next(rendezvous("env://", timeout=patience))
+            store = PrefixStore(_meet(outliving, rank, num, seconds), outliving)
             kind = "nccl" if device.type == "cuda" else "gloo"
             dist.init_process_group(kind, store=store, rank=rank, world_size=num, timeout=patience)
         except (RuntimeError, ValueError) as error:
@@ -162,10 +173,23 @@ def joined(device: torch.device) -> Iterator[Ranks]:
                 f"start {num} processes that reach each other, or raise {PATIENCE}"
             ) from error
     try:
-        yield Ranks(rank, num, restarts, device if device.type == "cuda" else torch.device("cpu"))
+        there = device if device.type == "cuda" else torch.device("cpu")
+        yield Ranks(rank, num, there, outliving)
     finally:
         if not met:
             dist.destroy_process_group()
+
+
+def _patience() -> float:
+    text = os.environ.get(PATIENCE, str(PATIENCE_SECONDS))
+    try:
+        seconds = float(text)
+        timedelta(seconds=seconds)
+    except (ValueError, OverflowError):
+        seconds = 0.0
+    if seconds <= 0:
+        raise Misuse(f"{PATIENCE} is {text!r}, but must be a number of seconds")
+    return seconds
 
 
 def _meet(store: Store, rank: int, num: int, seconds: float) -> str:

@@ -24,6 +24,7 @@ from ae_toolkit.modality import Modality, check_declared
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Above0 = Annotated[float, Field(gt=0, lt=1e12, allow_inf_nan=False)]
 
 
 class Part(BaseModel):
@@ -48,10 +49,10 @@ class Train(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    epochs: Annotated[float, Field(gt=0)] = 20
+    epochs: Above0 = 20
     batch_size: Positive = 256
     accumulate: Positive = 1  #: batches per optimiser step
-    lr: Annotated[float, Field(gt=0)] = 1e-3
+    lr: Above0 = 1e-3
     schedule: Literal["constant", "cosine", "one-cycle"] = "cosine"
     warmup: Fraction = 0.02  #: share of the steps in which the learning rate rises
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
@@ -59,12 +60,12 @@ class Train(BaseModel):
     clip: Annotated[float, Field(ge=0)] = 0.0  #: largest gradient norm; 0: no clipping
     ema: Fraction = 0.999  #: decay of the averaged weights that are kept; 0: none
     validation: Annotated[float, Field(ge=0, le=0.5)] = 0.05  #: share held out by group
-    evaluate_every: Annotated[float, Field(gt=0)] = 1.0  #: epochs between validations
+    evaluate_every: Above0 = 1.0  #: epochs between validations
     patience: Annotated[int, Field(ge=0)] = 0  #: validations without gain before stopping; 0: none
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
     parallel: Literal["ddp", "fsdp"] = "ddp"  #: what several ranks do: copy the weights, or share
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
 
 class Recipe(BaseModel):

@@ -19,6 +19,8 @@ from ae_toolkit.data import Examples
 from ae_toolkit.errors import Failure, Misuse, said
 from ae_toolkit.recipe import Recipe
 
+HOW = {"train.compile", "train.parallel"}  #: how a run is worked on, not what it is
+
 
 def claim(run: Path, recipe: Recipe, *, resume: bool, begun: bool = False) -> None:
     """Makes sure that `run` holds this recipe's run, or none.
@@ -46,7 +48,7 @@ def claim(run: Path, recipe: Recipe, *, resume: bool, begun: bool = False) -> No
     former = _leaves(checkpoint.load_config(run).recipe.model_dump())
     mine = _leaves(recipe.model_dump())
     # The recipe's own name says most, where it is another one.
-    keys = sorted({*former, *mine}, key=lambda key: (key != "name", key))
+    keys = sorted({*former, *mine} - HOW, key=lambda key: (key != "name", key))
     differ = [key for key in keys if former.get(key) != mine.get(key)]
     if differ:
         named = [f"its {key} is {former.get(key)!r}, not {mine.get(key)!r}" for key in differ[:3]]
@@ -170,8 +172,8 @@ BROKEN = ".broken"  #: the ending of a checkpoint that was set aside
 KEYS = ("step", "watch", "log_size", "log_waiting", "data", "learner", "history")
 
 
-def last_state(run: Path) -> dict[str, Any] | None:
-    """The state of the newest whole checkpoint; sets aside broken ones, and says so.
+def newest(run: Path) -> Path | None:
+    """The newest whole checkpoint; sets aside broken ones, and says so.
 
     Raises:
         Failure: all are broken, or another version wrote it.
@@ -198,7 +200,7 @@ def last_state(run: Path) -> dict[str, Any] | None:
             shutil.rmtree(aside, ignore_errors=True)
             former.rename(aside)
         tell(f"resuming from {folder}")
-        return state
+        return folder
     if broken:
         raise Failure(f"{run}: no checkpoint can be resumed from, {broken[0][1]}")
     tell(f"{run} has no checkpoint yet: starting from the beginning")

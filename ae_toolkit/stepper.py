@@ -40,7 +40,8 @@ class Stepper:
         learner: what moves the weights.
         accumulate: batches per step.
         device: where the work is done.
-        compiled: whole; or, among several ranks, around their exchange of gradients.
+        alone: whether there are no other ranks to exchange gradients with.
+        compiled: whole; or, among several ranks, around their exchange.
     """
 
     def __init__(
@@ -51,21 +52,23 @@ class Stepper:
         *,
         accumulate: int,
         device: torch.device,
+        alone: bool = True,
         compiled: bool = False,
     ):
         self.loss_of, self.update, self.called = loss_of, learner.update, called
         self.accumulate, self.device, self.compiled = accumulate, device, compiled
-        self.alone = not torch.distributed.is_initialized()
+        self.alone = alone
         self.take: Callable[..., Tensor] = self._take
         if compiled and self.alone:
             options: dict[str, Any] = {}
-            if device.type == "cuda":
-                options["triton.cudagraphs"] = True
-                for tensor in learner.movable():
-                    torch._dynamo.mark_static_address(tensor)
             if accumulate == 1:
                 # Every call is like the first, and checking that takes a tenth of a short step.
                 options["guard_filter_fn"] = torch.compiler.skip_all_guards_unsafe
+            if accumulate == 1 and device.type == "cuda":
+                # Gradients that wait for others would lie in a graph's own memory.
+                options["triton.cudagraphs"] = True
+                for tensor in learner.movable():
+                    torch._dynamo.mark_static_address(tensor)
             self.take = torch.compile(  # type: ignore[call-overload]  # lags behind in PyTorch
                 self._take, dynamic=False, fullgraph=True, isolate_recompiles=True, options=options
             )

@@ -38,7 +38,6 @@ from ae_toolkit.validation import TERMS, draw, validate
 from ae_toolkit.workshop import Workshop
 
 REFRESH_SECONDS = 0.5  #: how often the bar moves and the history is read
-REFRESH_STEPS = 20  #: the same among several ranks, whose clocks differ
 FIGURE_SECONDS = 30.0  #: how often at most a figure is drawn
 SAVE_SECONDS = 300.0  #: how often at least a checkpoint is written
 PACES = 1000  #: steps whose learning rates are worked out at once
@@ -87,9 +86,10 @@ def fit(
         locked(run) if ranks.leads else nullcontext(),
     ):
         if ranks.leads:
-            # What `torchrun` has started anew goes on where it stood.
-            resume = resume or (ranks.restarts > 0 and (run / checkpoint.CONFIG).exists())
+            # What `torchrun` starts anew goes on where it stood.
+            resume = resume or (ranks.remembers(str(run)) and (run / checkpoint.CONFIG).exists())
             rundir.claim(run, recipe, resume=resume, begun=begun)
+            ranks.remember(str(run))
             rundir.sweep(run)
         resume = ranks.agree(resume)
         with closing(trackers):
@@ -158,9 +158,10 @@ def _train(
     decided = train.compile != "auto"
     if resume:
         if former := Engine.written(run):
-            engine, decided = engine.as_before(former), engine.device == former.device
-        if state := rundir.last_state(run):
+            engine, decided = engine.as_before(former, train), engine.device == former.device
+        if folder := ranks.agree(rundir.newest(run) if ranks.leads else None):
             with rundir.restoring(run):
+                state = checkpoint.load_state(folder)
                 rundir.check_data(state, data)
                 learner.load_state_dict(state["learner"], step=state["step"])
                 step, watch = state["step"], Watch(*state["watch"])
@@ -183,7 +184,8 @@ def _train(
 
     def save(metrics: Mapping[str, float] | None = None) -> bool:
         """Whether all went well; what cannot be written must not end a training."""
-        weights, learned = whole_state(learner.settle()), learner.state_dict()  # of all ranks
+        weights = whole_state(learner.settle(), keep=ranks.leads)  # of all ranks
+        learned = learner.state_dict(keep=ranks.leads)
         if not ranks.leads:
             return True
         with trouble.survived("logs", bar=bar):
@@ -211,7 +213,7 @@ def _train(
         bar_format="{percentage:3.0f}% |{bar:20}| {desc}{remaining} left",
     )
     paces, known = torch.empty(0), range(0)
-    checked, logged, spent = step, step, 0.0
+    checked, logged, spent, pause = step, step, 0.0, 1
     safe, alarm = True, Alarm(shop.objective)
     began = shown = saved_at = time.perf_counter()
     drawn_at = -math.inf
@@ -238,15 +240,17 @@ def _train(
 
             # Once in a while: look at the history, which is the only wait for the device.
             due = step % every == 0 or step == schedule.steps
-            now = time.perf_counter()
-            look = bool(stopped) or now - shown > REFRESH_SECONDS
-            if not (due or (step % REFRESH_STEPS == 0 if ranks.num > 1 else look)):
+            look = bool(stopped) or time.perf_counter() - shown > REFRESH_SECONDS
+            # Several ranks, whose clocks differ, count steps instead.
+            if not (due or (step - checked >= pause if ranks.num > 1 else look)):
                 continue
-            stop, overdue = ranks.any(bool(stopped), ranks.leads and now - saved_at > SAVE_SECONDS)
             past = slice(checked % every, (step - 1) % every + 1)
             history[past] = ranks.mean(history[past])
             rows = history[past].tolist()
             _need_finite(rows, checked, run)
+            now = time.perf_counter()
+            stop, overdue = ranks.any(bool(stopped), ranks.leads and now - saved_at > SAVE_SECONDS)
+            pause = ranks.agree(max(int(REFRESH_SECONDS * (step - checked) / (now - shown)), 1))
             spent, speed = spent + now - shown, (step - checked) * schedule.per_step / (now - shown)
             numbers = f"distortion {rows[-1][1]:.2f}, rate {rows[-1][2]:.2f}"
             bar.set_description_str(f"{numbers}, {speed:,.0f} examples/s, ", refresh=False)

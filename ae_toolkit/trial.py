@@ -30,7 +30,7 @@ def pays(shop: Workshop, step: int) -> Stepper:
         step: the number of the next.
     """
     eager, pace = shop.stepper(False), shop.paces(step, 1)[0]
-    before = [tensor.clone() for tensor in shop.learner.movable()]
+    before = [tensor.detach().clone() for tensor in shop.learner.movable()]
 
     def seconds(stepper: Stepper, number: int) -> float:
         return _seconds(lambda: shop.take(stepper, step + number, pace), shop.device)
@@ -42,20 +42,23 @@ def pays(shop: Workshop, step: int) -> Stepper:
         if not shop.ranks.agree(hoped > cost and has_compiler(shop.device)):
             return eager
         slow = min(seconds(eager, number) for number in range(TRIED))
-        began = time.perf_counter()
-        with compiling():
-            compiled = shop.stepper(True)
-            for number in range(3):
-                seconds(compiled, number)
+        began, reason = time.perf_counter(), ""
+        try:
+            with compiling():
+                compiled = shop.stepper(True)
+                for number in range(3):
+                    seconds(compiled, number)
+        except Uncompilable as error:
+            reason = str(error)
+        if shop.ranks.any(bool(reason))[0]:
+            tell(f"{reason or 'another rank cannot compile'}; steps stay as they are")
+            return eager
         spent = time.perf_counter() - began
         fast = min(seconds(compiled, number) for number in range(TRIED))
         better = shop.ranks.agree(fast < WORTH * slow)
         rest = "" if better else ", so steps stay as they are"
         tell(f"compiled in {spent:.0f} s: a step takes {fast / slow:.2f} of its time{rest}")
         return compiled if better else eager
-    except Uncompilable as error:
-        tell(f"{error}; steps stay as they are")
-        return eager
     finally:
         shop.learner.put_back(before)
 

@@ -71,7 +71,7 @@ def validate(
         with units.counting(model, counted=bool(index)):
             terms = model(batch, now, num_samples=objective.num_samples)
         row = torch.stack([objective(terms, now).mean(), *means(terms)])
-        totals += len(index) * row.double().cpu()
+        totals += len(index) * row.cpu().double()
     units.gather(ranks)
     totals = ranks.total(totals) / len(examples)
     return Validation(dict(zip(TERMS, totals.tolist(), strict=True)), units.active, units.rates)

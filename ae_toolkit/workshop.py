@@ -74,12 +74,12 @@ class Workshop:
 
         # The model, its averaged twin, and what moves them.
         torch.manual_seed(train.seed)
-        # Sharded weights are whole twice, before they are shared.
+        # Sharded weights are whole twice, on the CPU, before they are shared.
         copies = 2 if self.sharded else memory.COPIES
         with memory.weighing(device, share=memory.neighbours(), copies=copies):
-            self.model = Autoencoder(recipe, modality=self.modality).to(device)
+            self.model = Autoencoder(recipe, modality=self.modality)
             if not self.sharded:
-                self.model = self.model.to(memory_format=torch.channels_last)
+                self.model = self.model.to(device).to(memory_format=torch.channels_last)
             self.objective = recipe.make("objective")
             twin = copy.deepcopy(self.model).eval()
             self.called = ranks.spread(self.model, train)
@@ -145,6 +145,7 @@ class Workshop:
             self.learner,
             accumulate=self.train.accumulate,
             device=self.device,
+            alone=self.ranks.num == 1,
             compiled=compiled,
         )
 
@@ -168,7 +169,7 @@ class Workshop:
         if not self.sharded:
             assert isinstance(averaged, Autoencoder)
             return averaged if self.ranks.leads else None
-        weights = whole_state(averaged)
+        weights = whole_state(averaged, keep=self.ranks.leads)
         if not self.ranks.leads:
             return None
         model = Autoencoder(self.recipe, modality=self.modality)
