@@ -201,7 +201,7 @@ class Bench:
         entry["limit"] = {}
         if work.net == "dense" and OURS in entry["runs"]:
             entry["runs"][OURS_EAGER] = []
-        if entry["fast_bf16"] and OURS in entry["runs"]:
+        if work.net == "dense" and entry["fast_bf16"] and OURS in entry["runs"]:
             entry["runs"][OURS_FP32] = []
         for name, contender in CONTENDERS.items():
             if work.net not in contender.nets or not self.wanted(name):
@@ -260,7 +260,7 @@ class Bench:
             self.say(f"  {row['steady']:,.0f} images/s, -ELBO {row['negative_elbo']:.2f}")
 
     def train_ours(self, work: Work, name: str) -> dict[str, Any]:
-        settings = [*SETTINGS[name], *self.options.settings]
+        settings = [*(SETTINGS[name] if work.net == "dense" else []), *self.options.settings]
         with tempfile.TemporaryDirectory(dir=self.folder) as run:
             out = Path(run) / "run"
             row = train(work, out, settings, fresh(self.env, run))

@@ -7,9 +7,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -90,37 +87,6 @@ def test_interrupted_run_resumes_to_the_same_bits(
     fit(recipe, tmp_path / "cut", resume=True, progress=False)
     assert last_weights(tmp_path / "cut") == last_weights(whole)
     assert (tmp_path / "cut/metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
-
-
-@pytest.mark.slow
-def test_killed_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
-    """kill -9 in mid-training, twice, through the command line."""
-    command = [
-        sys.executable, "-m", "ae_toolkit", "train", "mnist-2d", "--data", "mnist-sample",
-        "--set", "train.epochs=12", "--set", "train.batch_size=8", "--quiet",
-    ]  # fmt: skip
-    subprocess.run([*command, "--out", tmp_path / "whole"], check=True, capture_output=True)
-    cut = tmp_path / "cut"
-    for attempt in range(3):
-        resume = ["--resume"] if (cut / "config.json").exists() else []
-        process = subprocess.Popen(
-            [*command, "--out", cut, *resume], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        if attempt == 2:
-            assert process.wait(300) == 0
-            break
-        known = len(checkpoint.checkpoints(cut))
-        last = checkpoint.checkpoints(cut)[-1].step if known else 0
-        while process.poll() is None:
-            points = checkpoint.checkpoints(cut)
-            if points and points[-1].step > last:
-                break
-            time.sleep(0.01)
-        time.sleep(0.05)
-        process.kill()
-        process.wait()
-    assert last_weights(cut) == last_weights(tmp_path / "whole")
-    assert not list(cut.glob("checkpoints/.*")), "a killed run's half-written checkpoint was left"
 
 
 def test_nan_names_step_and_term_and_keeps_the_good_checkpoint(tmp_path: Path) -> None:
