@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -439,6 +439,22 @@ def test_a_batch_that_does_not_fit(ae: Any, monkeypatch: pytest.MonkeyPatch) -> 
     said = ae(*LONG, *many, "--out", "r", code=1).output
     assert "a batch does not fit in memory: 64 examples leave 0." in said
     assert "try --set train.batch_size=32 --set train.accumulate=2, which learns from as" in said
+
+
+def test_weights_that_autocast_copies_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = torch.nn.Sequential(torch.nn.Linear(8, 1024), torch.nn.Linear(1024, 1024))
+
+    def loss_of(num: int) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            loss: torch.Tensor = layers(torch.zeros(num, 8)).float().mean()
+        return loss
+
+    size, cpu = 900, torch.device("cpu")
+    takes = memory.saved_bytes(lambda: loss_of(size), ())
+    for room, fits in ((takes, True), (takes * 9 // 10, False)):
+        monkeypatch.setattr(memory, "free", lambda _, room=room: room)
+        with nullcontext() if fits else pytest.raises(Failure, match="900 examples leave 0.0 GB"):
+            memory.weigh_batch(loss_of, size, cpu, accumulate=1)
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
