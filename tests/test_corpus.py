@@ -245,6 +245,41 @@ def test_broken_parts_are_read_anew(harm: str, lines, tmp_path: Path, monkeypatc
     same(whole, read_corpus([folder], lines(), processes=1))
 
 
+def test_a_part_that_was_cut_is_read_anew(lines, tmp_path: Path, monkeypatch, capfd) -> None:
+    folder = folder_of(tmp_path, {})
+    whole = read_corpus([folder], lines(), processes=1)
+    anew(monkeypatch, tmp_path / "cache")
+    monkeypatch.setattr(parts, "PART_BYTES", 1 << 20)
+    with pytest.raises(ZeroDivisionError), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parts.Joining, "finish", lambda self, _: 1 / 0)
+        read_corpus([folder], lines(), processes=1)
+    cut = sorted((tmp_path / "cache").rglob("y.bin"))[1]
+    os.truncate(cut, cut.stat().st_size - 4)
+    same(whole, read_corpus([folder], lines(), processes=1))
+    assert "26 of 30 files were read before" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("harm", ["gone", "broken", "cut"])
+def test_parts_that_are_removed_in_use(harm: str, lines, tmp_path: Path, monkeypatch) -> None:
+    anew(monkeypatch, tmp_path / "cache")
+    monkeypatch.setattr(parts, "PART_BYTES", 1 << 20)
+    finish = parts.Joining.finish
+
+    def harmed(self: parts.Joining, folder: Path) -> list[parts.Skipped]:
+        if harm == "gone":
+            (self.parts()[0].folder / "part.json").unlink()
+        elif harm == "broken":
+            self.move(least=0)
+            (self.parts()[0].folder / "part.json").write_text("{")
+        else:
+            os.truncate(sorted(self.reader.work.rglob("y.bin"))[0], 4)
+        return finish(self, folder)
+
+    monkeypatch.setattr(parts.Joining, "finish", harmed)
+    with pytest.raises(Failure, match=r"parts: was removed or damaged while it was in use"):
+        read_corpus([folder_of(tmp_path, {})], lines(), processes=1)
+
+
 def test_one_process_waits_for_another(lines, tmp_path: Path, monkeypatch, capfd) -> None:
     from threading import Thread
 
