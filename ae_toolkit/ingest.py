@@ -330,10 +330,13 @@ def at_work(work: Path) -> Iterator[None]:
             except BlockingIOError:
                 tell("another process is reading these files: waiting for it")
                 fcntl.flock(lock, fcntl.LOCK_EX)
-            with suppress(FileNotFoundError):  # who was done has removed the folder
-                if os.path.samestat((work / "lock").stat(), os.fstat(lock.fileno())):
-                    yield
-                    return
+            try:
+                ours = os.path.samestat((work / "lock").stat(), os.fstat(lock.fileno()))
+            except FileNotFoundError:  # who was done has removed the folder
+                ours = False
+            if ours:
+                yield
+                return
 
 
 @contextmanager

@@ -280,6 +280,11 @@ def test_parts_that_are_removed_in_use(harm: str, lines, tmp_path: Path, monkeyp
         read_corpus([folder_of(tmp_path, {})], lines(), processes=1)
 
 
+def test_an_error_at_work_stays_what_it_is(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="mine"), ingest.at_work(tmp_path / "work"):
+        raise FileNotFoundError("mine")
+
+
 def test_one_process_waits_for_another(lines, tmp_path: Path, monkeypatch, capfd) -> None:
     from threading import Thread
 
