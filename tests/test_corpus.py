@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import SimpleQueue
 
 import numpy as np
 import pytest
@@ -283,6 +285,41 @@ def test_parts_that_are_removed_in_use(harm: str, lines, tmp_path: Path, monkeyp
 def test_an_error_at_work_stays_what_it_is(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="mine"), ingest.at_work(tmp_path / "work"):
         raise FileNotFoundError("mine")
+
+
+def test_what_a_process_has_read_is_not_read_twice(tmp_path: Path, monkeypatch) -> None:
+    """It read two files, and is gone; no other one can be started."""
+    begun = iter([True, False])
+    answers = iter([("part", 2)])
+
+    def begin(self: ingest._Tender) -> bool:
+        self.process = None if not (fit := next(begun)) else subprocess.Popen(["true"], stdin=-1)
+        return fit
+
+    def receive(self: ingest._Tender) -> object:
+        if (answer := next(answers, None)) is None:
+            raise EOFError
+        return answer
+
+    monkeypatch.setattr(ingest._Tender, "_begin", begin)
+    monkeypatch.setattr(ingest._Tender, "_receive", receive)
+    monkeypatch.setattr(ingest._Tender, "_send", lambda self, what: None)
+    todo, events = deque([range(4, 8)]), SimpleQueue()  # type: ignore[var-annotated]
+    files = [parts.File(tmp_path, str(i)) for i in range(8)]
+    tender = ingest._Tender(b"", todo, files, events)
+    tender.run()
+    assert [*todo] == [range(6, 8)]
+    assert events.get() == (4, 2) and events.get() is tender
+
+
+def test_an_index_error_in_reading_is_said(tmp_path: Path, monkeypatch) -> None:
+    def read(self: ingest._Tender, some: range) -> range:
+        raise IndexError("of a parser")
+
+    monkeypatch.setattr(ingest._Tender, "_read", read)
+    events: SimpleQueue[object] = SimpleQueue()
+    ingest._Tender(b"", deque([range(4)]), [], events).run()
+    assert isinstance(events.get(), IndexError)
 
 
 def test_one_process_waits_for_another(lines, tmp_path: Path, monkeypatch, capfd) -> None:
