@@ -9,6 +9,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from hashlib import blake2b
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -17,7 +18,7 @@ import pytest
 import torch
 from conftest import Site
 
-from ae_toolkit import Failure, corpus, data, ingest, parts
+from ae_toolkit import Failure, corpus, data, digests, ingest, parts
 from ae_toolkit.columns import Stored
 from ae_toolkit.corpus import Corpus, part_of, read_corpus
 from ae_toolkit.modality import Modality
@@ -320,6 +321,71 @@ def test_an_index_error_in_reading_is_said(tmp_path: Path, monkeypatch) -> None:
     events: SimpleQueue[object] = SimpleQueue()
     ingest._Tender(b"", deque([range(4)]), [], events).run()
     assert isinstance(events.get(), IndexError)
+
+
+# What files hold is remembered.
+
+
+@pytest.fixture
+def old(tmp_path: Path, monkeypatch) -> list[parts.File]:
+    """Files that changed long enough ago."""
+    anew(monkeypatch, tmp_path / "cache")
+    monkeypatch.setattr(digests, "SETTLED", 0)
+    monkeypatch.setattr(digests, "HASHED", 2)
+    for i in range(5):
+        (tmp_path / str(i)).write_text(f"file {i}")
+    time.sleep(0.02)
+    return [parts.File(tmp_path / str(i), str(i)) for i in range(5)]
+
+
+def test_a_second_start_reads_no_contents(old, tmp_path: Path, monkeypatch) -> None:
+    found = [*digests.digests(old)]
+    assert found == [blake2b(f"file {i}".encode()).digest() for i in range(5)]
+    monkeypatch.setattr(digests, "file_digest", lambda *_: pytest.fail("this was read before"))
+    assert [*digests.digests(old)] == found
+    missing = parts.File(tmp_path / "missing", "missing")
+    assert [*digests.digests([missing])] == [b"No such file or directory"]
+
+
+def test_an_edit_is_noticed(old, tmp_path: Path) -> None:
+    found = [*digests.digests(old)]
+    before = old[1].path.stat()
+    old[0].path.write_text("another size")
+    old[1].path.write_text("FILE 1")
+    os.utime(old[1].path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert [a == b for a, b in zip(found, digests.digests(old), strict=True)] == [False] * 2 + [
+        True
+    ] * 3
+
+
+def test_what_changed_just_now_is_not_remembered(old, monkeypatch) -> None:
+    monkeypatch.setattr(digests, "SETTLED", 10**12)
+    found = [*digests.digests(old)]
+    read: list[object] = []
+    digest = digests.file_digest
+    monkeypatch.setattr(
+        digests, "file_digest", lambda file, kind: read.append(file) or digest(file, kind)
+    )
+    assert [*digests.digests(old)] == found and len(read) == 5
+
+
+@pytest.mark.parametrize("harm", ["no database", "cut", "a folder", "nowhere"])
+def test_a_broken_memory_of_files_is_survived(harm: str, old, tmp_path: Path, monkeypatch) -> None:
+    found = [*digests.digests(old)]
+    memo = tmp_path / "cache" / "ae-toolkit" / "digests.sqlite"
+    if harm == "no database":
+        memo.write_text("something else" * 1000)
+    elif harm == "cut":
+        os.truncate(memo, 5000)
+    elif harm == "a folder":
+        memo.unlink()
+        memo.mkdir()
+    else:
+        anew(monkeypatch, memo)  # a file
+    assert [*digests.digests(old)] == found
+    if harm in ("no database", "cut"):
+        monkeypatch.setattr(digests, "file_digest", lambda *_: pytest.fail("it is made anew"))
+    assert [*digests.digests(old)] == found
 
 
 def test_one_process_waits_for_another(lines, tmp_path: Path, monkeypatch, capfd) -> None:
