@@ -6,6 +6,7 @@ like; it is made again. Nothing is ever deleted from it for you.
 
     corpora/KEY/{y, mask, label_0 …, groups, names, ends}.npy  rest.json
     corpora/KEY.parts/      of a reading that goes on, or that was ended; the next one goes on
+    digests.sqlite          what the files held when they were last looked at
 """
 
 from __future__ import annotations
@@ -18,20 +19,19 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from hashlib import blake2b, file_digest
+from hashlib import blake2b
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from ae_toolkit import CONTRACT, __version__, registry
 from ae_toolkit.columns import Array, Groups, Names, Stored, as_bytes
 from ae_toolkit.contracts import Example
 from ae_toolkit.data import COPIED, CPU, Examples, Split, cache_root, choose_groups
+from ae_toolkit.digests import digests
 from ae_toolkit.errors import Failure, Misuse
 from ae_toolkit.ingest import at_work, ingest
 from ae_toolkit.modality import Modality, examples_of
@@ -42,7 +42,6 @@ FORMAT = 2
 
 TEST_SHARE = 0.1  #: of the groups of a folder
 COMPARED = 16 << 20  #: bytes of examples that are compared at a time
-HASHED = 256  #: files that a thread hashes at a time
 
 
 class Corpus(NamedTuple):
@@ -265,32 +264,10 @@ def _place(files: Sequence[File], modality: Modality, grouped_by: str) -> Path |
     sources = sorted(Path(module.__file__).parent.glob("*.py"))
     mine = [File(path, path.name) for path in sources]
     for some in (mine, files):
-        for file, digest in zip(some, _digests(some), strict=True):
+        for file, digest in zip(some, digests(some), strict=True):
             key.update(as_bytes(f"{file.name}\0"))
             key.update(digest)
     return cache_root() / "corpora" / key.hexdigest()
-
-
-def _digests(files: Sequence[File]) -> Iterator[bytes]:
-    """Of what each file holds; or why it cannot be read."""
-
-    def of(file: File) -> bytes:
-        try:
-            with file.path.open("rb") as content:
-                return file_digest(content, blake2b).digest()
-        except OSError as error:
-            return str(error.strerror).encode()
-
-    def of_some(start: int) -> list[bytes]:
-        return [of(file) for file in files[start : start + HASHED]]
-
-    bar = tqdm(
-        total=len(files), desc="comparing", unit=" files", delay=1, disable=None, leave=False
-    )
-    with bar, ThreadPoolExecutor() as threads:
-        for some in threads.map(of_some, range(0, len(files), HASHED)):
-            bar.update(len(some))
-            yield from some
 
 
 def _readers(modality: Modality) -> Iterator[str]:

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from ae_toolkit.autoencoder import Autoencoder
+from ae_toolkit.batches import WINDOW
 from ae_toolkit.contracts import Batch, Shape
-from ae_toolkit.data import Examples
+from ae_toolkit.data import ON_DEVICE, Examples
 from ae_toolkit.device import Engine, pick_device
 from ae_toolkit.memory import saved_bytes
 from ae_toolkit.modality import Modality
@@ -199,7 +200,8 @@ def _bytes(tree: Any) -> int:
 
 
 def _data_bytes(examples: Examples) -> int:
-    return _bytes((examples.y, examples.mask, examples.labels))
+    """What is in memory of some examples; of those that are read ahead, two windows."""
+    return examples.nbytes if examples.nbytes <= ON_DEVICE else 2 * WINDOW
 
 
 def in_words(found: Estimate) -> str:

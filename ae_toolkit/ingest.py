@@ -175,11 +175,13 @@ class _Tender(Thread):
     def run(self) -> None:
         try:
             while not self.stopped and self.todo:
-                with suppress(IndexError):  # another one was faster
+                try:
                     some = self.todo.popleft()
-                    if not self._read(some):
-                        self.todo.appendleft(some)
-                        break
+                except IndexError:  # another one was faster
+                    break
+                if rest := self._read(some):
+                    self.todo.appendleft(rest)
+                    break
             self._end()
             self.events.put(self)
         except BaseException as error:
@@ -193,13 +195,13 @@ class _Tender(Thread):
         self.join()
         self._end()
 
-    def _read(self, some: range) -> bool:
-        """Has some files read; false where no process can be had that is fit for it."""
+    def _read(self, some: range) -> range:
+        """Has some files read; returns those for which no process can be had that is fit."""
         crashed: dict[int, str] = {}
         kills: dict[int, int] = {}
         while some and not self.stopped:
             if self.process is None and not self._begin():
-                return False
+                break
             at = some.start
             try:
                 self._send((some.start, [self.files[i] for i in some], crashed))
@@ -215,7 +217,7 @@ class _Tender(Thread):
                 raise (Fault if event[0] == "fault" else Failure)(event[1])
             self.events.put((some.start, event[1]))
             some = some[event[1] :]
-        return True
+        return some
 
     def _begin(self) -> bool:
         """Starts a process and returns whether it is fit to read."""
@@ -330,10 +332,13 @@ def at_work(work: Path) -> Iterator[None]:
             except BlockingIOError:
                 tell("another process is reading these files: waiting for it")
                 fcntl.flock(lock, fcntl.LOCK_EX)
-            with suppress(FileNotFoundError):  # who was done has removed the folder
-                if os.path.samestat((work / "lock").stat(), os.fstat(lock.fileno())):
-                    yield
-                    return
+            try:
+                ours = os.path.samestat((work / "lock").stat(), os.fstat(lock.fileno()))
+            except FileNotFoundError:  # who was done has removed the folder
+                ours = False
+            if ours:
+                yield
+                return
 
 
 @contextmanager

@@ -11,24 +11,30 @@ from pathlib import Path
 from ae_toolkit.errors import Failure, Misuse
 
 SECONDS = 2.0  #: that a process which was killed just now, or one that only looks, may take to go
+OPENED = os.name != "nt"  #: whether folders can be
 
 
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
     """Keeps a second training out of a run directory for the length of a block.
 
-    The system lets go of the lock when a process ends, however it ends.
+    The system lets go of the lock when a process ends, however it ends. Where folders cannot be
+    opened, as on Windows, there is none.
 
     Raises:
         Misuse: another process trains there.
         Failure: there can be no such folder.
     """
     new = [path for path in (run, *run.parents) if not path.exists()]
+    folder = None
     try:
-        folder = _open_locked(run)
+        if OPENED:
+            folder = _open_locked(run)
+        else:
+            run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise Failure(f"{run}: cannot be written, {error.strerror or error}") from error
-    if folder is None:
+    if OPENED and folder is None:
         raise Misuse(
             f"{run} is being trained by another process: wait for it, stop it, or choose "
             f"another --out"
@@ -39,7 +45,8 @@ def locked(run: Path) -> Iterator[None]:
         with suppress(OSError):  # where nothing came of it
             for empty in (run, *(path for path in new if path != run)):
                 empty.rmdir()
-        os.close(folder)
+        if folder is not None:
+            os.close(folder)
 
 
 def _open_locked(run: Path) -> int | None:
@@ -64,6 +71,8 @@ def _open_locked(run: Path) -> int | None:
 
 def in_training(run: Path) -> bool:
     """Whether some process trains in a run directory, on this machine."""
+    if not OPENED:
+        return False
     try:
         folder = os.open(run, os.O_RDONLY)
     except OSError:

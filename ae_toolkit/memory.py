@@ -87,24 +87,33 @@ def weigh_batch(
     Raises:
         Failure: it does not fit.
     """
-    room, few = free(device), max(min(FEW, size // FEW), 1)
+    room = free(device)
     if device.type != "cpu" or room is None:
         return
 
+    # What does not grow with the batch, such as weights that autocast copies, is told apart by a
+    # second, smaller one.
+    few = max(min(FEW, size // FEW), min(size, 2))
+    fewer = few // 2
+    base = 0
     verdict: list[str] = []
 
-    def judge(saved: int) -> None:
+    def judge(needs: float) -> None:
         """Stops the few before they have taken much themselves."""
-        if saved / few * size > room:
+        if needs > room:
             verdict.append(
-                f"a batch does not fit in memory: {size:,} examples leave "
-                f"{_gb(saved / few * size)} or more for the backward pass, and {_gb(room)} are "
-                f"free: {_smaller(size, accumulate)}"
+                f"a batch does not fit in memory: {size:,} examples leave {_gb(needs)} or more "
+                f"for the backward pass, and {_gb(room)} are free: {_smaller(size, accumulate)}"
             )
             raise MemoryError
 
+    def extended(saved: int) -> float:
+        return base + (saved - base) / (few - fewer) * (size - fewer)
+
     try:
-        saved_bytes(lambda: loss_of(few), (), watch=judge)
+        if fewer:
+            base = saved_bytes(lambda: loss_of(fewer), (), watch=judge)
+        saved_bytes(lambda: loss_of(few), (), watch=lambda saved: judge(extended(saved)))
     except Exception:
         if verdict:
             raise Failure(verdict[0]) from None

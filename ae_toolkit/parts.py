@@ -16,6 +16,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from hashlib import blake2b
 from io import BytesIO
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ae_toolkit.checkpoint import sync
 from ae_toolkit.columns import Array, as_bytes
 from ae_toolkit.errors import Failure, Fault, Misuse
 from ae_toolkit.modality import Modality, describe, each_item, examples_of
@@ -122,6 +124,7 @@ def write_part(
                 if y.tell() > PART_BYTES or time.monotonic() > until:
                     break
         rows.save(part)
+        sync(*part.iterdir(), part)
         os.replace(part, Part.at(reader.work, first, first + num).folder)
     except OSError as error:
         shutil.rmtree(part, ignore_errors=True)
@@ -238,9 +241,12 @@ class Joining:
             if first < at:  # written twice, the second time as far as another one
                 shutil.rmtree(path)
                 continue
-            self.found[first], at = Part(first, stop, path), stop
-            about = self.found[first].about()
+            about = Part(first, stop, path).about()
             moved = not about["rows"] or not (path / Y).exists()
+            if not moved and (path / Y).stat().st_size != self._bytes(about["rows"], about):
+                shutil.rmtree(path)  # it was cut: these files are read again
+                continue
+            self.found[first], at = Part(first, stop, path), stop
             if moved and first == self.joined:
                 self._count(self.found[first], about)
             elif moved and about["rows"]:
@@ -266,15 +272,15 @@ class Joining:
 
     def move(self, *, least: int = PART_BYTES) -> None:
         """Moves the `y` of the parts that are next over into `y.npy`, where it is worth it."""
-        ready: list[Part] = []
-        size, at = 0, self.joined
-        while at in self.found:
-            part = self.found[at]
-            size += (part.folder / Y).stat().st_size if (part.folder / Y).exists() else 0
-            ready, at = [*ready, part], part.stop
-        if size < least or not ready:
-            return
-        try:
+        with self._in_use(self.reader.work):
+            ready: list[Part] = []
+            size, at = 0, self.joined
+            while at in self.found:
+                part = self.found[at]
+                size += (part.folder / Y).stat().st_size if (part.folder / Y).exists() else 0
+                ready, at = [*ready, part], part.stop
+            if size < least or not ready:
+                return
             with (self.whole / "y.npy").open("ab") as y:
                 for part in ready:
                     about = part.about()
@@ -283,13 +289,17 @@ class Joining:
                         y.truncate(self._size())
                         with (part.folder / Y).open("rb") as mine:
                             shutil.copyfileobj(mine, y, 1 << 20)
+                        y.flush()
+                        if os.fstat(y.fileno()).st_size != self._size() + self._bytes(
+                            about["rows"], about
+                        ):
+                            raise ValueError(f"{part.folder} was cut")
                     self._count(part, about)
                 y.flush()
                 os.fsync(y.fileno())
+            sync(self.whole)
             for part in ready:
                 (part.folder / Y).unlink(missing_ok=True)
-        except OSError as error:
-            raise _unwritable(self.reader.work, error) from error
 
     def finish(self, folder: Path) -> list[Skipped]:
         """Makes the corpus of all parts and returns which files were skipped.
@@ -298,20 +308,37 @@ class Joining:
             folder: the place of the corpus; nothing is put there where there is no example.
         """
         self.move(least=0)
-        skipped = [Skipped(*row) for part in self.parts() for row in part.about()["skipped"]]
-        if not self.rows:
-            return skipped
-        try:
+        with self._in_use(folder):
+            parts = self.parts()
+            skipped = [Skipped(*row) for part in parts for row in part.about()["skipped"]]
+            if not self.rows:
+                return skipped
             self._write_columns()
             self._write_groups()
             rest = {"labels": self.labels, "skipped": skipped}
             (self.whole / "rest.json").write_text(json.dumps(rest), encoding="utf-8")
+            sync(*self.whole.iterdir(), self.whole)
             if folder.exists():
                 os.replace(folder, self.reader.work / "former")
             os.replace(self.whole, folder)
-        except OSError as error:
-            raise _unwritable(folder, error) from error
+            sync(folder.parent)
         return skipped
+
+    @contextmanager
+    def _in_use(self, written: Path) -> Iterator[None]:
+        """Turns what goes wrong with the parts, or with what is written, into a sentence.
+
+        Raises:
+            Failure: so it is.
+        """
+        try:
+            yield
+        except (FileNotFoundError, ValueError, KeyError, EOFError) as error:
+            raise Failure(
+                f"{self.reader.work}: was removed or damaged while it was in use: run it again"
+            ) from error
+        except OSError as error:
+            raise _unwritable(written, error) from error
 
     def _write_columns(self) -> None:
         with (self.whole / "y.npy").open("r+b") as file:
@@ -358,8 +385,12 @@ class Joining:
 
     def _size(self) -> int:
         """Bytes of `y.npy` as far as it is joined."""
-        shape, dtype = (self.rows, *self.reader.modality.shape), np.dtype(self.dtype)
-        return len(_header(shape, dtype)) + int(np.prod(shape)) * dtype.itemsize
+        shape, about = (self.rows, *self.reader.modality.shape), {"dtype": self.dtype}
+        return len(_header(shape, np.dtype(self.dtype))) + self._bytes(self.rows, about)
+
+    def _bytes(self, rows: int, about: Mapping[str, Any]) -> int:
+        """Bytes of the `y` of so many rows."""
+        return rows * math.prod(self.reader.modality.shape) * np.dtype(about["dtype"]).itemsize
 
 
 def _header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:

@@ -7,15 +7,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from hashlib import blake2b
 from pathlib import Path
+from queue import SimpleQueue
 
 import numpy as np
 import pytest
 import torch
 from conftest import Site
 
-from ae_toolkit import Failure, corpus, data, ingest, parts
+from ae_toolkit import Failure, corpus, data, digests, ingest, parts
 from ae_toolkit.columns import Stored
 from ae_toolkit.corpus import Corpus, part_of, read_corpus
 from ae_toolkit.modality import Modality
@@ -243,6 +246,146 @@ def test_broken_parts_are_read_anew(harm: str, lines, tmp_path: Path, monkeypatc
     path = sorted((tmp_path / "cache").rglob(harm))[-1]
     path.unlink() if harm == "y.bin" else path.write_bytes(b"")
     same(whole, read_corpus([folder], lines(), processes=1))
+
+
+def test_a_part_that_was_cut_is_read_anew(lines, tmp_path: Path, monkeypatch, capfd) -> None:
+    folder = folder_of(tmp_path, {})
+    whole = read_corpus([folder], lines(), processes=1)
+    anew(monkeypatch, tmp_path / "cache")
+    monkeypatch.setattr(parts, "PART_BYTES", 1 << 20)
+    with pytest.raises(ZeroDivisionError), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parts.Joining, "finish", lambda self, _: 1 / 0)
+        read_corpus([folder], lines(), processes=1)
+    cut = sorted((tmp_path / "cache").rglob("y.bin"))[1]
+    os.truncate(cut, cut.stat().st_size - 4)
+    same(whole, read_corpus([folder], lines(), processes=1))
+    assert "26 of 30 files were read before" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("harm", ["gone", "broken", "cut"])
+def test_parts_that_are_removed_in_use(harm: str, lines, tmp_path: Path, monkeypatch) -> None:
+    anew(monkeypatch, tmp_path / "cache")
+    monkeypatch.setattr(parts, "PART_BYTES", 1 << 20)
+    finish = parts.Joining.finish
+
+    def harmed(self: parts.Joining, folder: Path) -> list[parts.Skipped]:
+        if harm == "gone":
+            (self.parts()[0].folder / "part.json").unlink()
+        elif harm == "broken":
+            self.move(least=0)
+            (self.parts()[0].folder / "part.json").write_text("{")
+        else:
+            os.truncate(sorted(self.reader.work.rglob("y.bin"))[0], 4)
+        return finish(self, folder)
+
+    monkeypatch.setattr(parts.Joining, "finish", harmed)
+    with pytest.raises(Failure, match=r"parts: was removed or damaged while it was in use"):
+        read_corpus([folder_of(tmp_path, {})], lines(), processes=1)
+
+
+def test_an_error_at_work_stays_what_it_is(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="mine"), ingest.at_work(tmp_path / "work"):
+        raise FileNotFoundError("mine")
+
+
+def test_what_a_process_has_read_is_not_read_twice(tmp_path: Path, monkeypatch) -> None:
+    """It read two files, and is gone; no other one can be started."""
+    begun = iter([True, False])
+    answers = iter([("part", 2)])
+
+    def begin(self: ingest._Tender) -> bool:
+        self.process = None if not (fit := next(begun)) else subprocess.Popen(["true"], stdin=-1)
+        return fit
+
+    def receive(self: ingest._Tender) -> object:
+        if (answer := next(answers, None)) is None:
+            raise EOFError
+        return answer
+
+    monkeypatch.setattr(ingest._Tender, "_begin", begin)
+    monkeypatch.setattr(ingest._Tender, "_receive", receive)
+    monkeypatch.setattr(ingest._Tender, "_send", lambda self, what: None)
+    todo, events = deque([range(4, 8)]), SimpleQueue()  # type: ignore[var-annotated]
+    files = [parts.File(tmp_path, str(i)) for i in range(8)]
+    tender = ingest._Tender(b"", todo, files, events)
+    tender.run()
+    assert [*todo] == [range(6, 8)]
+    assert events.get() == (4, 2) and events.get() is tender
+
+
+def test_an_index_error_in_reading_is_said(tmp_path: Path, monkeypatch) -> None:
+    def read(self: ingest._Tender, some: range) -> range:
+        raise IndexError("of a parser")
+
+    monkeypatch.setattr(ingest._Tender, "_read", read)
+    events: SimpleQueue[object] = SimpleQueue()
+    ingest._Tender(b"", deque([range(4)]), [], events).run()
+    assert isinstance(events.get(), IndexError)
+
+
+# What files hold is remembered.
+
+
+@pytest.fixture
+def old(tmp_path: Path, monkeypatch) -> list[parts.File]:
+    """Files that changed long enough ago."""
+    anew(monkeypatch, tmp_path / "cache")
+    monkeypatch.setattr(digests, "SETTLED", 0)
+    monkeypatch.setattr(digests, "HASHED", 2)
+    for i in range(5):
+        (tmp_path / str(i)).write_text(f"file {i}")
+    time.sleep(0.02)
+    return [parts.File(tmp_path / str(i), str(i)) for i in range(5)]
+
+
+def test_a_second_start_reads_no_contents(old, tmp_path: Path, monkeypatch) -> None:
+    found = [*digests.digests(old)]
+    assert found == [blake2b(f"file {i}".encode()).digest() for i in range(5)]
+    monkeypatch.setattr(digests, "file_digest", lambda *_: pytest.fail("this was read before"))
+    assert [*digests.digests(old)] == found
+    missing = parts.File(tmp_path / "missing", "missing")
+    assert [*digests.digests([missing])] == [b"No such file or directory"]
+
+
+def test_an_edit_is_noticed(old, tmp_path: Path) -> None:
+    found = [*digests.digests(old)]
+    before = old[1].path.stat()
+    old[0].path.write_text("another size")
+    old[1].path.write_text("FILE 1")
+    os.utime(old[1].path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert [a == b for a, b in zip(found, digests.digests(old), strict=True)] == [False] * 2 + [
+        True
+    ] * 3
+
+
+def test_what_changed_just_now_is_not_remembered(old, monkeypatch) -> None:
+    monkeypatch.setattr(digests, "SETTLED", 10**12)
+    found = [*digests.digests(old)]
+    read: list[object] = []
+    digest = digests.file_digest
+    monkeypatch.setattr(
+        digests, "file_digest", lambda file, kind: read.append(file) or digest(file, kind)
+    )
+    assert [*digests.digests(old)] == found and len(read) == 5
+
+
+@pytest.mark.parametrize("harm", ["no database", "cut", "a folder", "nowhere"])
+def test_a_broken_memory_of_files_is_survived(harm: str, old, tmp_path: Path, monkeypatch) -> None:
+    found = [*digests.digests(old)]
+    memo = tmp_path / "cache" / "ae-toolkit" / "digests.sqlite"
+    if harm == "no database":
+        memo.write_text("something else" * 1000)
+    elif harm == "cut":
+        os.truncate(memo, 5000)
+    elif harm == "a folder":
+        memo.unlink()
+        memo.mkdir()
+    else:
+        anew(monkeypatch, memo)  # a file
+    assert [*digests.digests(old)] == found
+    if harm in ("no database", "cut"):
+        monkeypatch.setattr(digests, "file_digest", lambda *_: pytest.fail("it is made anew"))
+    assert [*digests.digests(old)] == found
 
 
 def test_one_process_waits_for_another(lines, tmp_path: Path, monkeypatch, capfd) -> None:

@@ -11,15 +11,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import small as four_epochs
 
 from ae_toolkit import Autoencoder, Misuse, Recipe, checkpoint, fit, registry
+from ae_toolkit.batches import WINDOW
 from ae_toolkit.collapse import Alarm, Units
-from ae_toolkit.data import hold_out, load_data
+from ae_toolkit.columns import Stored
+from ae_toolkit.data import Examples, hold_out, load_data
 from ae_toolkit.errors import Interrupted
-from ae_toolkit.estimate import estimate
+from ae_toolkit.estimate import _data_bytes, estimate
 from ae_toolkit.evaluate import active_units
 from ae_toolkit.learner import Learner, Pace
 from ae_toolkit.lock import locked
@@ -366,6 +369,16 @@ def test_dry_run_of_a_recipe_with_everything() -> None:
     assert len(found.shapes["z"]) == len(found.shapes["h"])
     assert found.parameters["prior"] and found.parameters["bottleneck"]
     assert found.examples_per_second == pytest.approx(2 * found.batch_size / found.step_seconds)
+
+
+def test_large_data_counts_two_windows_and_is_not_read(tmp_path: Path, monkeypatch) -> None:
+    np.save(tmp_path / "y.npy", np.zeros((100, 4), np.float32))
+    examples = Examples(Stored(tmp_path / "y.npy"), None, {}, [""] * 100)
+    for name in ("take", "span", "_fill"):
+        monkeypatch.setattr(Stored, name, lambda *_, **__: pytest.fail("this reads it"))
+    assert _data_bytes(examples) == 1600
+    monkeypatch.setattr("ae_toolkit.estimate.ON_DEVICE", 1000)
+    assert _data_bytes(examples) == 2 * WINDOW
 
 
 @pytest.mark.parametrize(

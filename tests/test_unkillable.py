@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import pytest
 import torch
 from conftest import ROOT, small
 
-from ae_toolkit import Failure, Misuse, checkpoint, fit, load, memory, rundir, trainer
+from ae_toolkit import Failure, Misuse, checkpoint, fit, load, lock, memory, rundir, trainer
 from ae_toolkit.data import Examples
 from ae_toolkit.errors import Interrupted
 from ae_toolkit.leftovers import remove_cut_libraries
@@ -293,6 +293,17 @@ def test_two_trainings_in_one_folder(tmp_path: Path, ae: Any) -> None:
         assert (tmp_path / "r").is_dir(), "whoever is refused removes nothing"
 
 
+def test_no_lock_where_folders_cannot_be_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "OPENED", False)
+    monkeypatch.setattr(lock.os, "open", lambda *_: pytest.fail("as on Windows"))
+    with locked(tmp_path / "a" / "run"):
+        assert (tmp_path / "a" / "run").is_dir()
+    assert not (tmp_path / "a").exists()
+    assert not lock.in_training(tmp_path)
+
+
 def test_another_recipe_is_told_apart(short: Path, ae: Any) -> None:
     said = ae("train", "mnist-vae", "--out", short, "--resume", code=2).output
     assert "holds another run: its name is 'mnist-2d', not 'mnist-vae', its " in said
@@ -435,6 +446,22 @@ def test_a_batch_that_does_not_fit(ae: Any, monkeypatch: pytest.MonkeyPatch) -> 
     said = ae(*LONG, *many, "--out", "r", code=1).output
     assert "a batch does not fit in memory: 64 examples leave 0." in said
     assert "try --set train.batch_size=32 --set train.accumulate=2, which learns from as" in said
+
+
+def test_weights_that_autocast_copies_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = torch.nn.Sequential(torch.nn.Linear(8, 1024), torch.nn.Linear(1024, 1024))
+
+    def loss_of(num: int) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            loss: torch.Tensor = layers(torch.zeros(num, 8)).float().mean()
+        return loss
+
+    size, cpu = 900, torch.device("cpu")
+    takes = memory.saved_bytes(lambda: loss_of(size), ())
+    for room, fits in ((takes, True), (takes * 9 // 10, False)):
+        monkeypatch.setattr(memory, "free", lambda _, room=room: room)
+        with nullcontext() if fits else pytest.raises(Failure, match="900 examples leave 0"):
+            memory.weigh_batch(loss_of, size, cpu, accumulate=1)
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
