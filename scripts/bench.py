@@ -6,7 +6,7 @@ in its trainer and in ours; MIDI files read by ours, pretty_midi and miditoolkit
 Competitors come with `pip install -e ".[bench]"`; who is missing is listed, and so is a data set
 that is not there. `--write-docs` puts the tables into `docs/benchmarks.md`.
 
-`--quick` takes under three minutes on two cores. All of MNIST is looked for where `ae` looks for
+`--quick` takes some minutes on two cores. All of MNIST is looked for where `ae` looks for
 it (see `AE_DATA`).
 """
 
