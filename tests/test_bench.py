@@ -159,7 +159,9 @@ def test_unknown_name_is_a_sentence(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_quick_with_only_ours_on_the_bundled_sample(tmp_path: Path) -> None:
-    text, result = bench(tmp_path, "--quick", "--only", "ours", "--only", "dense")
+    text, result = bench(
+        tmp_path, "--quick", "--only", "ours", "--only", "dense", "--set", "train.compile=off"
+    )
     (entry,) = result["works"]
     (row,) = entry["runs"]["ours"]
     assert entry["num"] == 1000 and "bundled sample" in text

@@ -193,7 +193,8 @@ def test_processes_that_cannot_import_it_leave_it(lines, site, tmp_path: Path) -
     assert len(found.examples) == sum(i % 4 for i in range(30))
 
 
-@pytest.mark.parametrize("num", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("num", [2])
 def test_killed_reading_goes_on(num: int, lines, site, tmp_path: Path, monkeypatch, capfd) -> None:
     """kill -9 and Ctrl-C wherever it is; at last the corpus is what it is at once."""
     folder = folder_of(tmp_path, BAD, num=60)

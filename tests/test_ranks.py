@@ -113,7 +113,7 @@ def test_accumulation_clipping_and_validation_agree_too(tmp_path: Path) -> None:
 @needs_proc
 @pytest.mark.slow
 def test_a_killed_rank_is_started_again_with_the_right_result(tmp_path: Path) -> None:
-    settings = ("train.epochs=24", "train.validation=0.05", "train.accumulate=2")
+    settings = ("train.epochs=12", "train.validation=0.05", "train.accumulate=2")
     train(tmp_path / "whole", *settings, ranks=2)
     cut = tmp_path / "cut"
     process = subprocess.Popen(
