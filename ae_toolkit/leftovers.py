@@ -10,6 +10,8 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
+from ae_toolkit.lock import take
+
 HEADER = struct.Struct(
     "<40xQ10xHH2x"
 )  #: of ELF64: where its sections are listed, their size, number
@@ -52,12 +54,7 @@ def _is_cut(path: Path) -> bool:
 def _in_use(lock: Path) -> bool:
     """Whether a compiler holds the lock under which it writes a library."""
     try:
-        import fcntl
-
         with lock.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except (ImportError, OSError):
-        pass
-    return False
+            return not take(file.fileno())
+    except OSError:
+        return False

@@ -56,7 +56,7 @@ def _open_locked(run: Path) -> int | None:
         run.mkdir(parents=True, exist_ok=True)
         try:
             folder = os.open(run, os.O_RDONLY)
-            if _lock(folder):
+            if take(folder):
                 # The one who had it may have removed the folder, and somebody made another.
                 if os.path.samestat(os.fstat(folder), os.stat(run)):
                     return folder
@@ -78,17 +78,17 @@ def in_training(run: Path) -> bool:
     except OSError:
         return False
     try:
-        return not _lock(folder)
+        return not take(folder)
     finally:
         os.close(folder)
 
 
-def _lock(folder: int) -> bool:
-    """Whether the lock is ours now, or there are no locks on this system or file system."""
+def take(opened: int) -> bool:
+    """Whether the lock of an open file or folder is ours now, or there are no locks here."""
     try:
         import fcntl
 
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except (ImportError, OSError):

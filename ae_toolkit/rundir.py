@@ -17,7 +17,9 @@ from tqdm import tqdm
 from ae_toolkit import __version__, checkpoint
 from ae_toolkit.data import Examples
 from ae_toolkit.errors import Failure, Misuse, said
+from ae_toolkit.ranks import leads
 from ae_toolkit.recipe import Recipe
+from ae_toolkit.runs import leaves
 
 HOW = {"train.compile", "train.parallel"}  #: how a run is worked on, not what it is
 
@@ -45,8 +47,10 @@ def claim(run: Path, recipe: Recipe, *, resume: bool, begun: bool = False) -> No
         if begun and all(path.name.startswith(".") for path in run.iterdir()):
             return
         raise Misuse(f"{run} holds no run to resume")
-    former = _leaves(checkpoint.load_config(run).recipe.model_dump())
-    mine = _leaves(recipe.model_dump())
+    former, mine = (
+        dict(leaves(each.model_dump(mode="json")))
+        for each in (checkpoint.load_config(run).recipe, recipe)
+    )
     # The recipe's own name says most, where it is another one.
     keys = sorted({*former, *mine} - HOW, key=lambda key: (key != "name", key))
     differ = [key for key in keys if former.get(key) != mine.get(key)]
@@ -319,19 +323,9 @@ def stop_signals() -> Iterator[Signals]:
             signal.signal(number, former)
 
 
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            leaves |= _leaves(value, f"{prefix}{key}.")
-        else:
-            leaves[prefix + key] = list(value) if isinstance(value, tuple) else value
-    return leaves
-
-
 def tell(line: str, *, bar: tqdm[Any] | None = None) -> None:
     """Says something on standard error, above the progress bar if there is one; rank 0 only."""
-    if os.environ.get("RANK", "0") != "0":
+    if not leads():
         return
     if bar is not None and not bar.disable:
         bar.write(line, file=sys.stderr)

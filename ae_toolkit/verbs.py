@@ -6,7 +6,6 @@ Everything heavy is imported inside the callbacks.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
@@ -112,6 +111,7 @@ def train(
         return
 
     from ae_toolkit.checkpoint import best
+    from ae_toolkit.ranks import leads
     from ae_toolkit.trainer import fit
 
     fit(
@@ -125,7 +125,7 @@ def train(
         profile=profile,
     )
 
-    if os.environ.get("RANK", "0") != "0":
+    if not leads():
         return  # rank 0 speaks for all
     point = best(run)
     assert point is not None, "a finished run has a checkpoint"
