@@ -104,6 +104,7 @@ def estimate(recipe: Recipe, *, device: str = "auto") -> Estimate:
     with compiling() if engine.compiled else nullcontext():
         times = _times(step, where)
     usual = statistics.median(times[1:])
+    at_first = max(times[0] - usual, 0.0)
     checking = 0.0
     if len(held_out):
         some = held_out.select(range(min(CHUNK, len(held_out))))
@@ -132,10 +133,10 @@ def estimate(recipe: Recipe, *, device: str = "auto") -> Estimate:
         steps=schedule.steps,
         epochs=train.epochs,
         engine=str(engine),
-        first_seconds=max(times[0] - usual, 0.0),
+        first_seconds=at_first,
         step_seconds=usual,
         examples_per_second=schedule.per_step / usual,
-        seconds=times[0] + (schedule.steps - 1) * usual + validations * checking,
+        seconds=at_first + schedule.steps * usual + validations * checking,
     )
 
 
