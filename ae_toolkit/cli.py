@@ -19,6 +19,7 @@ import click
 from ae_toolkit import __version__, registry
 from ae_toolkit.errors import Failure, Interrupted, Misuse, choose, said
 from ae_toolkit.options import json_option, print_json, print_table
+from ae_toolkit.run_verbs import RUN_VERBS
 from ae_toolkit.verbs import VERBS
 
 
@@ -108,7 +109,7 @@ def main(scripts: tuple[Path, ...]) -> None:
         _run_script(script)
 
 
-for verb in VERBS:
+for verb in (*RUN_VERBS, *VERBS):
     main.add_command(verb)
 
 

@@ -29,6 +29,7 @@ import torch
 
 from ae_toolkit import CONTRACT, __version__, registry
 from ae_toolkit.columns import Array, Groups, Names, Stored, as_bytes
+from ae_toolkit.console import tell
 from ae_toolkit.contracts import Example
 from ae_toolkit.data import COPIED, CPU, Examples, Split, cache_root, choose_groups
 from ae_toolkit.digests import digests
@@ -36,7 +37,6 @@ from ae_toolkit.errors import Failure, Misuse
 from ae_toolkit.ingest import at_work, ingest
 from ae_toolkit.modality import Modality, examples_of
 from ae_toolkit.parts import File, Skipped
-from ae_toolkit.rundir import tell
 
 FORMAT = 2
 

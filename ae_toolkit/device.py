@@ -11,9 +11,9 @@ from typing import NamedTuple
 import torch
 
 from ae_toolkit import checkpoint
+from ae_toolkit.console import tell
 from ae_toolkit.errors import Misuse
 from ae_toolkit.recipe import Train
-from ae_toolkit.rundir import tell
 
 ENGINE = "engine.json"  #: in a run directory
 

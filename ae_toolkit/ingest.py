@@ -28,10 +28,10 @@ import torch
 from tqdm import tqdm
 
 from ae_toolkit import registry
+from ae_toolkit.console import tell
 from ae_toolkit.errors import Failure, Fault, said
 from ae_toolkit.modality import Modality, describe
 from ae_toolkit.parts import PART_SECONDS, File, Joining, Reader, Skipped, write_part
-from ae_toolkit.rundir import tell
 
 ALONE_SECONDS = 2.0  #: that this process reads alone
 WORTH_SECONDS = 10.0  #: of reading, as far as it can be seen, that other processes are started for

@@ -15,7 +15,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 from tqdm import tqdm
 
-from ae_toolkit import checkpoint, rundir
+from ae_toolkit import checkpoint
+from ae_toolkit.console import tell
 from ae_toolkit.errors import Failure
 
 PASSED = 10  #: steps before anything is recorded: compilation and first touches
@@ -56,9 +57,9 @@ def profiling(
             with checkpoint.writing(run / TRACE) as temporary:
                 recorder.export_chrome_trace(str(temporary))
         except Failure as error:
-            rundir.tell(f"--profile: {error}", bar=bar)
+            tell(f"--profile: {error}", bar=bar)
         text = table(recorder, device, num_steps=passed - PASSED - WARM)
-        rundir.tell(f"{run / TRACE}: {text}", bar=bar)
+        tell(f"{run / TRACE}: {text}", bar=bar)
 
     when = schedule(wait=PASSED, warmup=WARM, active=RECORDED, repeat=1)
     recorder = profile(activities=kinds, schedule=when, on_trace_ready=keep, acc_events=True)
@@ -78,7 +79,7 @@ def profiling(
         if not done:
             recorder.stop()
         if not done:
-            rundir.tell(
+            tell(
                 f"--profile: nothing was recorded, the training has {PASSED + WARM} steps or fewer"
             )
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from ae_toolkit import registry
+from ae_toolkit.console import tell
 from ae_toolkit.contracts import Tracker
 from ae_toolkit.errors import Misuse, blaming, said
-from ae_toolkit.rundir import tell
 
 MOST_RATES = 64  #: code dimensions whose rates are told of one by one
 FINISH_SECONDS = 60  #: how long the end of a training waits for an upload

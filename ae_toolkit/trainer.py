@@ -23,14 +23,17 @@ from tqdm import tqdm
 
 from ae_toolkit import checkpoint, memory, rundir
 from ae_toolkit.collapse import Alarm
+from ae_toolkit.console import Trouble, tell
 from ae_toolkit.device import Engine, pick_device
 from ae_toolkit.errors import Failure, Interrupted, Misuse
 from ae_toolkit.learner import whole_state
 from ae_toolkit.lock import locked
+from ae_toolkit.logs import NO_LOGS, Logs
 from ae_toolkit.profiler import profiling
 from ae_toolkit.ranks import Ranks, joined, launched, leads, local_rank
 from ae_toolkit.recipe import Recipe
 from ae_toolkit.schedule import Watch
+from ae_toolkit.signals import Signals, stop_signals
 from ae_toolkit.stepper import compiling
 from ae_toolkit.trackers import Trackers
 from ae_toolkit.trial import pays
@@ -109,13 +112,13 @@ def fit(
 
 
 @contextmanager
-def _stopping(recipe: Recipe, run: Path) -> Iterator[rundir.Signals]:
+def _stopping(recipe: Recipe, run: Path) -> Iterator[Signals]:
     """Says what became of a training that is stopped at once.
 
     Raises:
         Interrupted: so it is.
     """
-    with rundir.stop_signals() as signals:
+    with stop_signals() as signals:
         try:
             yield signals
         except BaseException as error:
@@ -139,7 +142,7 @@ def _train(
     where: torch.device,
     ranks: Ranks,
     trackers: Trackers,
-    signals: rundir.Signals,
+    signals: Signals,
     *,
     resume: bool,
     keep: int,
@@ -153,7 +156,7 @@ def _train(
     data = rundir.fingerprint(examples, held_out)
 
     # Where a former run stood.
-    step, watch, log_size, waiting = 0, Watch(), rundir.NO_LOGS, dict[str, str]()
+    step, watch, log_size, waiting = 0, Watch(), NO_LOGS, dict[str, str]()
     history = torch.zeros(every, len(TERMS), device=where)
     decided = train.compile != "auto"
     if resume:
@@ -179,8 +182,8 @@ def _train(
     if ranks.leads:
         checkpoint.write_text(run / checkpoint.CONFIG, checkpoint.config_json(recipe))
         engine.write(run)
-        logs = rundir.Logs(run, log_size, waiting)
-    trouble = rundir.Trouble()
+        logs = Logs(run, log_size, waiting)
+    trouble = Trouble()
 
     def save(metrics: Mapping[str, float] | None = None) -> bool:
         """Whether all went well; what cannot be written must not end a training."""
@@ -225,7 +228,7 @@ def _train(
         bar,
         profiling(run if profile and ranks.leads else None, where, bar=bar) as profiled,
     ):
-        rundir.tell(
+        tell(
             f"{recipe.name}: {model.num_parameters():,} parameters, {len(examples):,} examples, "
             f"{schedule.steps:,} steps, {engine}"
         )
@@ -284,12 +287,12 @@ def _train(
                         logs.write(step, epoch, learned, validated, now - began, speed)
                     pace = {"examples_per_second": speed}
                     trackers.log(step, train=learned, validation=validated or {}, pace=pace)
-                rundir.tell(_line(epoch, learned, metrics), bar=bar)
+                tell(_line(epoch, learned, metrics), bar=bar)
                 logged, spent = step, 0.0
                 if seen:
                     lost, far = seen.terms["distortion"], step / schedule.steps
                     if warning := alarm.look(seen.rates, distortion=lost, progress=far):
-                        rundir.tell(warning, bar=bar)
+                        tell(warning, bar=bar)
 
             # Once in a while: save; and stop, if somebody has asked for it.
             if due or overdue or stop:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import torch
 
+from ae_toolkit.console import tell
 from ae_toolkit.device import has_compiler
-from ae_toolkit.rundir import tell
 from ae_toolkit.stepper import Stepper, Uncompilable, compiling
 from ae_toolkit.workshop import Workshop
 

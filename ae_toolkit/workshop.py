@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ae_toolkit import memory
 from ae_toolkit.autoencoder import Autoencoder
 from ae_toolkit.batches import Batches
+from ae_toolkit.console import tell
 from ae_toolkit.contracts import Batch, Step, Terms
 from ae_toolkit.data import hold_out, load_data
 from ae_toolkit.device import Engine
@@ -25,7 +26,6 @@ from ae_toolkit.noise import Source, Tape
 from ae_toolkit.ranks import Ranks, check_batch
 from ae_toolkit.recipe import Recipe
 from ae_toolkit.registry import culprit
-from ae_toolkit.rundir import tell
 from ae_toolkit.schedule import Schedule
 from ae_toolkit.stepper import Stepper
 from ae_toolkit.validation import means

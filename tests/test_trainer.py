@@ -13,10 +13,11 @@ import pytest
 import torch
 from conftest import small
 
-from ae_toolkit import Failure, Misuse, checkpoint, fit, load, rundir, trial
+from ae_toolkit import Failure, Misuse, checkpoint, fit, load, trial
 from ae_toolkit.device import has_compiler
 from ae_toolkit.errors import Interrupted
 from ae_toolkit.learner import Learner, Pace
+from ae_toolkit.logs import Logs
 from ae_toolkit.recipe import Train
 from ae_toolkit.registry import corruptions, encoders
 
@@ -72,15 +73,15 @@ def test_interrupted_run_resumes_to_the_same_bits(
     recipe = small(**changes)
     whole = fit(recipe, tmp_path / "whole", progress=False)
 
-    original, calls = rundir.Logs.write, []
+    original, calls = Logs.write, []
 
-    def write(self: rundir.Logs, *row: object) -> None:
+    def write(self: Logs, *row: object) -> None:
         original(self, *row)
         calls.append(row)
         if len(calls) == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(rundir.Logs, "write", write)
+    monkeypatch.setattr(Logs, "write", write)
     with pytest.raises(Interrupted, match=r"stopped at step \d+ of \d+ .*--resume"):
         fit(recipe, tmp_path / "cut", progress=False)
     monkeypatch.undo()
