@@ -253,7 +253,7 @@ def test_module_is_the_command_and_interrupt_says_how_to_go_on(tmp_path: Path) -
 
     process = subprocess.Popen(
         [sys.executable, "-m", "ae_toolkit", "train", "mnist-2d", "--data", "mnist-sample",
-         "--set", "train.epochs=100000", "--out", "r", "--quiet"],
+         "--set", "train.epochs=100000", "--set", "train.compile=off", "--out", "r", "--quiet"],
         cwd=tmp_path, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )  # fmt: skip
