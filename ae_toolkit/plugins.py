@@ -138,11 +138,11 @@ def _checks(plugin: Plugin, verbs: Collection[str]) -> Iterator[Check]:
             yield _try(f"command {name!r} says what it does", _check_command, plugin, name)
 
     tried: set[tuple[str, str]] = set()
-    loaded: dict[str, Examples] = {}
+    seen = _Seen({}, {})
     with tempfile.TemporaryDirectory(prefix="ae-plugin-check-") as folder:
         for kind, name in good:
             if kind == "recipe":
-                yield from _recipe_checks(plugin, name, Path(folder) / name, tried, loaded)
+                yield from _recipe_checks(plugin, name, Path(folder) / name, tried, seen)
     for kind, name in good:
         if kind in SUPPLIED and (kind, name) not in tried:
             if kind in ("modality", "dataset"):
@@ -174,13 +174,13 @@ def _recipe_checks(
     name: str,
     folder: Path,
     tried: set[tuple[str, str]],
-    loaded: dict[str, Examples],
+    seen: _Seen,
 ) -> Iterator[Check]:
     """One recipe from its data to a model that is loaded, each check where the one before is ok.
 
-    What was `tried` and which data were `loaded` is noted for the recipes that follow.
+    What was `tried` and `seen` is noted for the recipes that follow.
     """
-    label, kept = f"recipe {name!r}", _Kept(loaded)
+    label, kept = f"recipe {name!r}", _Kept(seen)
     steps: list[tuple[str, Callable[[], str | None]]] = [
         (f"{label} is sound", lambda: kept.make(plugin, name)),
         (f"{label}: its data set keeps its contract", lambda: kept.load_data()),
@@ -198,6 +198,18 @@ def _recipe_checks(
             tried.add((kind, kept.recipe.part(kind).name.rpartition(":")[2]))
 
 
+class _Seen(NamedTuple):
+    """What the recipes before have found sound.
+
+    Attributes:
+        loaded: the training splits, by the settings of data and data type.
+        pairs: two items of each, which the data type has written and read.
+    """
+
+    loaded: dict[str, Examples]
+    pairs: dict[str, list[Any]]
+
+
 class _Kept:
     """What one check of a recipe leaves for the next."""
 
@@ -208,8 +220,8 @@ class _Kept:
     model: Autoencoder
     pair: list[Any]  #: two items
 
-    def __init__(self, loaded: dict[str, Examples]):
-        self.loaded = loaded
+    def __init__(self, seen: _Seen):
+        self.seen = seen
 
     def make(self, plugin: Plugin, name: str) -> None:
         self.recipe = named(_full(plugin, name)).check()
@@ -223,9 +235,8 @@ class _Kept:
     def load_data(self) -> str | None:
         self.modality = self.recipe.make("modality")
         assert isinstance(self.modality, Modality), "its data type is no ae_toolkit.Modality"
-        key = f"{self.recipe.data!r} {self.recipe.modality!r}"
-        if key in self.loaded:  # by a recipe before, for which it was sound
-            self.train_split = self.loaded[key]
+        if self._key in self.seen.loaded:
+            self.train_split = self.seen.loaded[self._key]
             return None
         try:
             train = load_data(self.recipe, self.modality, "train")
@@ -251,8 +262,12 @@ class _Kept:
             f"the groups of its splits must differ, and both have {sorted(shared)[0]!r}"
         )
         assert torch.equal(train.y, again.y), "it gives other examples each time: seed it"
-        self.train_split = self.loaded[key] = train
+        self.train_split = self.seen.loaded[self._key] = train
         return None
+
+    @property
+    def _key(self) -> str:
+        return f"{self.instead or self.recipe.data!r} {self.recipe.modality!r}"
 
     def _stand_in(self) -> bool:
         """Looks for another data set of the same package, as its files may not be here."""
@@ -270,6 +285,9 @@ class _Kept:
         return False
 
     def try_modality(self, folder: Path) -> None:
+        if self._key in self.seen.pairs:
+            self.pair = self.seen.pairs[self._key]
+            return
         some = self.train_split.at(range(min(SOME, len(self.train_split))))
         y = self.modality.prepare(some.y)
         items = [
@@ -283,6 +301,7 @@ class _Kept:
             path = folder / f"{name}{self.modality.suffixes[0]}"
             self.modality.write(items[:1], path)
             items = [item for _ in items for item in read_items(path, self.modality)]
+        self.seen.pairs[self._key] = self.pair
 
     def train(self) -> None:
         data, modality = self.train_split, self.modality
