@@ -157,11 +157,11 @@ class Workshop:
     def take(self, stepper: Stepper, step: int, pace: Tensor) -> Tensor:
         """Takes one step and returns its row of `TERMS`, the mean of this rank's batches."""
         micros = range(step * self.train.accumulate, (step + 1) * self.train.accumulate)
-        total = torch.zeros(())
-        for micro in micros:
-            batch, noise = self.batches.at(micro), self.tape.draw(micro)
-            total = total + stepper(batch, noise, pace, last=micro == micros[-1])
-        return total / len(micros)
+        rows = [
+            stepper(self.batches.at(micro), self.tape.draw(micro), pace, last=micro == micros[-1])
+            for micro in micros
+        ]
+        return rows[0] if len(rows) == 1 else torch.stack(rows).mean(0)
 
     def shown(self) -> Autoencoder | None:
         """The averaged model, whole, on rank 0; None on the others. All ranks must ask."""
