@@ -17,6 +17,7 @@ from ae_toolkit.autoencoder import Autoencoder
 from ae_toolkit.batches import Batches
 from ae_toolkit.console import tell
 from ae_toolkit.contracts import Batch, Step, Terms
+from ae_toolkit.covering import let_cover
 from ae_toolkit.data import hold_out, load_data
 from ae_toolkit.device import Engine
 from ae_toolkit.errors import Failure, Fault, said
@@ -78,6 +79,8 @@ class Workshop:
         copies = 2 if self.sharded else memory.COPIES
         with memory.weighing(device, share=memory.neighbours(), copies=copies):
             self.model = Autoencoder(recipe, modality=self.modality)
+            if device.type == "cpu":
+                let_cover(self.model)
             if not self.sharded:
                 self.model = self.model.to(device).to(memory_format=torch.channels_last)
             self.objective = recipe.make("objective")
