@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from conftest import small
 from torch import Tensor, nn
 
 from ae_toolkit.covering import CoveringConv2d, Overlap, let_cover
+from ae_toolkit.device import Engine
+from ae_toolkit.ranks import Ranks
+from ae_toolkit.workshop import Workshop
 
 
 def pair(**settings: object) -> tuple[nn.Conv2d, nn.Conv2d]:
@@ -48,7 +52,7 @@ def results(layer: nn.Conv2d, x: Tensor) -> list[Tensor]:
 )
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 def test_same_numbers_and_gradients(size, settings, covers, layout) -> None:
-    one, other = pair(**settings)
+    one, other = (layer.to(memory_format=layout) for layer in pair(**settings))
     x = torch.randn(2, 3, *size).to(memory_format=layout)
     assert (other._overlaps(x) is not None) == covers
     for mine, its in zip(results(other, x), results(one, x), strict=True):
@@ -77,6 +81,15 @@ def test_only_plain_convolutions_change_and_states_stay() -> None:
     kinds = [type(layer) for layer in model]
     assert kinds == [CoveringConv2d, Own, nn.ConvTranspose2d]
     assert list(model.state_dict()) == before
+
+
+def test_trainings_on_a_cpu_use_it() -> None:
+    recipe = small(encoder={"name": "conv", "widths": [4]})
+    cpu = torch.device("cpu")
+    shop = Workshop(recipe, Engine.pick(recipe.train, cpu), cpu, Ranks())
+    for model in (shop.model, shop.learner.averaged):
+        assert any(type(layer) is CoveringConv2d for layer in model.modules())
+        assert not any(type(layer) is nn.Conv2d for layer in model.modules())
 
 
 def test_overlap() -> None:

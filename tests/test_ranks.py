@@ -46,6 +46,7 @@ def one_thread_each() -> Iterator[None]:
 def train(out: Path, *settings: str, ranks: int = 1) -> None:
     """Runs it; ranks are started as a scheduler does, which is faster than by `torchrun`."""
     there = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
+    there["AE_RANK_TIMEOUT"] = "60"  # a rank does not wait longer for one that has failed
     processes = [
         subprocess.Popen(
             command(out, *settings),
@@ -55,9 +56,12 @@ def train(out: Path, *settings: str, ranks: int = 1) -> None:
         )
         for rank in range(ranks)
     ]
-    for process in processes:
-        _, said = process.communicate(timeout=300)
-        assert process.returncode == 0, said
+    try:
+        said = [process.communicate(timeout=300)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert not any(process.returncode for process in processes), "\n".join(said)
 
 
 def free_port() -> int:
@@ -194,6 +198,7 @@ def test_a_stopped_pair_goes_on_alone(tmp_path: Path) -> None:
     run, settings = tmp_path / "run", ("train.epochs=200",)
     process = subprocess.Popen(command(run, *settings, ranks=2), stderr=subprocess.PIPE, text=True)
     while not checkpoint.checkpoints(run):
+        assert process.poll() is None
         time.sleep(0.05)
     for number in (process_of(run, rank=0), process_of(run, rank=1)):
         os.kill(number, signal.SIGTERM)
