@@ -104,29 +104,16 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same 200 steps of two."""
-    out = tmp_path_factory.mktemp("ranks") / "pair"
-    train(out, OFTEN, "train.epochs=13.4", ranks=2)
-    return out
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-def test_two_ranks_have_the_losses_of_one(
-    alone: Path, pair: Path, parallel: str, tmp_path: Path
-) -> None:
-    two = pair
-    if parallel == "fsdp":
-        two = tmp_path / "two"
-        train(two, OFTEN, "train.epochs=13.4", "train.parallel=fsdp", ranks=2)
-    mine, theirs = losses(alone), losses(two)
+def test_two_ranks_have_the_losses_of_one(alone: Path, parallel: str, tmp_path: Path) -> None:
+    train(tmp_path / "two", OFTEN, "train.epochs=13.4", f"train.parallel={parallel}", ranks=2)
+    mine, theirs = losses(alone), losses(tmp_path / "two")
     assert len(mine) == len(theirs) > 40
     assert theirs == pytest.approx(mine, rel=1e-5)
-    assert (two / "figures").is_dir()
+    assert (tmp_path / "two/figures").is_dir()
     assert list(checkpoint.load_weights(checkpoint.checkpoints(alone)[-1].folder)) == list(
-        checkpoint.load_weights(checkpoint.checkpoints(two)[-1].folder)
+        checkpoint.load_weights(checkpoint.checkpoints(tmp_path / "two")[-1].folder)
     )
 
 
@@ -147,10 +134,13 @@ def test_accumulation_clipping_and_validation_agree_too(tmp_path: Path) -> None:
 
 @needs_proc
 @pytest.mark.slow
-def test_a_killed_rank_is_started_again_with_the_right_result(pair: Path, tmp_path: Path) -> None:
+def test_a_killed_rank_is_started_again_with_the_right_result(tmp_path: Path) -> None:
+    settings = ("train.epochs=12", "train.validation=0.05", "train.accumulate=2")
+    train(tmp_path / "whole", *settings, ranks=2)
     cut = tmp_path / "cut"
-    words = command(cut, OFTEN, "train.epochs=13.4", ranks=2, restarts=1)
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command(cut, *settings, ranks=2, restarts=1), stderr=subprocess.PIPE, text=True
+    )
     try:
         while len(checkpoint.checkpoints(cut)) < 2:
             assert process.poll() is None, "it ended before it could be disturbed"
@@ -161,8 +151,8 @@ def test_a_killed_rank_is_started_again_with_the_right_result(pair: Path, tmp_pa
         process.kill()
     assert process.returncode == 0, said
     assert "resuming from" in said
-    assert last_weights(cut) == last_weights(pair)
-    assert losses(cut) == losses(pair)
+    assert last_weights(cut) == last_weights(tmp_path / "whole")
+    assert losses(cut) == losses(tmp_path / "whole")
 
 
 @pytest.mark.slow
