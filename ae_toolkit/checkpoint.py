@@ -10,14 +10,9 @@ has reached the disk before it is, and so has its name before another one is rem
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import pickle
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -29,6 +24,9 @@ from torch import Tensor
 
 from ae_toolkit import CONTRACT, __version__, registry
 from ae_toolkit.errors import Failure, Misuse
+from ae_toolkit.files import replacing, sync
+from ae_toolkit.files import write_text as write_text
+from ae_toolkit.files import writing as writing
 from ae_toolkit.recipe import Recipe
 
 FORMAT = 1
@@ -48,55 +46,6 @@ class Config(NamedTuple):
     recipe: Recipe
     metrics: Mapping[str, float]
     card: Mapping[str, Any]
-
-
-@contextmanager
-def writing(path: Path, *, folder: bool = False) -> Iterator[Path]:
-    """Yields a temporary sibling that becomes `path` if, and only if, the block succeeds.
-
-    Raises:
-        Failure: the place cannot be written.
-    """
-    temporary: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        # Written inside a fresh folder, under its own name: writers go by the ending.
-        inner = temporary / path.name
-        if folder:
-            inner.mkdir()
-        yield inner
-        if folder and path.exists():
-            os.replace(path, temporary / "former")
-        os.replace(inner, path)
-    except OSError as error:
-        raise Failure(f"{path}: cannot be written, {error.strerror or error}") from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    with writing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-        sync(temporary)
-    sync(path.parent)
-
-
-def sync(*paths: Path) -> None:
-    """Waits until files, and the names in folders, are on the disk and survive a power cut."""
-    for path in paths:
-        try:
-            opened = os.open(path, os.O_RDONLY)
-        except PermissionError:  # folders cannot be opened on every system
-            continue
-        try:
-            os.fsync(opened)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):  # cannot be synced
-                raise OSError(error.errno, error.strerror, str(path)) from None
-        finally:
-            os.close(opened)
 
 
 def config_json(
@@ -128,7 +77,7 @@ def save(
     Raises:
         Failure: the place cannot be written; what was there before stays.
     """
-    with writing(folder, folder=True) as temporary:
+    with replacing(folder, folder=True) as temporary:
         packed = pack({name: tensor.contiguous() for name, tensor in weights.items()})
         (temporary / WEIGHTS).write_bytes(packed)
         (temporary / CONFIG).write_text(config, encoding="utf-8")

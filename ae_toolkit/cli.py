@@ -18,6 +18,7 @@ import click
 
 from ae_toolkit import __version__, registry
 from ae_toolkit.errors import Failure, Interrupted, Misuse, choose, said
+from ae_toolkit.files import outputs, printable
 from ae_toolkit.options import json_option, print_json, print_table
 from ae_toolkit.run_verbs import RUN_VERBS
 from ae_toolkit.verbs import VERBS
@@ -27,7 +28,7 @@ class Sentence(click.ClickException):
     """One of our errors as click shows it: a sentence and an exit code, no traceback."""
 
     def __init__(self, error: Misuse | Failure):
-        super().__init__(str(error))
+        super().__init__(printable(str(error)))
         vars(self)["exit_code"] = error.exit_code  # click declares it for the class
 
 
@@ -65,7 +66,12 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with outputs():  # all that a command writes appears when it has succeeded
+                try:
+                    return super().invoke(ctx)
+                except click.exceptions.Exit as error:  # an exit code is no reason to lose it
+                    ended = error
+            raise ended
         except (Misuse, Failure) as error:
             raise Sentence(error) from error
         except (click.ClickException, click.Abort, click.exceptions.Exit):

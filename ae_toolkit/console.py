@@ -10,6 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ae_toolkit.errors import Failure
+from ae_toolkit.files import printable
 from ae_toolkit.ranks import leads
 
 
@@ -17,6 +18,7 @@ def tell(line: str, *, bar: tqdm[Any] | None = None) -> None:
     """Says something on standard error, above the progress bar if there is one; rank 0 only."""
     if not leads():
         return
+    line = printable(line)
     if bar is not None and not bar.disable:
         bar.write(line, file=sys.stderr)
     else:

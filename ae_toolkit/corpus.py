@@ -35,7 +35,7 @@ from ae_toolkit.data import COPIED, CPU, Examples, Split, cache_root, choose_gro
 from ae_toolkit.digests import digests
 from ae_toolkit.errors import Failure, Misuse
 from ae_toolkit.ingest import at_work, ingest
-from ae_toolkit.modality import Modality, examples_of
+from ae_toolkit.modality import Modality, examples_of, read_items
 from ae_toolkit.parts import File, Skipped
 
 FORMAT = 2
@@ -153,6 +153,52 @@ def read_corpus(
         reason = corpus.skipped[0].reason if corpus.skipped else "nothing was found in them"
         raise Failure(f"{where}: none of {len(files)} files could be read, {reason}")
     return corpus
+
+
+class Reading(NamedTuple):
+    """What files that a user named hold.
+
+    Attributes:
+        names: of the items: of their file, with a number where it holds several.
+        items: in the order of the files.
+        skipped: the files that could not be read, by their paths.
+    """
+
+    names: list[str]
+    items: list[Any]
+    skipped: list[Skipped]
+
+
+def read_files(paths: Iterable[Path], modality: Modality) -> Reading:
+    """Reads files, and all files of the data type below folders; what is broken is skipped.
+
+    Raises:
+        Misuse: a path is of nothing, or there is nothing of the kind in a folder.
+        Failure: the only file, or every one of them, is broken; the sentence says why.
+    """
+    found = [f for path in paths for f in (find_files(path, modality) if path.is_dir() else [path])]
+    for file in found:
+        if not file.exists():
+            raise Misuse(f"{file}: there is no such file")
+    names, items, skipped = [], [], []
+    for file in found:
+        try:
+            mine = read_items(file, modality)
+            if not mine:
+                raise Failure(f"{file}: nothing was found in it")
+        except (Failure, Misuse) as error:
+            if len(found) == 1:
+                raise
+            skipped.append(Skipped(str(file), str(error).removeprefix(f"{file}: ")))
+            continue
+        items += mine
+        names += (f"{file.stem}-{i:03}" if len(mine) > 1 else file.stem for i in range(len(mine)))
+    if not items:
+        first = skipped[0]
+        raise Failure(
+            f"none of {len(found)} files could be read; the first is {first.path}: {first.reason}"
+        )
+    return Reading(names, items, skipped)
 
 
 def find_files(root: Path, modality: Modality) -> list[Path]:

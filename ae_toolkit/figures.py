@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from ae_toolkit.checkpoint import writing
 from ae_toolkit.errors import Misuse
+from ae_toolkit.files import writing
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ae_toolkit.contracts import Example, Shape, Step
 from ae_toolkit.errors import Fault, Misuse, blaming
+from ae_toolkit.files import check_input
 from ae_toolkit.registry import modalities
 
 
@@ -229,8 +230,10 @@ def each_item(path: Path, modality: Modality) -> Iterator[Any]:
     """The items of one file, one at a time.
 
     Raises:
-        Failure: it cannot be understood.
+        Misuse: there is no such file.
+        Failure: it is no regular file, or cannot be understood.
     """
+    check_input(path)
     who, end = f"{path}: {describe(modality)} cannot read it", object()
     with blaming(who):
         items = iter(modality.read(path))

@@ -10,7 +10,8 @@ from typing import Any
 
 import click
 
-from ae_toolkit.errors import Failure, Misuse
+from ae_toolkit.errors import Misuse
+from ae_toolkit.files import check_output, overwrite, printable
 
 Command = Callable[..., Any]
 
@@ -44,6 +45,15 @@ def model_option(default: str) -> Callable[[Command], Command]:
     )
 
 
+overwrite_option = click.option(
+    "--overwrite",
+    is_flag=True,
+    expose_value=False,
+    callback=lambda context, option, given: overwrite() if given else None,
+    help="Replace files in the way that -o does not name.",
+)
+
+
 def out_option(default: str) -> Callable[[Command], Command]:
     """`-o`: the file to write."""
     return click.option(
@@ -60,13 +70,13 @@ def need_ending(path: Path | None, endings: Sequence[str]) -> None:
     """Refuses a name early, before any work is done; None is no name.
 
     Raises:
-        Misuse: it ends in something that is not written.
-        Failure: it is a folder.
+        Misuse: it ends in something that is not written, or is an input.
+        Failure: it is a folder, a device or the like.
     """
     if path is not None and path.suffix.lower() not in endings:
         raise Misuse(f"{path}: choose a name that ends in {' or '.join(endings)}")
-    if path is not None and path.is_dir():
-        raise Failure(f"{path}: is a folder")
+    if path is not None:
+        check_output(path)
 
 
 def parse_labels(pairs: Iterable[str]) -> dict[str, float]:
@@ -93,6 +103,7 @@ def print_json(value: Any) -> None:
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
     """Prints rows of cells in columns."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))

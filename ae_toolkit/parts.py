@@ -24,9 +24,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ae_toolkit.checkpoint import sync
 from ae_toolkit.columns import Array, as_bytes
 from ae_toolkit.errors import Failure, Fault, Misuse
+from ae_toolkit.files import sync
 from ae_toolkit.modality import Modality, describe, each_item, examples_of
 
 PART_FILES = 256  #: files in a part, at most

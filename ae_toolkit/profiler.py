@@ -15,9 +15,9 @@ import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 from tqdm import tqdm
 
-from ae_toolkit import checkpoint
 from ae_toolkit.console import tell
 from ae_toolkit.errors import Failure
+from ae_toolkit.files import replacing
 
 PASSED = 10  #: steps before anything is recorded: compilation and first touches
 WARM = 3  #: steps that warm the recorder itself up
@@ -54,7 +54,7 @@ def profiling(
             return
         done = True
         try:
-            with checkpoint.writing(run / TRACE) as temporary:
+            with replacing(run / TRACE) as temporary:
                 recorder.export_chrome_trace(str(temporary))
         except Failure as error:
             tell(f"--profile: {error}", bar=bar)

@@ -17,8 +17,8 @@ from pathlib import Path
 from string import Template
 
 from ae_toolkit import CONTRACT, __version__, registry
-from ae_toolkit.checkpoint import writing
 from ae_toolkit.errors import Misuse
+from ae_toolkit.files import replacing
 
 RESERVED = ("test", "tests", "package", "build", "dist")  #: folders beside a package
 
@@ -44,7 +44,7 @@ def write_plugin(name: str, out: Path) -> list[Path]:
         "version": __version__,
         "contract": str(CONTRACT),
     }
-    with writing(out, folder=True) as folder:
+    with replacing(out, folder=True) as folder:
         return [out / path for path in _copy(files("ae_toolkit") / "template", folder, words)]
 
 

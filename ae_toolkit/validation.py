@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ae_toolkit import checkpoint
 from ae_toolkit.autoencoder import Autoencoder
 from ae_toolkit.collapse import Units
 from ae_toolkit.contracts import Terms, label_row
 from ae_toolkit.data import Examples
 from ae_toolkit.errors import Failure, said
+from ae_toolkit.files import replacing
 from ae_toolkit.modality import Modality
 from ae_toolkit.noise import Source
 from ae_toolkit.ranks import Ranks
@@ -105,7 +105,7 @@ def draw(model: Autoencoder, modality: Modality, examples: Examples, path: Path)
             ]
             for name, ys in tensors.items()
         }
-        with checkpoint.writing(path) as temporary:
+        with replacing(path) as temporary:
             modality.figure(rows, temporary)
     except Exception as error:  # whatever a plugin's drawing may raise
         raise Failure(f"{path.name}: no figure, {said(error)}") from error

@@ -167,7 +167,7 @@ def encode(model: str, files: tuple[Path, ...], out: Path, device: str) -> None:
     """
     import numpy as np
 
-    from ae_toolkit.checkpoint import writing
+    from ae_toolkit.files import writing
 
     loaded = _load(model, device)
     rows, names = [], []
@@ -279,7 +279,7 @@ def _read_codes(path: Path) -> tuple[Tensor, list[str], dict[str, Tensor]]:
 
 
 def _write(model: Model, items: list[Any], path: Path) -> None:
-    from ae_toolkit.checkpoint import writing
+    from ae_toolkit.files import writing
     from ae_toolkit.modality import describe
 
     need_ending(path, model.modality.suffixes)

@@ -27,7 +27,7 @@ from torch import Tensor
 from torchaudio.functional import resample
 from tqdm import tqdm
 
-from ae_toolkit.checkpoint import writing
+from ae_toolkit.files import writing
 
 SAMPLES = Path(__file__).parents[1] / "plugins/ae_audio/samples"
 

@@ -128,7 +128,7 @@ def sample_names() -> list[str]:
 def write(sounds: Sequence[Sound], path: Path) -> None:
     """Writes sounds one after the other, whole or not at all."""
     from ae_audio.sound import write_sounds
-    from ae_toolkit.checkpoint import writing
+    from ae_toolkit.files import writing
 
     with writing(path) as temporary:
         write_sounds(sounds, temporary)

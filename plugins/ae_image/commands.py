@@ -396,10 +396,11 @@ def lesson(out: Path, quick: bool, seed: int, device: str) -> None:
         raise Misuse(f"{out}: choose a name that ends in .html")
 
     from ae_image.lesson import Lesson, write_page
-    from ae_toolkit.checkpoint import write_text
+    from ae_toolkit.files import writing
 
     page = write_page(Lesson(num=500 if quick else 5000, seed=seed, device=device))
-    write_text(out, page)
+    with writing(out) as temporary:
+        temporary.write_text(page, encoding="utf-8")
     click.echo(f"{out}: open it in a browser")
 
 

@@ -13,7 +13,7 @@ from PIL import Image as Pictures
 
 from ae_image.modality import flatten
 from ae_toolkit import figures
-from ae_toolkit.checkpoint import writing
+from ae_toolkit.files import writing
 
 Picture = Pictures.Image
 

@@ -210,7 +210,7 @@ def _restored(model: Model, file: Path, out: Path, figure: Path | None, invert: 
 
     from ae_image.modality import MAX_PIXELS, flatten
     from ae_image.pictures import has_colour, restore
-    from ae_toolkit.checkpoint import writing
+    from ae_toolkit.files import writing
 
     picture_file(out, model.modality.suffixes)
     (before,) = read_pictures([file], model)

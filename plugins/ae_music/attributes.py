@@ -22,7 +22,7 @@ from tqdm import tqdm
 from ae_music.grid import FIRST, LOWEST, METERS
 from ae_music.modality import modality_of
 from ae_toolkit import Failure, Misuse
-from ae_toolkit.checkpoint import writing
+from ae_toolkit.files import replacing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -142,7 +142,7 @@ def write_directions(found: Directions, path: Path) -> None:
     from safetensors.torch import save
 
     packed = {name: rows.bfloat16().contiguous() for name, rows in found.items()}
-    with writing(path) as temporary:
+    with replacing(path) as temporary:
         temporary.write_bytes(save(packed))
 
 

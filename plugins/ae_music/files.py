@@ -139,7 +139,7 @@ def write_results(
 ) -> None:
     """Writes melodies one after the other as MIDI and, where asked for, as sound and one by one."""
     from ae_music.writing import to_midi
-    from ae_toolkit.checkpoint import writing
+    from ae_toolkit.files import writing
 
     midi = to_midi(melodies, beneath=beneath)
     with writing(out) as temporary:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ae_toolkit import Failure, Misuse
-from ae_toolkit.checkpoint import writing
+from ae_toolkit.files import writing
 
 if TYPE_CHECKING:
     from pretty_midi import PrettyMIDI

@@ -1,0 +1,319 @@
+"""Files that users hand in and get back: what may be read, and how results appear.
+
+Inputs are regular files of a bounded size. Results are written beside their place and renamed into
+it: by `replacing` at once, as a training does; by `writing` when the command has succeeded, so that
+all of its results appear or none does. No result is ever written onto an input, onto what is no
+regular file, or onto a file that the user did not name and this program did not write.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+import tempfile
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from pathlib import Path
+from typing import NamedTuple
+
+from ae_toolkit.errors import Failure, Misuse
+
+SIGNATURE = "ae-toolkit"  #: what pictures that we write beside others carry in their metadata
+
+_SIGNED_BYTES = 4096  #: from the start of a file, within which its metadata lie
+_MAX_NAME_BYTES = 200  #: of a file name; systems allow 255, and an ending and a number follow
+_KINDS = {
+    stat.S_ISDIR: "a folder",
+    stat.S_ISFIFO: "a pipe",
+    stat.S_ISSOCK: "a socket",
+    stat.S_ISCHR: "a device",
+    stat.S_ISBLK: "a device",
+}
+
+
+class _Staged(NamedTuple):
+    """A result that waits: what was written, the folder that holds it, and where it belongs."""
+
+    written: Path
+    holder: Path
+    path: Path
+
+
+class Outputs:
+    """What one command reads and writes.
+
+    Attributes:
+        overwrite: replace files too that the user did not name.
+    """
+
+    def __init__(self) -> None:
+        self.overwrite = False
+        self._inputs: dict[tuple[int, int], Path] = {}
+        self._staged: list[_Staged] = []
+        self._made: list[Path] = []  # folders
+
+    def commit(self) -> None:
+        """Lets all results appear; where one cannot, what was there before comes back.
+
+        Raises:
+            Failure: a result cannot be put in its place.
+        """
+        done: list[_Staged] = []
+        try:
+            for staged in self._staged:
+                with _said(staged.path):
+                    if staged.path.exists():
+                        os.rename(staged.path, staged.holder / "former")
+                    done.append(staged)
+                    os.replace(staged.written, staged.path)
+        except BaseException:
+            for staged in reversed(done):
+                staged.path.unlink(missing_ok=True)
+                with suppress(FileNotFoundError):
+                    os.rename(staged.holder / "former", staged.path)
+            raise
+        self._made.clear()
+
+    def close(self) -> None:
+        """Removes what did not become a result."""
+        for staged in self._staged:
+            shutil.rmtree(staged.holder, ignore_errors=True)
+        for folder in reversed(self._made):
+            with suppress(OSError):  # somebody has put something in it
+                folder.rmdir()
+
+
+_current: ContextVar[Outputs | None] = ContextVar("ae_toolkit_outputs", default=None)
+
+
+@contextmanager
+def outputs() -> Iterator[Outputs]:
+    """Within the block, what `writing` writes waits until the block has succeeded.
+
+    Raises:
+        Failure: a result cannot be put in its place; then none is.
+    """
+    mine = Outputs()
+    token = _current.set(mine)
+    try:
+        yield mine
+        mine.commit()
+    finally:
+        _current.reset(token)
+        mine.close()
+
+
+def overwrite() -> None:
+    """Allows the command that runs to replace files that its user did not name."""
+    if current := _current.get():
+        current.overwrite = True
+
+
+def check_input(path: Path, *, max_bytes: int | None = None) -> int:
+    """Makes sure that a file may be read, remembers it as an input, and returns its bytes.
+
+    Args:
+        path: of a user's file.
+        max_bytes: more than that is refused.
+
+    Raises:
+        Misuse: there is no such file.
+        Failure: it is no regular file, cannot be read, or is too large.
+    """
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise Misuse(f"{path}: there is no such file") from None
+    except (OSError, ValueError) as error:  # a name with a zero in it, a loop of links
+        raise Failure(f"{path}: cannot be read, {getattr(error, 'strerror', error)}") from None
+    if not stat.S_ISREG(found.st_mode):
+        raise Failure(f"{path}: is {_kind(found.st_mode)}, not a file")
+    if max_bytes is not None and found.st_size > max_bytes:
+        raise Failure(
+            f"{path}: holds {found.st_size / 1e6:,.0f} MB, and more than {max_bytes / 1e6:,.3g} MB "
+            f"is refused"
+        )
+    if current := _current.get():
+        current._inputs[found.st_dev, found.st_ino] = path
+    return found.st_size
+
+
+def read_bytes(path: Path, *, max_bytes: int) -> bytes:
+    """All of a user's file.
+
+    Raises:
+        Misuse: there is no such file.
+        Failure: as `check_input`.
+    """
+    check_input(path, max_bytes=max_bytes)
+    try:
+        # Should it have become a pipe since, then opening it does not wait.
+        with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+            return file.read(max_bytes)
+    except OSError as error:
+        raise Failure(f"{path}: cannot be read, {error.strerror or error}") from None
+
+
+def check_output(path: Path, *, named: bool = True) -> Path:
+    """Makes sure that a result may be written to a place, and returns it with links resolved.
+
+    Args:
+        path: where to.
+        named: whether the user named this very file, and so agrees that it is replaced.
+
+    Raises:
+        Misuse: it is an input, is named twice, or is a file that nobody asked to replace.
+        Failure: it is no regular file.
+    """
+    current = _current.get()
+    try:
+        place = path.resolve()
+        found = place.stat()
+    except FileNotFoundError:
+        found = None
+    except (OSError, ValueError, RuntimeError) as error:
+        raise Failure(f"{path}: cannot be written, {getattr(error, 'strerror', error)}") from None
+    if current and any(staged.path == place for staged in current._staged):
+        raise Misuse(f"{path}: is named for two results; choose another name for one of them")
+    if found is None:
+        return place
+    if not stat.S_ISREG(found.st_mode):
+        raise Failure(f"{path}: is {_kind(found.st_mode)}, not a file that could be replaced")
+    if current and (found.st_dev, found.st_ino) in current._inputs:
+        raise Misuse(f"{path}: is an input, which is never replaced; choose another name")
+    if not (named or (current and current.overwrite) or is_signed(place)):
+        raise Misuse(
+            f"{path}: exists already, and was not named to be replaced; choose another place, or "
+            f"add --overwrite"
+        )
+    return place
+
+
+@contextmanager
+def writing(path: Path, *, named: bool = True) -> Iterator[Path]:
+    """Yields a temporary sibling that becomes `path` when the command succeeds, else never.
+
+    Where no command runs, as in a script, it becomes `path` at the end of the block.
+
+    Args:
+        path: where to.
+        named: whether the user named this very file, not only its folder or its neighbour.
+
+    Raises:
+        Misuse: as `check_output`.
+        Failure: the place cannot be written.
+    """
+    place, current = check_output(path, named=named), _current.get()
+    if current is None:
+        with replacing(place) as temporary:
+            yield temporary
+        return
+    missing = [folder for folder in place.parents if not folder.exists()]
+    with _said(path):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        current._made += reversed(missing)
+        holder = Path(tempfile.mkdtemp(prefix=f".{safe_name(place.name)}.", dir=place.parent))
+        current._staged.append(_Staged(holder / place.name, holder, place))
+        with _at_once():
+            yield holder / place.name
+        if not (holder / place.name).exists():
+            raise Failure(f"{path}: nothing was written")
+
+
+@contextmanager
+def replacing(path: Path, *, folder: bool = False) -> Iterator[Path]:
+    """Yields a temporary sibling that becomes `path` at once if, and only if, the block succeeds.
+
+    Raises:
+        Failure: the place cannot be written.
+    """
+    temporary: Path | None = None
+    try:
+        with _said(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+            # Written inside a fresh folder, under its own name: writers go by the ending.
+            inner = temporary / path.name
+            if folder:
+                inner.mkdir()
+            with _at_once():
+                yield inner
+            if folder and path.exists():
+                os.replace(path, temporary / "former")
+            os.replace(inner, path)
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text at once, in UTF-8, so that it survives a power cut."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+        sync(temporary)
+    sync(path.parent)
+
+
+def sync(*paths: Path) -> None:
+    """Waits until files, and the names in folders, are on the disk and survive a power cut."""
+    for path in paths:
+        try:
+            opened = os.open(path, os.O_RDONLY)
+        except PermissionError:  # folders cannot be opened on every system
+            continue
+        try:
+            os.fsync(opened)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):  # cannot be synced
+                raise OSError(error.errno, error.strerror, str(path)) from None
+        finally:
+            os.close(opened)
+
+
+def is_signed(path: Path) -> bool:
+    """Whether a file says in its metadata that this program wrote it."""
+    try:
+        with path.open("rb") as file:
+            return SIGNATURE.encode() in file.read(_SIGNED_BYTES)
+    except OSError:
+        return False
+
+
+def safe_name(name: str) -> str:
+    """A file name that stays in its folder: the last part of `name`, without odd characters."""
+    last = name.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    kept = "".join(c if c.isprintable() and c not in '<>:"|?*' else "_" for c in last)
+    kept = unicodedata.normalize("NFC", kept).strip(" .")
+    return kept.encode()[:_MAX_NAME_BYTES].decode(errors="ignore") or "unnamed"
+
+
+def printable(text: str) -> str:
+    """A text for a terminal: what would steer it, or cannot be encoded, is escaped; lines stay."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
+
+@contextmanager
+def _at_once() -> Iterator[None]:
+    """Within it nothing waits: it belongs to a result that is being written."""
+    token = _current.set(None)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def _kind(mode: int) -> str:
+    return next((name for is_kind, name in _KINDS.items() if is_kind(mode)), "something else")
+
+
+@contextmanager
+def _said(path: Path) -> Iterator[None]:
+    """Turns what the system says while a place is written into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise Failure(f"{path}: cannot be written, {error.strerror or error}") from error
