@@ -19,7 +19,7 @@ from typing import IO, Any, NamedTuple
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from safetensors.torch import save as pack
+from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from ae_toolkit import CONTRACT, __version__, registry
@@ -65,6 +65,11 @@ def config_json(
     return json.dumps(config, indent=2, ensure_ascii=False) + "\n"
 
 
+def pack(weights: Mapping[str, Tensor]) -> bytes:
+    """The contents of a `model.safetensors`."""
+    return to_safetensors({name: tensor.contiguous() for name, tensor in weights.items()})
+
+
 def save(
     folder: Path,
     weights: Mapping[str, Tensor],
@@ -78,8 +83,7 @@ def save(
         Failure: the place cannot be written; what was there before stays.
     """
     with replacing(folder, folder=True) as temporary:
-        packed = pack({name: tensor.contiguous() for name, tensor in weights.items()})
-        (temporary / WEIGHTS).write_bytes(packed)
+        (temporary / WEIGHTS).write_bytes(pack(weights))
         (temporary / CONFIG).write_text(config, encoding="utf-8")
         if state is not None:
             _save_state(dict(state), temporary / STATE)

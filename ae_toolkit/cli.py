@@ -5,6 +5,7 @@ Nothing heavy is imported before a verb runs, so that `ae --help` answers at onc
 
 from __future__ import annotations
 
+import io
 import json
 import shlex
 import sys
@@ -111,6 +112,9 @@ def main(scripts: tuple[Path, ...]) -> None:
       ae evaluate runs/mine
       ae --import my_encoder.py train mnist-2d --set encoder.name=mine
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a file name need not be UTF-8
+            stream.reconfigure(errors="backslashreplace")
     for script in scripts:
         _run_script(script)
 

@@ -162,11 +162,13 @@ class Reading(NamedTuple):
         names: of the items: of their file, with a number where it holds several.
         items: in the order of the files.
         skipped: the files that could not be read, by their paths.
+        num_files: that were tried.
     """
 
     names: list[str]
     items: list[Any]
     skipped: list[Skipped]
+    num_files: int
 
 
 def read_files(paths: Iterable[Path], modality: Modality) -> Reading:
@@ -180,7 +182,9 @@ def read_files(paths: Iterable[Path], modality: Modality) -> Reading:
     for file in found:
         if not file.exists():
             raise Misuse(f"{file}: there is no such file")
-    names, items, skipped = [], [], []
+    names: list[str] = []
+    items: list[Any] = []
+    skipped: list[Skipped] = []
     for file in found:
         try:
             mine = read_items(file, modality)
@@ -198,7 +202,7 @@ def read_files(paths: Iterable[Path], modality: Modality) -> Reading:
         raise Failure(
             f"none of {len(found)} files could be read; the first is {first.path}: {first.reason}"
         )
-    return Reading(names, items, skipped)
+    return Reading(names, items, skipped, len(found))
 
 
 def find_files(root: Path, modality: Modality) -> list[Path]:

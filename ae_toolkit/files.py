@@ -67,6 +67,8 @@ class Outputs:
             for staged in self._staged:
                 with _said(staged.path):
                     if staged.path.exists():
+                        if not staged.path.is_file():  # it has become something else meanwhile
+                            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
                         os.rename(staged.path, staged.holder / "former")
                     done.append(staged)
                     os.replace(staged.written, staged.path)

@@ -111,6 +111,17 @@ class Model:
             for i, y in enumerate(self.decode_tensor(z, columns, temperature))
         ]
 
+    def decode_joined(
+        self, z: Tensor, counts: Sequence[int], labels: Mapping[str, Any] | None = None
+    ) -> list[Any]:
+        """Codes `(N, D)` to items of several parts: the first `counts[0]` rows make the first one.
+
+        Raises:
+            Misuse: the codes have another dimension.
+        """
+        columns = self._columns(labels, len(z))
+        return self._join(self.decode_tensor(z, columns), counts, columns, likes=None)
+
     def reconstruct(
         self,
         items: Sequence[Any],
@@ -135,13 +146,7 @@ class Model:
         decoded = self.decode_tensor(
             self.encode_examples(examples), examples.labels, mask=examples.mask
         )
-        made, at = [], 0
-        for item, count in zip(items, counts, strict=True):
-            known = label_row(examples.labels, at)
-            parts = list(decoded[at : at + count])
-            made.append(self.modality.join(parts, like=item, labels=known))
-            at += count
-        return made
+        return self._join(decoded, counts, examples.labels, likes=items)
 
     def sample(
         self,
@@ -360,6 +365,26 @@ class Model:
             for name, column in self._columns(labels, len(items)).items()
         }
         return Examples(rows.y, rows.mask, {**rows.labels, **given}, rows.groups), counts
+
+    def _join(
+        self,
+        decoded: Tensor,
+        counts: Sequence[int],
+        columns: Mapping[str, Tensor],
+        *,
+        likes: Sequence[Any] | None,
+    ) -> list[Any]:
+        """Prepared parts `(N, *shape)` as items, each made of the next `counts[i]` parts."""
+        made, at = [], 0
+        for like, count in zip(likes or [None] * len(counts), counts, strict=True):
+            parts, known = list(decoded[at : at + count]), label_row(columns, at)
+            made.append(
+                self.modality.from_tensor(parts[0], labels=known)
+                if like is None and count == 1
+                else self.modality.join(parts, like=like, labels=known)
+            )
+            at += count
+        return made
 
     def _parts(self, item: Any) -> list[Example]:
         """An item as the encoder takes it, which may be smaller than the target."""

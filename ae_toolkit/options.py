@@ -66,6 +66,19 @@ def out_option(default: str) -> Callable[[Command], Command]:
     )
 
 
+def report_skipped(skipped: Sequence[tuple[str, str]], *, total: int) -> None:
+    """Lists files that could not be read, and why, and ends the command with exit code 1.
+
+    Call it last: what the command has written stays. It does nothing where nothing was skipped.
+    """
+    if not skipped:
+        return
+    click.echo(f"skipped {len(skipped)} of {total} files:", err=True)
+    for path, reason in skipped:
+        click.echo(printable(f"  {path}: {reason}"), err=True)
+    click.get_current_context().exit(1)
+
+
 def need_ending(path: Path | None, endings: Sequence[str]) -> None:
     """Refuses a name early, before any work is done; None is no name.
 

@@ -17,8 +17,10 @@ from ae_toolkit.options import (
     device_option,
     json_option,
     need_ending,
+    overwrite_option,
     parse_labels,
     print_json,
+    report_skipped,
     seed_option,
 )
 from ae_toolkit.runs import leaves
@@ -26,6 +28,7 @@ from ae_toolkit.runs import leaves
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ae_toolkit.corpus import Reading
     from ae_toolkit.model import Model
 
 
@@ -79,6 +82,7 @@ def evaluate_command(
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path, file_okay=False),
               help="Folder for the results, named like the originals.")  # fmt: skip
+@overwrite_option
 @device_option
 def reconstruct(model: str, files: tuple[Path, ...], out: Path, device: str) -> None:
     """Send FILES through the code of MODEL and back.
@@ -88,8 +92,9 @@ def reconstruct(model: str, files: tuple[Path, ...], out: Path, device: str) -> 
       ae reconstruct mnist-2d three.png seven.png -o back/
     """
     loaded = _load(model, device)
-    names, items = _read(loaded, files)
-    _write_each(loaded, loaded.reconstruct(items), names, out)
+    found = _read(loaded, files)
+    _write_each(loaded, loaded.reconstruct(found.items), found.names, out)
+    report_skipped(found.skipped, total=found.num_files)
 
 
 @click.command("sample")
@@ -98,6 +103,7 @@ def reconstruct(model: str, files: tuple[Path, ...], out: Path, device: str) -> 
               help="How many.")  # fmt: skip
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path, file_okay=False),
               help="Folder for the results.")  # fmt: skip
+@overwrite_option
 @click.option("--temperature", default=1.0, show_default=True, type=FiniteRange(0),
               help="Spread of the codes; less is safer and duller.")  # fmt: skip
 @click.option("--label", "labels", multiple=True, metavar="NAME=NUMBER", help="A condition.")
@@ -145,8 +151,9 @@ def interpolate(
       ae interpolate mnist-vae three.png eight.png -o walk.png
     """
     loaded = _load(model, device)
-    _, items = _read(loaded, [a, b], first_only=True)
-    walk = loaded.interpolate(*items, steps=steps, path=path)
+    need_ending(out, loaded.modality.suffixes)
+    first, second = (_read(loaded, [file]).items[0] for file in (a, b))
+    walk = loaded.interpolate(first, second, steps=steps, path=path)
     _write(loaded, walk, out)
     click.echo(f"{out}: {steps} steps from {a} to {b}")
 
@@ -155,8 +162,8 @@ def interpolate(
 @click.argument("model")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path, dir_okay=False),
-              help="A .npz file with arrays 'z' (N, D), 'names', and the labels that 'z' was made "
-                   "under.")  # fmt: skip
+              help="A .npz file with arrays 'z' (N, D), 'names', 'item' (which rows are of one "
+                   "item), and the labels that 'z' was made under.")  # fmt: skip
 @device_option
 def encode(model: str, files: tuple[Path, ...], out: Path, device: str) -> None:
     """Write the codes of FILES by MODEL.
@@ -167,22 +174,27 @@ def encode(model: str, files: tuple[Path, ...], out: Path, device: str) -> None:
     """
     import numpy as np
 
-    from ae_toolkit.files import writing
+    from ae_toolkit.files import check_output, writing
 
     loaded = _load(model, device)
-    rows, names = [], []
+    check_output(out)
+    found = _read(loaded, files)
+    rows, names, counts = [], [], []
     columns: dict[str, list[Any]] = {}
-    for name, item in zip(*_read(loaded, files), strict=True):
+    for name, item in zip(found.names, found.items, strict=True):
         examples = loaded.examples([item])
         rows.append(loaded.encode_examples(examples).cpu().numpy())
+        counts.append(len(examples))
         names += [name if len(examples) == 1 else f"{name}.{i:03}" for i in range(len(examples))]
         for label, column in examples.labels.items():
             columns.setdefault(label, []).append(column.cpu().numpy())
     z = np.concatenate(rows)
     arrays: dict[str, Any] = {f"label.{k}": np.concatenate(v) for k, v in columns.items()}
     with writing(out) as temporary, temporary.open("wb") as file:
-        np.savez(file, z=z, names=np.array(names), **arrays)
+        item = np.repeat(np.arange(len(counts)), counts)
+        np.savez(file, z=z, names=np.array(names), item=item, **arrays)
     click.echo(f"{out}: {z.shape[0]} codes of {z.shape[1]} numbers")
+    report_skipped(found.skipped, total=found.num_files)
 
 
 @click.command("decode")
@@ -190,21 +202,23 @@ def encode(model: str, files: tuple[Path, ...], out: Path, device: str) -> None:
 @click.argument("codes", type=click.Path(path_type=Path))
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path, file_okay=False),
               help="Folder for the results.")  # fmt: skip
+@overwrite_option
 @click.option("--label", "labels", multiple=True, metavar="NAME=NUMBER", help="A condition.")
 @device_option
 def decode(model: str, codes: Path, out: Path, labels: tuple[str, ...], device: str) -> None:
     """Turn CODES back into items.
 
     CODES is a .npz with an array 'z', as 'ae encode' writes it, or a .npy. Labels that it holds are
-    used unless --label says otherwise.
+    used unless --label says otherwise. Codes of one long item become one item again.
 
     \b
     Example:
       ae decode mnist-2d z.npz -o back/
     """
     loaded = _load(model, device)
-    z, names, known = _read_codes(codes)
-    _write_each(loaded, loaded.decode(z, {**known, **parse_labels(labels)}), names, out)
+    z, names, counts, known = _read_codes(codes)
+    items = loaded.decode_joined(z, counts, {**known, **parse_labels(labels)})
+    _write_each(loaded, items, names, out)
 
 
 @click.command("export")
@@ -232,36 +246,28 @@ def _load(model: str, device: str) -> Model:
     return load(model, device=device)
 
 
-def _read(
-    model: Model, files: Iterable[Path], *, first_only: bool = False
-) -> tuple[list[str], list[Any]]:
-    """The items of files and folders, each with a name to write it under."""
-    from ae_toolkit.corpus import find_files
-    from ae_toolkit.modality import read_items
+def _read(model: Model, files: Iterable[Path]) -> Reading:
+    from ae_toolkit.corpus import read_files
 
-    names, items = [], []
-    for path in files:
-        if not path.exists():
-            raise Misuse(f"{path}: there is no such file")
-        for file in find_files(path, model.modality) if path.is_dir() else [path]:
-            found = read_items(file, model.modality)
-            if not found:
-                raise Failure(f"{file}: nothing was found in it")
-            found = found[:1] if first_only else found
-            for i, item in enumerate(found):
-                names.append(file.stem if len(found) == 1 else f"{file.stem}-{i:03}")
-                items.append(item)
-    return names, items
+    return read_files(files, model.modality)
 
 
-def _read_codes(path: Path) -> tuple[Tensor, list[str], dict[str, Tensor]]:
-    """Codes from a .npz with an array `z`, or a .npy; their names and their labels."""
+def _read_codes(path: Path) -> tuple[Tensor, list[str], list[int], dict[str, Tensor]]:
+    """Codes from a .npz with an array `z`, or a .npy.
+
+    Returns:
+        The codes, and of the items that they make the names and the numbers of codes; labels.
+    """
     import numpy as np
     import torch
 
     try:
         loaded = np.load(path, allow_pickle=False)
-        arrays = {"z": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+        if isinstance(loaded, np.ndarray):
+            arrays = {"z": loaded}
+        else:
+            with loaded:
+                arrays = dict(loaded)
         z = torch.from_numpy(np.atleast_2d(arrays["z"])).float()
     except FileNotFoundError:
         raise Misuse(f"{path}: there is no such file") from None
@@ -269,31 +275,46 @@ def _read_codes(path: Path) -> tuple[Tensor, list[str], dict[str, Tensor]]:
         raise Failure(f"{path}: holds no array 'z'") from None
     except Exception as error:  # numpy raises half a dozen kinds for a file that is none of its own
         raise Failure(f"{path}: holds no codes ({error})") from error
+    if not (len(z) and z.dim() == 2 and bool(z.isfinite().all())):
+        raise Failure(f"{path}: its 'z' must be rows of numbers, at least one and all finite")
+    item = arrays.get("item", np.arange(len(z)))
+    if item.shape != (len(z),) or item.dtype.kind not in "iu" or (np.diff(item) < 0).any():
+        raise Failure(f"{path}: its 'item' must number the rows of 'z' in order, item by item")
+    _, starts, counts = np.unique(item, return_index=True, return_counts=True)
     names = [str(n) for n in arrays.get("names", [])]
+    if len(names) != len(z):
+        names = [f"{i:04}" for i in range(len(z))]
+    named = [
+        names[start].rpartition(".")[0] or names[start] if count > 1 else names[start]
+        for start, count in zip(starts, counts, strict=True)
+    ]
     labels = {
         name.removeprefix("label."): torch.from_numpy(column)
         for name, column in arrays.items()
         if name.startswith("label.") and column.shape == (len(z),) and column.dtype.kind in "iuf"
     }
-    return z, names if len(names) == len(z) else [f"{i:04}" for i in range(len(z))], labels
+    return z, named, counts.tolist(), labels
 
 
-def _write(model: Model, items: list[Any], path: Path) -> None:
+def _write(model: Model, items: list[Any], path: Path, *, named: bool = True) -> None:
     from ae_toolkit.files import writing
     from ae_toolkit.modality import describe
 
     need_ending(path, model.modality.suffixes)
-    with writing(path) as temporary:
+    with writing(path, named=named) as temporary:
         model.modality.write(items, temporary)
         if not temporary.exists():
             raise Failure(f"{path}: {describe(model.modality)} wrote nothing")
 
 
 def _write_each(model: Model, items: list[Any], names: list[str], out: Path) -> None:
-    if len({*names}) < len(names):
+    from ae_toolkit.files import safe_name
+
+    names = [safe_name(name) for name in names]
+    if len({name.casefold() for name in names}) < len(names):
         names = [f"{i:03}-{name}" for i, name in enumerate(names)]
     for item, name in zip(items, names, strict=True):
-        _write(model, [item], out / f"{name}{model.modality.suffixes[0]}")
+        _write(model, [item], out / f"{name}{model.modality.suffixes[0]}", named=False)
     click.echo(f"{out}: {len(items)} files")
 
 

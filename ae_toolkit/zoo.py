@@ -9,6 +9,7 @@ from typing import Any
 
 from ae_toolkit import checkpoint, registry
 from ae_toolkit.errors import Failure, Misuse, choose
+from ae_toolkit.files import is_signed, outputs, writing
 
 
 def find(model: str) -> Path:
@@ -93,13 +94,16 @@ def export(model: str, out: Path, *, dtype: str = "fp32", card: Any = None) -> i
     config, weights = checkpoint.load_config(folder), checkpoint.load_weights(folder)
     if dtype == "bf16":
         weights = {n: w.bfloat16() if w.is_floating_point() else w for n, w in weights.items()}
+    if out.resolve() == folder.resolve():
+        raise Misuse(f"{out}: is the model itself, which stays as it is; choose another folder")
     text = checkpoint.config_json(config.recipe, metrics=config.metrics, card=card or config.card)
-    if out.exists() and not (out / checkpoint.WEIGHTS).is_file() and any(out.iterdir()):
+    if out.is_dir() and any(out.iterdir()) and not is_signed(out / checkpoint.CONFIG):
         raise Misuse(f"{out}: is a folder with something else in it; choose another")
-    extras = [f for f in folder.glob("*.safetensors") if f.name != checkpoint.WEIGHTS]
-    kept = {extra.name: extra.read_bytes() for extra in extras}
-    checkpoint.save(out, weights, text)
-    for name, content in kept.items():  # what a data type ships beside its weights
-        with checkpoint.writing(out / name) as temporary:
-            temporary.write_bytes(content)
-    return (out / checkpoint.WEIGHTS).stat().st_size
+    contents = {checkpoint.CONFIG: text.encode(), checkpoint.WEIGHTS: checkpoint.pack(weights)}
+    for extra in folder.glob("*.safetensors"):  # what a data type ships beside its weights
+        contents.setdefault(extra.name, extra.read_bytes())
+    with outputs():
+        for name, content in contents.items():
+            with writing(out / name) as temporary:
+                temporary.write_bytes(content)
+    return len(contents[checkpoint.WEIGHTS])

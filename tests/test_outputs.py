@@ -1,0 +1,220 @@
+"""What commands read and write: all results or none, and nothing of the user's is ever lost."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import SAMPLES
+
+from ae_toolkit import Failure, Misuse, files
+from ae_toolkit.files import outputs, writing
+
+THREE, EIGHT = SAMPLES / "digit-3.png", SAMPLES / "digit-8.png"
+
+
+def content_of(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_results_of_a_command_appear_together_or_not_at_all(tmp_path: Path) -> None:
+    (tmp_path / "old.txt").write_text("before")
+    before = content_of(tmp_path)
+
+    def command(fail: bool) -> None:
+        with outputs():
+            for path in (tmp_path / "old.txt", tmp_path / "new/deep/b.txt"):
+                with writing(path) as temporary:
+                    temporary.write_text("after")
+            assert content_of(tmp_path)["old.txt"] == b"before"
+            if fail:
+                raise Failure("the disk is full")
+
+    with pytest.raises(Failure):
+        command(fail=True)
+    assert content_of(tmp_path) == before and os.listdir(tmp_path) == ["old.txt"]
+    command(fail=False)
+    assert content_of(tmp_path) == {"old.txt": b"after", "new/deep/b.txt": b"after"}
+    assert sorted(os.listdir(tmp_path)) == ["new", "old.txt"]
+
+
+def test_what_cannot_be_put_in_its_place_brings_everything_back(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).write_text("before")
+    with pytest.raises(Failure, match="b: cannot be written"), outputs():
+        for name in "ab":
+            with writing(tmp_path / name) as temporary:
+                temporary.write_text("after")
+        (tmp_path / "b").unlink()
+        (tmp_path / "b").mkdir()  # meanwhile, by somebody else
+        (tmp_path / "b/thesis.txt").write_text("mine")
+    assert (tmp_path / "a").read_text() == "before"
+    assert (tmp_path / "b/thesis.txt").read_text() == "mine"
+
+
+def test_no_result_goes_onto_an_input_a_device_or_another_result(tmp_path: Path) -> None:
+    mine, link, pipe = tmp_path / "mine.txt", tmp_path / "link.txt", tmp_path / "pipe"
+    mine.write_text("mine")
+    link.symlink_to(mine)
+    os.mkfifo(pipe)
+    with outputs():
+        files.check_input(mine)
+        for path in (mine, link):
+            with pytest.raises(Misuse, match="is an input, which is never replaced"):
+                files.check_output(path)
+        for path, kind in (
+            (pipe, "a pipe"),
+            (Path(os.devnull), "a device"),
+            (tmp_path, "a folder"),
+        ):
+            with pytest.raises(Failure, match=f"is {kind}, not a file"):
+                files.check_output(path)
+        with writing(tmp_path / "new.txt") as temporary:
+            temporary.write_text("new")
+        with pytest.raises(Misuse, match="is named for two results"):
+            files.check_output(tmp_path / "new.txt")
+    for path, kind in ((pipe, "a pipe"), (Path(os.devnull), "a device")):
+        with pytest.raises(Failure, match=f"is {kind}, not a file"):
+            files.read_bytes(path, max_bytes=100)
+    with pytest.raises(Failure, match="is refused"):
+        files.read_bytes(mine, max_bytes=3)
+    assert files.read_bytes(mine, max_bytes=4) == b"mine"
+
+
+def test_a_link_stays_a_link_and_its_target_is_written(tmp_path: Path) -> None:
+    (tmp_path / "target.txt").write_text("before")
+    (tmp_path / "link.txt").symlink_to(tmp_path / "target.txt")
+    with outputs(), writing(tmp_path / "link.txt") as temporary:
+        temporary.write_text("after")
+    assert (tmp_path / "link.txt").is_symlink()
+    assert (tmp_path / "target.txt").read_text() == "after"
+
+
+def test_what_was_not_named_is_replaced_only_where_it_is_ours_or_allowed(tmp_path: Path) -> None:
+    beside = tmp_path / "walk.gif"
+    beside.write_bytes(b"holiday")
+    for allowed in (False, True):
+        with outputs() as now:
+            now.overwrite = allowed
+            if allowed:
+                files.check_output(beside, named=False)
+                continue
+            with pytest.raises(Misuse, match=r"exists already.*--overwrite"):
+                files.check_output(beside, named=False)
+    beside.write_bytes(b"GIF89a" + files.SIGNATURE.encode())
+    files.check_output(beside, named=False)
+
+
+@pytest.mark.parametrize(
+    "name, safe",
+    [
+        ("../victim", "victim"),
+        ("/etc/passwd", "passwd"),
+        ("..\\..\\victim", "victim"),
+        ("a\0b\n\x1b[31m", "a_b__[31m"),
+        ("..", "unnamed"),
+        ("", "unnamed"),
+        (".bashrc", "bashrc"),
+        ("Überfahrt 3", "Überfahrt 3"),
+        ("ä" * 300, "ä" * 100),
+    ],
+)
+def test_names_stay_in_their_folder(name: str, safe: str) -> None:
+    assert files.safe_name(name) == safe
+
+
+def test_terminals_are_not_steered_by_names() -> None:
+    assert files.printable("a\x1b[2Jb\nc\u202e\udcff é") == "a\\x1b[2Jb\nc\\u202e\\udcff é"
+
+
+def save_codes(path: str, num: int, **arrays: object) -> None:
+    np.savez(path, z=np.zeros((num, 2), np.float32), **arrays)
+
+
+def test_decoding_writes_below_its_folder_only(ae, run: Path) -> None:
+    Path("victim.png").write_bytes(b"mine")
+    save_codes("z.npz", 3, names=np.array(["../victim", "a\x1bb", "/tmp/x"]))
+    ae("decode", run, "z.npz", "-o", "out/in")
+    assert sorted(os.listdir("out/in")) == ["a_b.png", "victim.png", "x.png"]
+    assert Path("victim.png").read_bytes() == b"mine"
+    save_codes("same.npz", 2, names=np.array(["a/b", "c/B"]))
+    ae("decode", run, "same.npz", "-o", "same")
+    assert sorted(os.listdir("same")) == ["000-b.png", "001-B.png"]
+    save_codes("none.npz", 0)
+    assert "at least one" in ae("decode", run, "none.npz", "-o", "none", code=1).output
+    np.savez("nan.npz", z=np.full((1, 2), np.nan))
+    assert "all finite" in ae("decode", run, "nan.npz", "-o", "none", code=1).output
+    save_codes("odd.npz", 2, item=np.array([1, 0]))
+    assert "in order" in ae("decode", run, "odd.npz", "-o", "none", code=1).output
+    assert not Path("none").exists()
+
+
+def test_folders_keep_what_the_user_has_in_them(ae, run: Path) -> None:
+    os.makedirs("back")
+    Path("back/digit-3.png").write_bytes(b"holiday")
+    refused = ae("reconstruct", run, THREE, EIGHT, "-o", "back", code=2).output
+    assert "back/digit-3.png: exists already" in refused
+    assert content_of(Path("back")) == {"digit-3.png": b"holiday"}
+    ae("reconstruct", run, THREE, EIGHT, "-o", "back", "--overwrite")
+    assert sorted(os.listdir("back")) == ["digit-3.png", "digit-8.png"]
+    assert Path("back/digit-3.png").read_bytes() != b"holiday"
+
+
+def test_no_verb_writes_onto_what_it_reads(ae, run: Path) -> None:
+    shutil.copy(THREE, "3.png")
+    before = Path("3.png").read_bytes()
+    for arguments in (
+        ("interpolate", run, "3.png", EIGHT, "-o", "3.png"),
+        ("encode", run, "3.png", "-o", "3.png"),
+        ("reconstruct", run, "3.png", "-o", "."),
+    ):
+        assert "is an input" in ae(*arguments, code=2).output, arguments
+    os.mkfifo("pipe.png")
+    assert "is a pipe" in ae("image", "grid", "--model", run, "-o", "pipe.png", code=1).output
+    assert "is a pipe" in ae("reconstruct", run, "pipe.png", "-o", "out", code=1).output
+    assert Path("3.png").read_bytes() == before and sorted(os.listdir()) == ["3.png", "pipe.png"]
+
+
+def test_bad_files_of_many_are_skipped_and_listed(ae, run: Path) -> None:
+    os.makedirs("in")
+    for name in ("a.png", "b.png"):
+        shutil.copy(THREE, f"in/{name}")
+    Path("in/empty.png").write_bytes(b"")
+    Path("in/text.png").write_text("not a picture")
+    listed = ae("reconstruct", run, "in", "-o", "back", code=1, failed=False).output
+    assert "skipped 2 of 4 files" in listed and "in/text.png: is not a picture" in listed
+    assert sorted(os.listdir("back")) == ["a.png", "b.png"]
+    listed = ae("encode", run, "in", "-o", "z.npz", code=1, failed=False).output
+    assert "skipped 2 of 4 files" in listed
+    with np.load("z.npz") as arrays:
+        assert arrays["names"].tolist() == ["a", "b"] and arrays["item"].tolist() == [0, 1]
+    none = ae("reconstruct", run, "in/empty.png", "in/text.png", "-o", "none", code=1).output
+    assert "none of 2 files could be read" in none
+
+
+def test_exporting_keeps_what_else_is_in_the_folder(ae, run: Path) -> None:
+    ae("export", run, "-o", "shared")
+    Path("shared/notes.txt").write_text("mine")
+    ae("export", run, "-o", "shared", "--dtype", "bf16")
+    assert Path("shared/notes.txt").read_text() == "mine"
+    assert "the model itself" in ae("export", "shared", "-o", "shared", code=2).output
+    os.makedirs("other")
+    Path("other/model.safetensors").write_bytes(b"somebody else's")
+    assert "something else in it" in ae("export", run, "-o", "other", code=2).output
+    assert content_of(Path("other")) == {"model.safetensors": b"somebody else's"}
+
+
+def test_a_long_tune_comes_back_whole_from_its_codes(ae) -> None:
+    from ae_music.files import find_tune
+    from ae_music.modality import Melodies
+
+    tune = find_tune(Path("drowsy-maggie"))
+    ae("encode", "melody-2bar", tune, "-o", "z.npz")
+    ae("decode", "melody-2bar", "z.npz", "-o", "back")
+    assert os.listdir("back") == ["drowsy-maggie.mid"]
+    (one,) = Melodies().read(Path("back/drowsy-maggie.mid"))
+    (original,) = Melodies().read(tune)
+    assert abs(one.num_bars - original.num_bars) <= 1
