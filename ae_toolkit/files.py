@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from ae_toolkit.errors import Failure, Misuse
 
-SIGNATURE = "ae-toolkit"  #: what pictures that we write beside others carry in their metadata
+SIGNATURE = "ae-toolkit"  #: what a result may carry in its metadata, to be known again
 
 _SIGNED_BYTES = 4096  #: from the start of a file, within which its metadata lie
 _MAX_NAME_BYTES = 200  #: of a file name; systems allow 255, and an ending and a number follow

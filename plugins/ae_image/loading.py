@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
     from ae_toolkit import Examples, Model
+    from ae_toolkit.data import Split
 
 
 def load_image_model(name: str, device: str) -> Model:
@@ -51,12 +52,12 @@ def sample_examples(model: Model) -> Examples:
     return data_of(model, "mnist-sample")
 
 
-def data_of(model: Model, name: str) -> Examples:
-    """The test split of a data set, in the model's form."""
+def data_of(model: Model, name: str, split: Split = "test") -> Examples:
+    """A split of a data set, in the model's form."""
     from ae_toolkit.data import from_option, load_data
 
     recipe = model.recipe.with_({"data": from_option(name).model_dump()})
-    return load_data(recipe, model.modality, "test")
+    return load_data(recipe, model.modality, split)
 
 
 def labels_of(model: Model, pairs: Sequence[str]) -> dict[str, float]:
