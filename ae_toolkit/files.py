@@ -48,10 +48,12 @@ class Outputs:
 
     Attributes:
         overwrite: replace files too that the user did not name.
+        defaults: results that have their name from us.
     """
 
     def __init__(self) -> None:
         self.overwrite = False
+        self.defaults: set[Path] = set()
         self._inputs: dict[tuple[int, int], Path] = {}
         self._staged: list[_Staged] = []
         self._made: list[Path] = []  # folders
@@ -113,6 +115,12 @@ def overwrite() -> None:
     """Allows the command that runs to replace files that its user did not name."""
     if current := _current.get():
         current.overwrite = True
+
+
+def take_default(path: Path) -> None:
+    """Remembers that a result of the command that runs was not named by its user."""
+    if current := _current.get():
+        current.defaults.add(path)
 
 
 def check_input(path: Path, *, max_bytes: int | None = None) -> int:
@@ -187,6 +195,7 @@ def check_output(path: Path, *, named: bool = True) -> Path:
         raise Failure(f"{path}: is {_kind(found.st_mode)}, not a file that could be replaced")
     if current and (found.st_dev, found.st_ino) in current._inputs:
         raise Misuse(f"{path}: is an input, which is never replaced; choose another name")
+    named = named and not (current and path in current.defaults)
     if not (named or (current and current.overwrite) or is_signed(place)):
         raise Misuse(
             f"{path}: exists already, and was not named to be replaced; choose another place, or "

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from ae_toolkit.errors import Misuse
-from ae_toolkit.files import check_output, overwrite, printable
+from ae_toolkit.files import check_output, overwrite, printable, take_default
 
 Command = Callable[..., Any]
 
@@ -54,16 +55,20 @@ overwrite_option = click.option(
 )
 
 
-def out_option(default: str) -> Callable[[Command], Command]:
-    """`-o`: the file to write."""
-    return click.option(
-        "-o",
-        "--out",
-        default=default,
-        show_default=True,
-        type=click.Path(path_type=Path, dir_okay=False),
-        help="File to write.",
-    )
+def out_option(default: str, help: str = "File to write.") -> Callable[[Command], Command]:
+    """`-o`: the file to write. A default name replaces no file that this program did not write."""
+
+    def remember(context: click.Context, option: click.Parameter, path: Path) -> Path:
+        if context.get_parameter_source("out") is ParameterSource.DEFAULT:
+            take_default(path)
+        return path
+
+    def decorate(command: Command) -> Command:
+        option = click.option("-o", "--out", default=default, show_default=True, callback=remember,
+                              type=click.Path(path_type=Path), help=help)  # fmt: skip
+        return overwrite_option(option(command))
+
+    return decorate
 
 
 def report_skipped(skipped: Sequence[tuple[str, str]], *, total: int) -> None:

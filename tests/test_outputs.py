@@ -178,6 +178,19 @@ def test_no_verb_writes_onto_what_it_reads(ae, run: Path) -> None:
     assert Path("3.png").read_bytes() == before and sorted(os.listdir()) == ["3.png", "pipe.png"]
 
 
+def test_a_default_name_replaces_only_what_is_ours(ae, run: Path) -> None:
+    Path("walk.gif").write_bytes(b"holiday")
+    walk = ("image", "interpolate", THREE, EIGHT, "--model", run, "--steps", 2)
+    assert "walk.gif: exists already" in ae(*walk, code=2).output
+    assert os.listdir() == ["walk.gif"] and Path("walk.gif").read_bytes() == b"holiday"
+    Path("walk.gif").rename("walk.png")
+    assert "walk.png: exists already" in ae(*walk, code=2).output
+    ae(*walk, "--overwrite")
+    ae(*walk)  # both are ours now
+    Path("walk.png").write_bytes(b"holiday")
+    ae(*walk, "-o", "walk.png")  # which was named
+
+
 def test_bad_files_of_many_are_skipped_and_listed(ae, run: Path) -> None:
     os.makedirs("in")
     for name in ("a.png", "b.png"):

@@ -13,7 +13,7 @@ from PIL import Image as Pictures
 
 from ae_image.modality import flatten
 from ae_toolkit import figures
-from ae_toolkit.files import writing
+from ae_toolkit.files import SIGNATURE, writing
 
 Picture = Pictures.Image
 
@@ -177,9 +177,14 @@ def animate(pictures: Sequence[Picture], path: Path, *, scale: int = 8) -> None:
     size = width * scale, height * scale
     frames = [picture.resize(size, Pictures.Resampling.NEAREST) for picture in pictures]
     there_and_back = [*frames, *frames[-2:0:-1]]
-    with writing(path) as temporary:
+    with writing(path, named=False) as temporary:
         there_and_back[0].save(
-            temporary, save_all=True, append_images=there_and_back[1:], duration=120, loop=0
+            temporary,
+            save_all=True,
+            append_images=there_and_back[1:],
+            duration=120,
+            loop=0,
+            comment=SIGNATURE.encode(),
         )
 
 
