@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import Tensor
 from ae_toolkit import checkpoint, latent, zoo
 from ae_toolkit.autoencoder import Autoencoder
 from ae_toolkit.checkpoint import Config
-from ae_toolkit.contracts import Batch, Example, Shape, Step, flatten, label_row, unflatten
+from ae_toolkit.contracts import Batch, Code, Example, Shape, Step, flatten, label_row, unflatten
 from ae_toolkit.data import Examples
 from ae_toolkit.device import pick_device
 from ae_toolkit.errors import Failure, Misuse, blaming, choose
@@ -87,6 +88,20 @@ class Model:
     def z_dim(self) -> int:
         """How many numbers a code has, over all levels."""
         return sum(math.prod(shape) for shape in self.z_shapes)
+
+    @cached_property
+    @torch.inference_mode()
+    def has_rate(self) -> bool:
+        """Whether a code has a rate. If not, nothing tells that codes follow the prior.
+
+        A plain autoencoder's do not: its prior was never trained.
+        """
+        net = self.autoencoder
+        like = torch.zeros(1, device=self.device)
+        c = self._condition(self._columns(dict.fromkeys(net.condition, 0), 1), like)
+        h = tuple(like.new_zeros(1, *shape) for shape in net.encoder.out_shapes)
+        code: Code = net.bottleneck(h, c, num_samples=1, step=self.noise(0, "rate").step(0))
+        return code.rate.shape[-1] > 0
 
     def encode(self, items: Sequence[Any], labels: Mapping[str, Any] | None = None) -> Tensor:
         """Items to codes `(N, D)`, posterior means with all levels flattened.

@@ -6,13 +6,16 @@ import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
 from ae_toolkit.errors import Misuse
 from ae_toolkit.files import check_output, overwrite, printable, take_default
+
+if TYPE_CHECKING:
+    from ae_toolkit.model import Model
 
 Command = Callable[..., Any]
 
@@ -82,6 +85,16 @@ def report_skipped(skipped: Sequence[tuple[str, str]], *, total: int) -> None:
     for path, reason in skipped:
         click.echo(printable(f"  {path}: {reason}"), err=True)
     click.get_current_context().exit(1)
+
+
+def warn_untrained_prior(model: Model) -> None:
+    """Says on standard error that samples may look like nothing, where a model has no rate."""
+    if not model.has_rate:
+        click.echo(
+            "This model charges its codes no rate, so they need not follow the prior that samples "
+            "are drawn from: samples may look like nothing it was trained on.",
+            err=True,
+        )
 
 
 def need_ending(path: Path | None, endings: Sequence[str]) -> None:

@@ -22,6 +22,7 @@ from ae_toolkit.options import (
     print_json,
     report_skipped,
     seed_option,
+    warn_untrained_prior,
 )
 from ae_toolkit.runs import leaves
 
@@ -125,6 +126,7 @@ def sample(
       ae sample mnist-vae -n 16 -o new/ --seed 1
     """
     loaded = _load(model, device)
+    warn_untrained_prior(loaded)
     items = loaded.sample(num, parse_labels(labels), seed=seed, temperature=temperature)
     _write_each(loaded, items, [f"{i:04}" for i in range(num)], out)
     click.echo(f"seed {seed}")
