@@ -47,12 +47,14 @@ def evaluate(
 
     Returns:
         `distortion`, `rate` and their sum, means per example (the sum is the negative ELBO, in
-        nats, where the likelihood is a density: then it is called `negative_elbo`); `nll` where one
-        was asked for; `active_units`; `metrics` of the modality; `probes`, accuracies of labels
-        predicted from codes; and what all of it was measured on.
+        nats, where the likelihood is a density: then it is called `negative_elbo`), of which only
+        the first where codes have no rate; `nll` where one was asked for; `active_units`;
+        `metrics` of the modality; `probes`, accuracies of labels predicted from codes; and what all
+        of it was measured on.
 
     Raises:
-        Misuse: an NLL was asked for, but the likelihood is no density of this data.
+        Misuse: an NLL was asked for, but the likelihood is no density of this data, or codes have
+            no rate.
         Failure: the data cannot be read.
     """
     recipe = model.recipe
@@ -78,8 +80,7 @@ def evaluate(
     means = totals.means()
     if num_samples is None:
         shipped = model.config.card.get("metrics", {"nll_num_samples": 500})
-        num_samples = shipped.get("nll_num_samples", 0) if density and means["rate"] else 0
-    name = "negative_elbo" if density else "distortion_plus_rate"
+        num_samples = shipped.get("nll_num_samples", 0) if density and model.has_rate else 0
     report: dict[str, Any] = {
         "data": recipe.data.name,
         "split": "test",
@@ -89,10 +90,17 @@ def evaluate(
         "is_density": density,
         "seed": seed,
         "distortion": means.pop("distortion"),
-        "rate": means.pop("rate"),
     }
-    report[name] = report["distortion"] + report["rate"]
+    rate = means.pop("rate")
+    if model.has_rate:
+        name = "negative_elbo" if density else "distortion_plus_rate"
+        report |= {"rate": rate, name: report["distortion"] + rate}
     if num_samples:
+        if not model.has_rate:
+            raise Misuse(
+                f"bottleneck {recipe.bottleneck.name!r} has no rate, so there is neither an ELBO "
+                f"nor an NLL; the distortion and the metrics say what there is"
+            )
         if not density:
             raise Misuse(
                 f"{recipe.likelihood.name!r} is no density of this data, so there is no NLL to "

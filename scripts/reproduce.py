@@ -173,7 +173,7 @@ def readme(weights: Path, card: dict[str, Any]) -> str:
 def numbers(report: dict[str, Any]) -> dict[str, str]:
     """What a card shows of a report, named for what it is."""
     rows = {}
-    if report["rate"]:
+    if "rate" in report:
         total = "negative ELBO" if report["is_density"] else "distortion + rate"
         key = "negative_elbo" if report["is_density"] else "distortion_plus_rate"
         rows[f"**{total}**"] = f"**{report[key]:.2f}**"
@@ -292,7 +292,7 @@ def headline(report: dict[str, Any]) -> str:
         )
     if "nll" in report:
         return f"**{report['nll']:.2f}** nats, NLL with k = {report['nll_num_samples']}"
-    if not report["rate"]:
+    if "rate" not in report:
         metrics, beside = report["metrics"], report.get("baselines", {})
         others = [f"{name} {values['psnr']:.2f} dB" for name, values in beside.items()]
         more = f" ({', '.join(others)})" if others else ""

@@ -16,7 +16,8 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from ae_toolkit import CONTRACT, Recipe, fit, load, registry
+from ae_toolkit import CONTRACT, Recipe, checkpoint, fit, load, registry
+from ae_toolkit.autoencoder import Autoencoder
 from ae_toolkit.model import Model
 from ae_toolkit.recipe import named
 
@@ -76,6 +77,13 @@ def small(**changes: object) -> Recipe:
             **{key.replace("__", "."): value for key, value in changes.items()},
         }
     )
+
+
+def untrained(recipe: Recipe, folder: Path) -> Path:
+    """A model folder with the weights that a training begins with."""
+    model = Autoencoder(recipe, modality=recipe.make("modality"))
+    checkpoint.save(folder, model.state_dict(), checkpoint.config_json(recipe))
+    return folder
 
 
 @pytest.fixture(scope="session")

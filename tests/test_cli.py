@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SAMPLES
+from conftest import SAMPLES, small, untrained
 from PIL import Image as Pictures
 
-from ae_toolkit import checkpoint, registry
+from ae_toolkit import checkpoint, registry, zoo
 
 THREE, EIGHT = SAMPLES / "digit-3.png", SAMPLES / "digit-8.png"
 
@@ -128,6 +128,30 @@ def test_evaluate_reports_distortions_as_such(ae, run: Path) -> None:
     assert "no NLL" in ae("evaluate", run, "--nll", 10, code=2).output
 
 
+def test_codes_without_a_rate_have_no_elbo_and_an_untrained_prior(ae, run: Path) -> None:
+    recipe = small(
+        bottleneck="deterministic",
+        corruption="binarise",
+        likelihood="bernoulli",
+        condition=["digit"],
+    )
+    untrained(recipe, Path("plain"))
+    report = json.loads(ae("evaluate", "plain", "--json").output)
+    assert report["is_density"] and report["distortion"] > 0
+    assert not {"rate", "negative_elbo", "distortion_plus_rate", "nll"} & {*report}
+    shown = ae("evaluate", "plain").output
+    assert "distortion" in shown and "elbo" not in shown and "nll" not in shown
+    refused = ae("evaluate", "plain", "--nll", 10, code=2).output
+    assert "'deterministic' has no rate, so there is neither an ELBO nor an NLL" in refused
+    said = ae("sample", "plain", "-n", 1, "-o", "new", "--label", "digit=1").stderr
+    assert "they need not follow the prior" in said and said.count("\n") == 1
+    assert "prior" not in ae("sample", run, "-n", 1, "-o", "others").stderr
+    for name, folder in zoo.bundled().items():
+        shipped = checkpoint.load_config(folder)
+        rate = shipped.recipe.bottleneck.name != "deterministic"
+        assert ("rate" in shipped.card["metrics"]) == rate, name
+
+
 def test_train_on_a_folder_of_pictures_then_look(ae, tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
@@ -237,15 +261,11 @@ def test_bad_input_gets_one_sentence(
 
 def _tensor_model(folder: Path) -> None:
     """A model of another data type."""
-    from ae_toolkit import registry
-    from ae_toolkit.autoencoder import Autoencoder
     from ae_toolkit.testing import Tensors, tiny_recipe
 
     registry.modalities.register("tensors")(Tensors)
     registry.datasets.register("tensors")(lambda *, modality, split: None)
-    recipe = tiny_recipe()
-    model = Autoencoder(recipe, modality=recipe.make("modality"))
-    checkpoint.save(folder, model.state_dict(), checkpoint.config_json(recipe))
+    untrained(tiny_recipe(), folder)
 
 
 def test_module_is_the_command_and_interrupt_says_how_to_go_on(tmp_path: Path) -> None:
