@@ -113,7 +113,12 @@ class Model:
         return self.encode_examples(self.examples(items, labels))
 
     def decode(
-        self, z: Tensor, labels: Mapping[str, Any] | None = None, *, temperature: float = 0.0
+        self,
+        z: Tensor,
+        labels: Mapping[str, Any] | None = None,
+        *,
+        temperature: float = 0.0,
+        seed: int = 0,
     ) -> list[Any]:
         """Codes `(N, D)` to items; above temperature 0 elements are drawn, not guessed.
 
@@ -123,7 +128,7 @@ class Model:
         columns = self._columns(labels, len(z))
         return [
             self.modality.from_tensor(y, labels=label_row(columns, i))
-            for i, y in enumerate(self.decode_tensor(z, columns, temperature))
+            for i, y in enumerate(self.decode_tensor(z, columns, temperature, seed=seed))
         ]
 
     def decode_joined(
@@ -170,11 +175,20 @@ class Model:
         *,
         seed: int = 0,
         temperature: float = 1.0,
+        likelihood_temperature: float = 0.0,
     ) -> list[Any]:
-        """New items from the prior; temperature scales its spread."""
-        return self.decode(
-            self.sample_codes(num, labels, seed=seed, temperature=temperature), labels
-        )
+        """New items from the prior.
+
+        Args:
+            num: how many.
+            labels: the condition, a value for all or one for each.
+            seed: of all draws.
+            temperature: scales the prior's spread, from which codes are drawn.
+            likelihood_temperature: scales the likelihood's, from which elements are drawn; at 0
+                they are its best single guess.
+        """
+        z = self.sample_codes(num, labels, seed=seed, temperature=temperature)
+        return self.decode(z, labels, temperature=likelihood_temperature, seed=seed)
 
     def interpolate(
         self,

@@ -24,6 +24,9 @@ FIGURE_ENDINGS = (".png", ".svg", ".pdf")
 device_option = click.option(
     "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 … or mps."
 )
+label_option = click.option(
+    "--label", "labels", multiple=True, metavar="NAME=NUMBER", help="A condition."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 seed_option = click.option(
     "--seed", default=0, show_default=True, type=click.IntRange(0), help="Repeats the same draw."

@@ -16,6 +16,7 @@ from ae_toolkit.options import (
     FiniteRange,
     device_option,
     json_option,
+    label_option,
     need_ending,
     overwrite_option,
     parse_labels,
@@ -84,8 +85,11 @@ def evaluate_command(
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path, file_okay=False),
               help="Folder for the results, named like the originals.")  # fmt: skip
 @overwrite_option
+@label_option
 @device_option
-def reconstruct(model: str, files: tuple[Path, ...], out: Path, device: str) -> None:
+def reconstruct(
+    model: str, files: tuple[Path, ...], out: Path, labels: tuple[str, ...], device: str
+) -> None:
     """Send FILES through the code of MODEL and back.
 
     \b
@@ -94,7 +98,7 @@ def reconstruct(model: str, files: tuple[Path, ...], out: Path, device: str) -> 
     """
     loaded = _load(model, device)
     found = _read(loaded, files)
-    _write_each(loaded, loaded.reconstruct(found.items), found.names, out)
+    _write_each(loaded, loaded.reconstruct(found.items, parse_labels(labels)), found.names, out)
     report_skipped(found.skipped, total=found.num_files)
 
 
@@ -107,7 +111,9 @@ def reconstruct(model: str, files: tuple[Path, ...], out: Path, device: str) -> 
 @overwrite_option
 @click.option("--temperature", default=1.0, show_default=True, type=FiniteRange(0),
               help="Spread of the codes; less is safer and duller.")  # fmt: skip
-@click.option("--label", "labels", multiple=True, metavar="NAME=NUMBER", help="A condition.")
+@click.option("--likelihood-temperature", default=0.0, show_default=True, type=FiniteRange(0),
+              help="Spread of elements given their code; 0: the best single guess.")  # fmt: skip
+@label_option
 @seed_option
 @device_option
 def sample(
@@ -115,6 +121,7 @@ def sample(
     num: int,
     out: Path,
     temperature: float,
+    likelihood_temperature: float,
     labels: tuple[str, ...],
     seed: int,
     device: str,
@@ -127,7 +134,13 @@ def sample(
     """
     loaded = _load(model, device)
     warn_untrained_prior(loaded)
-    items = loaded.sample(num, parse_labels(labels), seed=seed, temperature=temperature)
+    items = loaded.sample(
+        num,
+        parse_labels(labels),
+        seed=seed,
+        temperature=temperature,
+        likelihood_temperature=likelihood_temperature,
+    )
     _write_each(loaded, items, [f"{i:04}" for i in range(num)], out)
     click.echo(f"seed {seed}")
 
@@ -142,9 +155,17 @@ def sample(
               help="Items in all, both ends included.")  # fmt: skip
 @click.option("--path", default="slerp", show_default=True, type=click.Choice(["slerp", "lerp"]),
               help="Along the great arc or the straight line.")  # fmt: skip
+@label_option
 @device_option
 def interpolate(
-    model: str, a: Path, b: Path, out: Path, steps: int, path: str, device: str
+    model: str,
+    a: Path,
+    b: Path,
+    out: Path,
+    steps: int,
+    path: str,
+    labels: tuple[str, ...],
+    device: str,
 ) -> None:
     """Walk from A to B through the codes of MODEL.
 
@@ -155,7 +176,7 @@ def interpolate(
     loaded = _load(model, device)
     need_ending(out, loaded.modality.suffixes)
     first, second = (_read(loaded, [file]).items[0] for file in (a, b))
-    walk = loaded.interpolate(first, second, steps=steps, path=path)
+    walk = loaded.interpolate(first, second, steps=steps, path=path, labels=parse_labels(labels))
     _write(loaded, walk, out)
     click.echo(f"{out}: {steps} steps from {a} to {b}")
 
@@ -166,8 +187,11 @@ def interpolate(
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path, dir_okay=False),
               help="A .npz file with arrays 'z' (N, D), 'names', 'item' (which rows are of one "
                    "item), and the labels that 'z' was made under.")  # fmt: skip
+@label_option
 @device_option
-def encode(model: str, files: tuple[Path, ...], out: Path, device: str) -> None:
+def encode(
+    model: str, files: tuple[Path, ...], out: Path, labels: tuple[str, ...], device: str
+) -> None:
     """Write the codes of FILES by MODEL.
 
     \b
@@ -180,11 +204,11 @@ def encode(model: str, files: tuple[Path, ...], out: Path, device: str) -> None:
 
     loaded = _load(model, device)
     check_output(out)
-    found = _read(loaded, files)
+    found, known = _read(loaded, files), parse_labels(labels)
     rows, names, counts = [], [], []
     columns: dict[str, list[Any]] = {}
     for name, item in zip(found.names, found.items, strict=True):
-        examples = loaded.examples([item])
+        examples = loaded.examples([item], known)
         rows.append(loaded.encode_examples(examples).cpu().numpy())
         counts.append(len(examples))
         names += [name if len(examples) == 1 else f"{name}.{i:03}" for i in range(len(examples))]
@@ -205,7 +229,7 @@ def encode(model: str, files: tuple[Path, ...], out: Path, device: str) -> None:
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path, file_okay=False),
               help="Folder for the results.")  # fmt: skip
 @overwrite_option
-@click.option("--label", "labels", multiple=True, metavar="NAME=NUMBER", help="A condition.")
+@label_option
 @device_option
 def decode(model: str, codes: Path, out: Path, labels: tuple[str, ...], device: str) -> None:
     """Turn CODES back into items.

@@ -117,6 +117,31 @@ def test_the_same_seed_samples_the_same(ae, run: Path) -> None:
     assert a == b != c
 
 
+def test_verbs_take_a_condition_that_files_do_not_say(ae) -> None:
+    for label in (3, 5):
+        given = ("--label", f"digit={label}")
+        ae("reconstruct", "mnist-cvae", THREE, "-o", f"back-{label}", *given)
+        ae("encode", "mnist-cvae", THREE, "-o", f"z-{label}.npz", *given)
+        ae("interpolate", "mnist-cvae", THREE, EIGHT, "-o", f"walk-{label}.png", *given)
+        with np.load(f"z-{label}.npz") as arrays:
+            assert arrays["label.digit"] == [label]
+    assert Path("back-3/digit-3.png").read_bytes() != Path("back-5/digit-3.png").read_bytes()
+    assert Path("walk-3.png").read_bytes() != Path("walk-5.png").read_bytes()
+    said = ae("encode", "mnist-cvae", THREE, "-o", "z.npz", code=2).output
+    assert "conditioned on 'digit'" in said
+
+
+def test_elements_are_drawn_at_a_temperature_of_their_own(ae) -> None:
+    sample = ["sample", "mnist-vae", "-n", 1, "--temperature", 0, "-o"]
+    ae(*sample, "guess")
+    for out, seed in (("a", 1), ("b", 1), ("c", 2)):
+        ae(*sample, out, "--likelihood-temperature", 1, "--seed", seed)
+    guess, a, b, c = (Path(name, "0000.png").read_bytes() for name in ("guess", *"abc"))
+    assert guess != a == b != c
+    with Pictures.open("a/0000.png") as drawn, Pictures.open("guess/0000.png") as grey:
+        assert {*drawn.tobytes()} == {0, 255} != {*grey.tobytes()}
+
+
 def test_evaluate_reports_distortions_as_such(ae, run: Path) -> None:
     report = json.loads(ae("evaluate", run, "--json").output)
     assert report["is_density"] is False and "nll" not in report
