@@ -5,16 +5,19 @@ Tensors only. A recipe's parts are built here and nowhere else; nothing here kno
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ae_toolkit.contracts import Batch, Shape, Step, Terms, repeat
+from ae_toolkit.contracts import Batch, Objective, Shape, Step, Terms, repeat
+from ae_toolkit.errors import Failure, Fault, Misuse, said
 from ae_toolkit.modality import Modality
 from ae_toolkit.recipe import Recipe, choose_labels
+from ae_toolkit.registry import OWN
 
 
 class Autoencoder(nn.Module):
@@ -30,6 +33,7 @@ class Autoencoder(nn.Module):
 
     def __init__(self, recipe: Recipe, *, modality: Modality):
         super().__init__()
+        self.recipe = recipe
         self.shape: Shape = modality.shape
         self.condition = choose_labels(recipe, modality.labels)
         cond_dim = sum(max(num, 1) for num in self.condition.values())
@@ -72,6 +76,60 @@ class Autoencoder(nn.Module):
         # bf16 logits saturate a sigmoid, so losses are taken in fp32.
         distortion = self.likelihood.nll(params.float(), y, mask)
         return Terms(distortion.unflatten(0, (num_samples, -1)), code.rate, code.penalty)
+
+    def check(self, batch: Batch, step: Step, *, objective: Objective) -> Tensor:
+        """The loss per example `(B,)`, each part's result on the way held against its contract.
+
+        Args:
+            batch: as `forward` takes it; a few examples will do.
+            step: where noise comes from.
+            objective: what makes a loss of the terms, of K samples.
+
+        Raises:
+            Fault: a part fails, or gives another shape than its contract says; the sentence names
+                the part, whose it is, what it gave and what it should have given.
+        """
+        num, k = len(batch.y), objective.num_samples
+        with self._calling("corruption") as expect:
+            x, y = self.corruption(batch.y, batch.y, batch.mask, step)
+            expect("x", x, (num, *self.in_shape))
+            expect("the target", y, (num, *self.shape))
+        c = self.embed(batch.labels, like=x)
+        with self._calling("encoder") as expect:
+            h = self.encoder(x, c, batch.mask)
+            expect.levels("features", h, num, self.encoder.out_shapes)
+        with self._calling("bottleneck") as expect:
+            code = self.bottleneck(h, c, num_samples=k, step=step)
+            expect.levels("z", code.z, k * num, self.bottleneck.z_shapes)
+            expect("the rate", code.rate, (k, num, *code.rate.shape[2:3]))
+            expect("the penalty", code.penalty, (num,))
+            expect.levels("the mean", self.bottleneck.mean(h, c), num, self.bottleneck.z_shapes)
+        y, c, mask = (repeat(tensor, k) for tensor in (y, c, batch.mask))
+        with self._calling("decoder") as expect:
+            params = self.decoder(code.z, c, mask, target=y, step=step)
+            expect("the parameters", params, (k * num, self.likelihood.num_params, *self.shape))
+        with self._calling("likelihood") as expect:
+            distortion = self.likelihood.nll(params.float(), y, mask)
+            expect("the nll", distortion, (k * num,))
+        with self._calling("objective") as expect:
+            terms = Terms(distortion.unflatten(0, (k, -1)), code.rate, code.penalty)
+            loss = objective(terms, step)
+            expect("the loss", loss, (num,))
+        return loss
+
+    @contextmanager
+    def _calling(self, kind: str) -> Iterator[_Expect]:
+        """Says which part it was that failed; a part of ours that fails is a defect of ours."""
+        origin = self.recipe.origin(kind)
+        part = f"{kind} {self.recipe.part(kind).name!r} of {origin}"
+        try:
+            yield _Expect(part)
+        except (Misuse, Failure):
+            raise
+        except Exception as error:  # whatever a stranger's part may raise
+            if origin.distribution == OWN:
+                raise
+            raise Fault(f"{part} fails: {said(error)}") from error
 
     def embed(self, labels: Mapping[str, Tensor], *, like: Tensor) -> Tensor:
         """The condition `(B, cond_dim)`: classes one-hot, real values as they are."""
@@ -134,3 +192,28 @@ class Autoencoder(nn.Module):
 
     def num_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
+
+
+class _Expect:
+    """Holds what a part gives against its contract."""
+
+    def __init__(self, part: str):
+        self.part = part
+
+    def __call__(self, what: str, found: Tensor, shape: Sequence[int]) -> None:
+        given = tuple(found.shape) if isinstance(found, Tensor) else None
+        if given != tuple(shape):
+            gives = f"of shape {given}" if given is not None else f"as {type(found).__name__}"
+            raise Fault(f"{self.part} gives {what} {gives}, and must give shape {tuple(shape)}")
+
+    def levels(self, what: str, found: Sequence[Tensor], num: int, shapes: Sequence[Shape]) -> None:
+        if not isinstance(found, (tuple, list)):
+            raise Fault(
+                f"{self.part} gives {what} as {type(found).__name__}, not a tuple of levels"
+            )
+        if len(found) != len(shapes):
+            raise Fault(
+                f"{self.part} gives {what} on {len(found)} levels, and must give {len(shapes)}"
+            )
+        for level, (mine, shape) in enumerate(zip(found, shapes, strict=True)):
+            self(f"{what} on level {level}", mine, (num, *shape))

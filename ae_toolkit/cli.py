@@ -56,7 +56,9 @@ class Commands(click.Group):
         names = [*self.commands, *(name for name, *_ in origins)]
         plugins = [
             (
-                name if names.count(name) == 1 else f"{origin.distribution}:{name}",
+                name
+                if names.count(name) == 1 or origin.distribution == registry.OWN
+                else f"{origin.distribution}:{name}",
                 f"Commands of {value.partition(':')[0].partition('.')[0]} ({origin})",
             )
             for name, origin, value in origins

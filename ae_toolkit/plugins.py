@@ -68,7 +68,9 @@ def inventory() -> list[Entry]:
         parts: dict[str, list[str]] = {}
         for kind, name in _parts(plugin):
             parts.setdefault(kind, []).append(name)
-            if not plugin.outdated and (why := _load(plugin, kind, name)):
+            if plugin.outdated:
+                continue
+            if why := _load(plugin, kind, name) or _shadowed(plugin, kind, name):
                 broken.append(why)
         found.append(Entry(*plugin.origin, ", ".join(plugin.contracts), parts, broken))
     here = {kind: parts.here() for kind, parts in registry.ALL.items() if parts.here()}
@@ -138,15 +140,19 @@ def _checks(plugin: Plugin, verbs: Collection[str]) -> Iterator[Check]:
             yield _try(f"command {name!r} says what it does", _check_command, plugin, name)
 
     tried: set[tuple[str, str]] = set()
-    seen = _Seen({}, {})
+    seen, failed = _Seen({}, {}), ""
     with tempfile.TemporaryDirectory(prefix="ae-plugin-check-") as folder:
         for kind, name in good:
             if kind == "recipe":
-                yield from _recipe_checks(plugin, name, Path(folder) / name, tried, seen)
+                for check in _recipe_checks(plugin, name, Path(folder) / name, tried, seen):
+                    failed = failed if check.ok else name
+                    yield check
     for kind, name in good:
         if kind in SUPPLIED and (kind, name) not in tried:
             if kind in ("modality", "dataset"):
                 why = "no recipe of this package uses it, so it was not tried"
+                if failed:
+                    why = f"not tried, since recipe {failed!r} fails"
                 yield Check(f"{kind} {name!r}", True, why, tried=False)
             else:
                 yield _try(f"{kind} {name!r} keeps its contract", _check_part, plugin, kind, name)
@@ -261,6 +267,15 @@ class _Kept:
         assert not shared, (
             f"the groups of its splits must differ, and both have {sorted(shared)[0]!r}"
         )
+        for split, data in (("training", train), ("test", test)):
+            if data.y.is_floating_point() and len(
+                bad := data.y.flatten(1).isfinite().all(1).logical_not().nonzero()
+            ):
+                i = int(bad[0])
+                raise Failure(
+                    f"example {i} of its {split} split, of {data.groups[i]!r}, holds a NaN or an "
+                    f"infinite number"
+                )
         assert torch.equal(train.y, again.y), "it gives other examples each time: seed it"
         self.train_split = self.seen.loaded[self._key] = train
         return None
@@ -311,12 +326,11 @@ class _Kept:
             self.model = Autoencoder(self.recipe, modality=modality)
             objective = self.recipe.make("objective")
             step = Source(0, "check").step(0, progress=0.5)
-            y = modality.augment(modality.prepare(batch.y), step)
-            terms = self.model(batch._replace(y=y), step, num_samples=objective.num_samples)
-            loss = objective(terms, step)
-            assert loss.shape == (len(y),), (
-                f"the loss has shape {tuple(loss.shape)}, not {(len(y),)}"
-            )
+            batch = batch._replace(y=modality.augment(modality.prepare(batch.y), step))
+            if self.recipe.strangers():  # ours are known to work in it, and it is slow in software
+                with torch.autocast("cpu", torch.bfloat16):
+                    self.model.check(batch, step, objective=objective)
+            loss = self.model.check(batch, step, objective=objective)
             assert bool(torch.isfinite(loss).all()), "the loss is not finite"
             torch.autograd.backward(loss.mean())
         for name, parameter in self.model.named_parameters():
@@ -377,6 +391,12 @@ def _clash(plugin: Plugin, kind: str, name: str, verbs: Collection[str]) -> str:
         others.append("ae itself")
     full = _full(plugin, name)
     return f"{' and '.join(others)} has {kind} {name!r} too, so write {full!r}" if others else ""
+
+
+def _shadowed(plugin: Plugin, kind: str, name: str) -> str:
+    """Why a part of a stranger's must be called by its full name; empty: its name is its own."""
+    mine = plugin.origin.distribution == registry.OWN
+    return "" if mine else _clash(plugin, kind, name, ())
 
 
 def _misnamed(plugin: Plugin) -> list[str]:

@@ -176,10 +176,10 @@ class Registry:
         Args:
             name: a plain name, or `distribution:name` to say whose.
             prefer: the distribution that wins when several provide a plain name, which is the
-                one that the recipe came from.
+                one that the recipe came from; after it, the toolkit's own part wins.
 
         Raises:
-            Misuse: nobody provides the name, or several do and none is preferred.
+            Misuse: nobody provides the name, or several strangers do and none is preferred.
             Failure: the plugin that provides it is broken.
         """
         if name in self._local:
@@ -265,8 +265,9 @@ class Registry:
         if distribution:
             wanted = canonical(distribution)
             points = [p for p in points if canonical(_origin(p).distribution) == wanted]
-        if len(points) > 1:
-            points = [p for p in points if _origin(p).distribution == prefer] or points
+        for winner in (prefer, OWN):
+            if len(points) > 1:
+                points = [p for p in points if _origin(p).distribution == winner] or points
         if not points:
             raise Misuse(f"there is no {self.noun} {name!r}: {choose(name, self.names())}")
         if len(points) > 1:

@@ -41,6 +41,7 @@ def write_plugin(name: str, out: Path) -> list[Path]:
     words = {
         "name": name,
         "package": package,
+        "class_name": "".join(word.title() for word in package.split("_")),
         "version": __version__,
         "contract": str(CONTRACT),
     }

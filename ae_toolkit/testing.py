@@ -194,6 +194,9 @@ def _check_composed(recipe: Recipe, kind: str, label: str) -> None:
         model.zero_grad()
         torch.autograd.backward(loss.mean())
 
+    with torch.autocast("cpu", torch.bfloat16):  # as on processors that multiply in it
+        model.check(batch, source.step(0, progress=0.5), objective=objective)
+
     under_test = {"objective": model}.get(kind) or (
         model.bottleneck.prior if kind == "prior" else getattr(model, kind)
     )

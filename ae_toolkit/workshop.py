@@ -105,6 +105,8 @@ class Workshop:
         first = self.batches.at(step * self.train.accumulate)
         before = [buffer.clone() for buffer in self.model.buffers()]
         size, accumulate = len(first.y), self.train.accumulate
+        if not self.sharded:
+            self._check_parts(_few(first, 2))
         memory.weigh_batch(
             lambda few: self._loss_of_some(first, few), size, self.device, accumulate=accumulate
         )
@@ -131,14 +133,21 @@ class Workshop:
         loss = self.objective(terms, now).mean()
         return loss, torch.stack([loss.detach(), *means(terms)])
 
-    def _loss_of_some(self, batch: Batch, few: int) -> Tensor:
-        some = Batch(
-            batch.y[:few],
-            None if batch.mask is None else batch.mask[:few],
-            {name: column[:few] for name, column in batch.labels.items()},
-        )
+    def _check_parts(self, batch: Batch) -> None:
+        """Holds what every part gives against its contract.
+
+        Raises:
+            Fault: a part gives something else.
+        """
         now = Source(self.train.seed, "train", self.device).step(0, progress=0.0)
-        loss: Tensor = self.objective(self.terms_of(self.model, some, now), now).mean()
+        y = self.modality.augment(self.modality.prepare(batch.y), now)
+        with self.engine.autocast():
+            self.model.check(batch._replace(y=y), now, objective=self.objective)
+
+    def _loss_of_some(self, batch: Batch, few: int) -> Tensor:
+        now = Source(self.train.seed, "train", self.device).step(0, progress=0.0)
+        terms = self.terms_of(self.model, _few(batch, few), now)
+        loss: Tensor = self.objective(terms, now).mean()
         return loss
 
     def stepper(self, compiled: bool) -> Stepper:
@@ -178,6 +187,15 @@ class Workshop:
         model = Autoencoder(self.recipe, modality=self.modality)
         model.load_state_dict(weights)
         return model.eval()
+
+
+def _few(batch: Batch, num: int) -> Batch:
+    """The first examples of a batch."""
+    return Batch(
+        batch.y[:num],
+        None if batch.mask is None else batch.mask[:num],
+        {name: column[:num] for name, column in batch.labels.items()},
+    )
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Site
+from conftest import Site, small
 from PIL import Image as Pictures
 
 from ae_toolkit import CONTRACT, Failure, checkpoint, fit, load, registry
@@ -121,8 +121,8 @@ def test_it_trains_on_files_which_are_read_once(ae, ecg: Site, monkeypatch) -> N
     train = ["train", "ecg-vae", *QUICK, "--data", "data", "--set", "modality.columns=2"]
     said = ae(*train, "--out", "a").stderr
     assert "skipped 1 of" in said and "bad.csv: must hold rows of 2 numbers" in said
-    Series = registry.modalities.get("ecg")
-    monkeypatch.setattr(Series, "read", lambda *_: pytest.fail("the cache was not used"))
+    Ecg = registry.modalities.get("ecg")
+    monkeypatch.setattr(Ecg, "read", lambda *_: pytest.fail("the cache was not used"))
     ae(*train, "--out", "b")
     assert (Path("a/metrics.jsonl")).read_bytes() == Path("b/metrics.jsonl").read_bytes()
 
@@ -131,7 +131,7 @@ def test_script_trains_on_files_which_are_read_once(ae, tmp_path: Path) -> None:
     write_plugin("ecg", tmp_path / "ecg")
     script = (tmp_path / "ecg/ecg/__init__.py").read_text() + (
         "from ae_toolkit.registry import datasets, modalities, recipes\n"
-        "modalities.register('ecg')(Series)\n"
+        "modalities.register('ecg')(Ecg)\n"
         "datasets.register('ecg-example')(example)\n"
         "recipes.register('ecg-vae')(vae)\n"
     )
@@ -157,7 +157,7 @@ def test_one_off_in_a_notebook(tmp_path: Path) -> None:
     write_plugin("ecg", tmp_path / "ecg")
     known = {"__name__": "__main__"}
     exec((tmp_path / "ecg/ecg/__init__.py").read_text(), known)
-    registry.modalities.register("ecg")(known["Series"])
+    registry.modalities.register("ecg")(known["Ecg"])
     registry.datasets.register("ecg-example")(known["example"])
     registry.recipes.register("ecg-vae")(known["vae"])
     recipe = named("ecg-vae").with_({"train.epochs": 1, "encoder.hidden": [16]})
@@ -200,9 +200,9 @@ def spoilt(site: Site, tmp_path: Path, old: str, new: str, name: str = "ecg") ->
 @pytest.mark.parametrize(
     ("old", "new", "code", "sentence"),
     [
-        ('"""Series', 'raise OSError(5, "bad disk")\n"""', 1,
+        ('"""Ecg', 'raise OSError(5, "bad disk")\n"""', 1,
          "recipe 'ecg-vae' of ecg 0.1.0 cannot be imported from 'ecg:vae': OSError"),
-        ('"""Series', 'raise SystemExit(3)\n"""', 1, "'ecg:vae': SystemExit: 3"),
+        ('"""Ecg', 'raise SystemExit(3)\n"""', 1, "'ecg:vae': SystemExit: 3"),
         ("def vae", "def other", 1, "AttributeError: module 'ecg' has no attribute 'vae'"),
         ("return Recipe.of(", "return dict(", 1,
          "recipe 'ecg-vae' of ecg 0.1.0 must return a Recipe, not dict"),
@@ -224,7 +224,7 @@ def spoilt(site: Site, tmp_path: Path, old: str, new: str, name: str = "ecg") ->
         ("self.shape = (columns, length)", "self.shape = {}['x']", 1,
          "modality 'ecg' of ecg 0.1.0 raises: KeyError: 'x'"),
         ("like=None, labels=None", "like=None", 1,
-         "TypeError: Series.from_tensor(y, like=…, labels=…): got an unexpected keyword argument"),
+         "TypeError: Ecg.from_tensor(y, like=…, labels=…): got an unexpected keyword argument"),
         ("y.T, dtype", "y, dtype", 1, "modality 'ecg' of ecg 0.1.0 makes a tensor of shape"),
         ("return Example(torch.tensor(y.T, dtype=torch.float32))", "return Example(y.T)", 1,
          "modality 'ecg' of ecg 0.1.0 must make an Example of a tensor, not of ndarray"),
@@ -333,7 +333,7 @@ def test_alignment_that_is_none_is_told(ae, ecg: Site, tmp_path: Path) -> None:
 
 
 def test_what_a_plugin_prints_does_not_spoil_json(ae, site: Site, tmp_path: Path) -> None:
-    spoilt(site, tmp_path, '"""Series', 'print("hello")\n"""Series')
+    spoilt(site, tmp_path, '"""Ecg', 'print("hello")\n"""Ecg')
     json.loads(ae("plugins", "--json").stdout)
     json.loads(ae("plugin", "check", "ecg", "--json").stdout)
 
@@ -350,19 +350,101 @@ def test_taken_names_are_told_apart(ae, site: Site, tmp_path: Path, run: Path) -
         },
         source=source,
     )
-    said = ae("train", "mnist-2d", code=2).output.replace("\n", " ")
-    assert "write 'ae-toolkit:mnist-2d' or 'rival:mnist-2d'" in said
-    ae("train", "ae-toolkit:mnist-2d", *QUICK, "--data", "mnist-sample")
-    assert Path("runs/mnist-2d").is_dir()  # its parts are those of its own package
+    # Ours go on working for everybody, and whose the conflict is can be seen.
+    ae("train", "mnist-2d", *QUICK, "--data", "mnist-sample")
+    assert Path("runs/mnist-2d").is_dir()
     ae("sample", run, "-n", 1, "-o", "new")
-    assert "write 'ae-toolkit:image' or 'rival:image'" in ae("image", code=2).output
+    listed = ae("plugins").output
+    assert listed.count("so write 'rival:mnist-2d'") == 1
+    assert "has recipe 'mnist-2d' too" in listed.partition("rival 0.1.0")[2]
     assert ae("rival:image").output == "mine\n"
-    assert "grid" in ae("ae-toolkit:image", "--help").output
+    assert "grid" in ae("image", "--help").output
     assert ae("rival:train").output == "mine\n"
     assert "rival:image" in ae("--help").output and "rival:train" in ae("--help").output
     wrong = [row.why for row in examine("rival", verbs=("train",)) if not row.ok]
     assert any("write 'rival:mnist-2d'" in why for why in wrong)
     assert any("ae itself has command 'train' too" in why for why in wrong)
+
+
+def test_names_of_two_strangers_must_be_told_apart(ae, site: Site) -> None:
+    for name in ("one", "two"):
+        site.put(name, {"recipes": {"ours": f"{name}:vae"}}, source="def vae(): pass\n")
+    said = ae("recipes", "ours", code=2).output.replace("\n", " ")
+    assert "write 'one:ours' or 'two:ours'" in said
+    assert ae("plugins").output.count("has recipe 'ours' too") == 2
+
+
+WRONG = """
+import torch
+from ae_toolkit.contracts import Code
+from ae_toolkit.bottleneck import Deterministic
+from ae_toolkit.likelihood import SquaredError
+from ae_toolkit.backbones.mlp import MLPEncoder
+
+class Wrong(Deterministic):
+    def __init__(self, *, in_shapes, cond_dim, prior, z_dim: int = 2, wrong: str = "rate"):
+        super().__init__(in_shapes=in_shapes, cond_dim=cond_dim, prior=prior, z_dim=z_dim)
+        self.wrong = wrong
+
+    def forward(self, h, c, *, num_samples, step):
+        code = super().forward(h, c, num_samples=num_samples, step=step)
+        return {
+            "rate": code._replace(rate=torch.zeros(len(c))),
+            "z": code._replace(z=tuple(z[:, :1] for z in code.z)),
+            "levels": code._replace(z=2 * code.z),
+            "penalty": code._replace(penalty=code.penalty[:, None]),
+            "raise": None,
+        }[self.wrong] or self.missing
+
+class Lies(MLPEncoder):
+    def __init__(self, *, in_shape, num_classes, cond_dim):
+        super().__init__(in_shape=in_shape, num_classes=num_classes, cond_dim=cond_dim, hidden=[8])
+        self.out_shapes = ((9,),)
+
+class Scalar(SquaredError):
+    def __init__(self, *, num_classes):
+        super().__init__(num_classes=num_classes)
+
+    def nll(self, params, y, mask):
+        return super().nll(params, y, mask).sum()
+"""
+
+
+@pytest.mark.parametrize(
+    "changes, sentence",
+    [
+        ({"bottleneck": {"name": "wrong", "z_dim": 2}},
+         "bottleneck 'wrong' of odd 0.1.0 gives the rate of shape (2,), and must give shape"),
+        ({"bottleneck": {"name": "wrong", "z_dim": 2, "wrong": "z"}},
+         "gives z on level 0 of shape (2, 1), and must give shape (2, 2)"),
+        ({"bottleneck": {"name": "wrong", "z_dim": 2, "wrong": "levels"}},
+         "gives z on 2 levels, and must give 1"),
+        ({"bottleneck": {"name": "wrong", "z_dim": 2, "wrong": "penalty"}},
+         "gives the penalty of shape (2, 1), and must give shape (2,)"),
+        ({"bottleneck": {"name": "wrong", "z_dim": 2, "wrong": "raise"}},
+         "bottleneck 'wrong' of odd 0.1.0 fails: AttributeError"),
+        ({"encoder": {"name": "lies"}},
+         "encoder 'lies' of odd 0.1.0 gives features on level 0 of shape (2, 8), and must give "
+         "shape (2, 9)"),
+        ({"likelihood": {"name": "scalar"}},
+         "likelihood 'scalar' of odd 0.1.0 gives the nll of shape (), and must give shape (2,)"),
+    ],
+)  # fmt: skip
+def test_a_part_that_breaks_its_contract_is_named(
+    changes: dict, sentence: str, site: Site, tmp_path: Path
+) -> None:
+    site.put(
+        "odd",
+        {
+            "bottlenecks": {"wrong": "odd:Wrong"},
+            "encoders": {"lies": "odd:Lies"},
+            "likelihoods": {"scalar": "odd:Scalar"},
+        },
+        source=WRONG,
+    )
+    with pytest.raises(Failure) as raised:
+        fit(small().with_(changes), tmp_path / "run", progress=False)
+    assert sentence in str(raised.value)
 
 
 def test_command_that_is_none(ae, site: Site) -> None:

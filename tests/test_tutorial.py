@@ -93,7 +93,7 @@ def test_what_is_said_is_what_the_page_says(ae, site: Site, tmp_path: Path) -> N
     """What a package may get wrong in its own module, each provoked."""
     said = [re.sub(r"`(.*)`", r"\1", row[1].strip()) for row in TABLE]
     changes = (
-        ('"""Series', 'raise KeyError(\'x\')\n"""'),
+        ('"""Ecg', 'raise KeyError(\'x\')\n"""'),
         ("return Recipe.of(", "return dict("),
         ("    return of_items", "    return None\n    return of_items"),
         ("y.T, dtype", "y, dtype"),
