@@ -155,8 +155,17 @@ class Modality(ABC):
         return y
 
     def metrics(self, y: Tensor, y_hat: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
-        """Judges reconstructions, `(B,)` per name, by the field's own measures."""
-        return {"mse": (y.float() - y_hat.float()).square().flatten(1).mean(1)}
+        """Judges reconstructions, `(B,)` per name, by the field's own measures.
+
+        By default, the share of classes that are right, or the mean squared error of real numbers;
+        where there is a mask, of elements at real positions.
+        """
+        found = (y == y_hat).float() if self.num_classes else (y.float() - y_hat.float()).square()
+        real = torch.ones_like(found)
+        if mask is not None:
+            real = real * mask.reshape(mask.shape + (1,) * (y.dim() - mask.dim()))
+        value = (found * real).flatten(1).sum(1) / real.flatten(1).sum(1)
+        return {"accuracy" if self.num_classes else "mse": value}
 
     def baselines(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         """What simple methods make of a corrupted input: name -> a guess `(B, *shape)` of `y`.

@@ -19,6 +19,7 @@ from ae_toolkit.objective import ELBO, IWAE
 from ae_toolkit.prior import Flow, StandardNormal
 from ae_toolkit.recipe import Train
 from ae_toolkit.schedule import Schedule, Watch
+from ae_toolkit.testing import Tensors
 
 
 @pytest.fixture
@@ -207,6 +208,19 @@ def test_plane_passes_through_its_three_points() -> None:
     assert square.shape == (7, 7, 4)
     for point, (row, column) in ((a, (2, 2)), (b, (2, 4)), (c, (4, 2))):
         assert torch.allclose(square[row, column], point, atol=1e-6)
+
+
+def test_classes_are_judged_by_accuracy_and_numbers_by_squared_error() -> None:
+    y, y_hat = (
+        torch.tensor([[0, 4, 2, 0], [1, 1, 1, 1]]),
+        torch.tensor([[0, 1, 2, 3], [1, 1, 1, 0]]),
+    )
+    mask = torch.tensor([[True, True, True, False], [True] * 4])
+    notes, heights = Tensors(shape=(4,), num_classes=5), Tensors(shape=(4,))
+    assert notes.metrics(y, y_hat, None)["accuracy"].tolist() == [0.5, 0.75]
+    assert notes.metrics(y, y_hat, mask)["accuracy"].tolist() == pytest.approx([2 / 3, 0.75])
+    assert heights.metrics(y, y_hat, mask)["mse"].tolist() == [3.0, 0.25]
+    assert {*notes.metrics(y, y_hat, None), *heights.metrics(y, y_hat, None)} == {"accuracy", "mse"}
 
 
 def test_probes() -> None:
