@@ -16,6 +16,7 @@ Every check raises an `AssertionError` with a sentence that names the part and w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,7 +27,7 @@ from torch import Tensor
 
 from ae_toolkit import checkpoint, registry
 from ae_toolkit.autoencoder import Autoencoder
-from ae_toolkit.contracts import SUPPLIED, Batch, Example, Shape, Terms
+from ae_toolkit.contracts import SUPPLIED, Batch, Example, Shape, Step, Terms, flatten
 from ae_toolkit.errors import Failure, Misuse
 from ae_toolkit.modality import Modality
 from ae_toolkit.noise import Source
@@ -143,7 +144,9 @@ def check_part(
 
     Checked: the shapes of everything that travels, finite values, a gradient for every parameter of
     the part, the same output for the same noise, equality after saving and loading, that an unknown
-    argument is named, and that new items can be generated.
+    argument is named, and that new items can be generated. Then what the kind of part is for: that
+    a condition makes a difference, a temperature spreads what is drawn, draws come from the density
+    that is given for them, every term counts in a loss, and noise is drawn for each example.
 
     Args:
         kind: encoder, decoder, bottleneck, prior, likelihood, corruption or objective.
@@ -164,6 +167,7 @@ def check_part(
         ).with_({kind: part})
         recipe.check()
         _check_composed(recipe, kind, f"{kind} {name!r}")
+        _check_effect(recipe, kind, f"{kind} {name!r}")
         try:
             recipe.with_({f"{kind}.no_such_argument": 1}).check()
         except Misuse as error:
@@ -233,6 +237,188 @@ def _check_composed(recipe: Recipe, kind: str, label: str) -> None:
             assert bool(torch.isfinite(made.float()).all()), f"{label}: generates NaN"
 
     _check_reload(recipe, model, modality, batch, label)
+
+
+def _check_effect(recipe: Recipe, kind: str, label: str) -> None:
+    """Checks that a part does what its kind is for, on weights that have left where they begin."""
+    modality: Modality = recipe.make("modality")
+    torch.manual_seed(0)
+    model = Autoencoder(recipe, modality=modality)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    batch, source = tiny_batch(modality), Source(0, "effect")
+    if kind in ("encoder", "bottleneck", "decoder"):
+        _check_gradients(model, recipe, kind, batch, label)
+    model.eval()
+    part = {"objective": recipe.make("objective"), "prior": model.bottleneck.prior}.get(kind)
+    if kind in ("encoder", "bottleneck", "decoder") and model.condition:
+        _check_condition(model, kind, batch, label)
+    if kind == "corruption":
+        _check_corruption(model.corruption, batch, source, label)
+    elif kind == "bottleneck":
+        _check_samples(model, batch, source, label)
+    elif kind == "prior":
+        _check_prior(part, model.embed(batch.labels, like=batch.y)[:1], source, label)
+    elif kind == "likelihood":
+        shape = (model.likelihood.num_params, *modality.shape)
+        _check_likelihood(model.likelihood, shape, source, label)
+    elif kind == "objective":
+        _check_objective(part, source.step(0), label)
+
+
+def _check_gradients(
+    model: Autoencoder, recipe: Recipe, kind: str, batch: Batch, label: str
+) -> None:
+    """Checks that every parameter of a part makes a difference to the loss."""
+    num, length = batch.y.shape[:2]
+    mask = torch.arange(length).expand(num, -1) < length - torch.arange(num)[:, None]
+    step, objective = Source(0, "check").step(0, progress=0.5), recipe.make("objective")
+    terms = model(batch._replace(mask=mask if length >= num else None), step, num_samples=2)
+    torch.autograd.backward(objective(terms, step).mean())
+    part = getattr(model, kind)
+    if isinstance(part, torch.nn.Module):
+        for name, parameter in part.named_parameters():
+            assert parameter.grad is not None and bool(parameter.grad.any()), (
+                f"{label}: {name} makes no difference to the loss"
+            )
+
+
+@torch.no_grad()
+def _check_condition(model: Autoencoder, kind: str, batch: Batch, label: str) -> None:
+    """Checks that a part gives something else where a label is another."""
+    step, c = Source(0, "check").step(0), model.embed(batch.labels, like=batch.y)
+    h, z = model.encoder(batch.y, c, None), model.encode(batch.y, c)
+
+    def outputs(labels: Mapping[str, Tensor]) -> list[Tensor]:
+        c = model.embed(labels, like=batch.y)
+        if kind == "encoder":
+            return [flatten(model.encoder(batch.y, c, None))]
+        if kind == "bottleneck":
+            return [flatten(model.bottleneck.mean(h, c))]
+        seen: list[Tensor] = []
+
+        def draw(params: Tensor) -> Tensor:
+            seen.append(params)
+            values: Tensor = model.likelihood.sample(params.float(), temperature=0.0, step=step)
+            return values
+
+        model.decoder.generate(z, c, None, draw=draw)
+        return [model.decoder(z, c, None, target=batch.y, step=step), seen[0]]
+
+    for name, num in model.condition.items():
+        other = (batch.labels[name] + 1) % num if num else batch.labels[name] + 1
+        for mine, its in zip(
+            outputs(batch.labels), outputs({**batch.labels, name: other}), strict=True
+        ):
+            same = torch.isclose(mine, its, rtol=0, atol=1e-6).flatten(1).all(1)
+            assert not bool(same.any()), f"{label}: gives the same whatever the label {name!r} is"
+
+
+def _check_corruption(corruption: Any, batch: Batch, source: Source, label: str) -> None:
+    """Checks that what is random is so for every example and every step, and repeats with it."""
+    y = batch.y[:1].expand(len(batch.y), *batch.y.shape[1:])
+    first, second, again = (corruption(y, y, None, source.step(i))[0] for i in (0, 1, 0))
+    assert torch.equal(first, again), f"{label}: the same noise gives another input"
+    if not torch.equal(first, second):
+        assert not torch.equal(first[0], first[1]), f"{label}: treats all examples of a batch alike"
+
+
+@torch.no_grad()
+def _check_samples(model: Autoencoder, batch: Batch, source: Source, label: str) -> None:
+    """Checks that samples are sample-major and lie about the code that stands for an example."""
+    num, c = 200, model.embed(batch.labels, like=batch.y)
+    h = model.encoder(batch.y, c, None)
+    code = model.bottleneck(h, c, num_samples=num, step=source.step(0))
+    middle = flatten(code.z).unflatten(0, (num, -1)).mean(0)
+    nearest = torch.cdist(middle, flatten(model.bottleneck.mean(h, c))).argmin(1)
+    assert nearest.tolist() == [*range(len(batch.y))], (
+        f"{label}: its samples are not sample-major, or not those of its codes"
+    )
+
+
+@torch.no_grad()
+def _check_prior(prior: Any, c: Tensor, source: Source, label: str) -> None:
+    """Checks that temperature spreads the codes, and that they come from the prior's density."""
+
+    def draw(num: int, temperature: float, index: int = 0) -> tuple[Tensor, ...]:
+        step = source.step(index)
+        codes: tuple[Tensor, ...] = prior.sample(
+            num, c.expand(num, -1), temperature=temperature, step=step
+        )
+        return codes
+
+    zeros, ones = ([flatten(draw(8, heat, i)) for i in (0, 1)] for heat in (0.0, 1.0))
+    assert torch.equal(*zeros), f"{label}: is random at temperature 0"
+    assert not torch.equal(*ones), f"{label}: draws the same at every step"
+    _check_spread(label, [flatten(draw(200, heat)) for heat in (0.5, 1.0, 2.0)])
+    # Any other density over this one is 1 in the mean over what is drawn from this one.
+    num = 2000
+    z = draw(num, 1.0)
+    codes = flatten(z).double() - flatten(z).double().mean(0)
+    axes = codes @ torch.linalg.eigh(codes.T.cov()).eigenvectors
+    narrow = 0.7 * axes.std(0)
+    square = (axes / narrow).square()
+    log_q = -(0.5 * (square + math.log(2 * math.pi)) + narrow.log()).sum(1)
+    ratio = (log_q - prior.log_prob(z, c.expand(num, -1)).double().sum(1)).exp()
+    far = float((ratio.mean() - 1).abs() / (ratio.std() / num**0.5 + 1e-3))
+    assert far < 6, f"{label}: what it draws does not come from its density"
+
+
+def _check_likelihood(likelihood: Any, shape: Shape, source: Source, label: str) -> None:
+    """Checks temperature, the mask, and that what is drawn comes from the density."""
+    num, groups = 400, 20
+    generator = torch.Generator().manual_seed(0)
+    params = torch.randn((1, *shape), generator=generator).requires_grad_()
+    many = params.expand(num, *shape)
+
+    def draw(temperature: float, index: int = 0) -> Tensor:
+        with torch.no_grad():
+            step = source.step(index)
+            values: Tensor = likelihood.sample(many, temperature=temperature, step=step)
+        return values
+
+    assert torch.equal(draw(0.0), draw(0.0, 1)), f"{label}: is random at temperature 0"
+    y, length = draw(1.0), shape[1]
+    mask = torch.arange(length).expand(num, -1) < length - 1
+    elsewhere = torch.where(mask.reshape(num, length, *(1 for _ in shape[2:])), y, y.flip(0))
+    masked = [likelihood.nll(many, values, mask) for values in (y, elsewhere)]
+    assert torch.equal(*masked), f"{label}: what is masked makes a difference"
+    if not likelihood.is_density:
+        return
+    assert not torch.equal(y, draw(1.0, 1)), f"{label}: draws the same at every step"
+    assert likelihood.supports(y), f"{label}: does not support what it draws"
+    _check_spread(label, [draw(heat).float() for heat in (0.2, 1.0, 5.0)])
+    # The log density's slope is 0 in the mean over draws from that density.
+    learned = [params, *getattr(likelihood, "parameters", list)()]
+    slopes = [
+        torch.autograd.grad(likelihood.nll(many[: len(part)], part, None).mean(), learned)
+        for part in draw(1.0, 2).chunk(groups)
+    ]
+    for column in map(torch.stack, zip(*slopes, strict=True)):
+        far = column.mean(0).abs() / (column.std(0) / groups**0.5 + 1e-4)
+        assert float(far.max()) < 8, f"{label}: what it draws does not come from its density"
+
+
+def _check_objective(objective: Any, step: Step, label: str) -> None:
+    """Checks that a loss rises with every sample's distortion, with the penalty and the rate."""
+    num = objective.num_samples
+    terms = Terms(
+        torch.full((num, BATCH), 3.0), torch.full((num, BATCH, 2), 3.0), torch.ones(BATCH)
+    )
+    for term in terms:
+        term.requires_grad_()
+    slopes = torch.autograd.grad(objective(terms, step).sum(), terms)
+    for name, slope in zip(Terms._fields, slopes, strict=True):
+        assert bool((slope > 0).all()), f"{label}: its loss does not rise with the {name}"
+
+
+def _check_spread(label: str, draws: Sequence[Tensor]) -> None:
+    """Checks draws `(N, …)` at rising temperatures."""
+    spreads = [float(values.std(0).mean()) for values in draws]
+    assert spreads == sorted({*spreads}), (
+        f"{label}: what it draws must spread with the temperature, and it spreads by {spreads}"
+    )
 
 
 def _check_reload(

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import distributions as D
 
-from ae_toolkit import latent
-from ae_toolkit.bottleneck import Gaussian
-from ae_toolkit.contracts import Posterior, Terms
-from ae_toolkit.evaluate import active_units, neighbour_accuracy, principal_axes
+from ae_toolkit import Model, latent, registry
+from ae_toolkit.autoencoder import Autoencoder
+from ae_toolkit.bottleneck import Deterministic, Gaussian
+from ae_toolkit.checkpoint import Config
+from ae_toolkit.contracts import Posterior, Step, Terms
+from ae_toolkit.corruption import Binarise, Masking, Noise
+from ae_toolkit.data import Examples
+from ae_toolkit.evaluate import active_units, evaluate, neighbour_accuracy, principal_axes
 from ae_toolkit.likelihood import Bernoulli, Categorical, CrossEntropy, SquaredError
 from ae_toolkit.likelihood import Gaussian as GaussianLikelihood
 from ae_toolkit.noise import Source, Tape, replay
@@ -19,7 +24,7 @@ from ae_toolkit.objective import ELBO, IWAE
 from ae_toolkit.prior import Flow, StandardNormal
 from ae_toolkit.recipe import Train
 from ae_toolkit.schedule import Schedule, Watch
-from ae_toolkit.testing import Tensors
+from ae_toolkit.testing import Tensors, tiny_batch, tiny_recipe
 
 
 @pytest.fixture
@@ -64,6 +69,29 @@ def test_distortions_say_that_they_are_none(step) -> None:
     assert SquaredError(num_classes=0).nll(torch.ones(1, 1, 4), torch.zeros(1, 4), None) == 4
 
 
+def test_densities_say_of_what() -> None:
+    assert not GaussianLikelihood(num_classes=0).supports(torch.tensor([0.0, math.nan]))
+    for classes in ([0, 3], [-1, 0]):
+        assert not Categorical(num_classes=3).supports(torch.tensor(classes))
+
+
+@pytest.mark.parametrize(
+    "likelihood",
+    [
+        Bernoulli(num_classes=0),
+        CrossEntropy(num_classes=0),
+        SquaredError(num_classes=0),
+        SquaredError(num_classes=0, squash=True),
+        GaussianLikelihood(num_classes=0, std=0.3),
+    ],
+)
+def test_the_best_guess_is_the_target_that_its_parameters_are_best_for(likelihood, step) -> None:
+    params = torch.randn(2, 1, 5, requires_grad=True)
+    guess = likelihood.sample(params, temperature=0.0, step=step).detach()
+    (slope,) = torch.autograd.grad(likelihood.nll(params, guess, None).sum(), params)
+    assert slope.abs().max() < 1e-6
+
+
 def test_mask_leaves_out_what_is_padded() -> None:
     params, y = torch.ones(2, 1, 4, 3), torch.zeros(2, 4, 3)
     mask = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1]], dtype=torch.bool)
@@ -87,30 +115,138 @@ def test_kl_agrees_with_torch_and_with_monte_carlo(step) -> None:
     assert torch.allclose(analytic, sampled, atol=0.03)
 
 
-def test_flow_is_invertible_and_starts_as_the_standard_normal(step) -> None:
-    flow, c = Flow(z_shapes=[(5,)], cond_dim=2), torch.randn(8, 2)
-    z = (torch.randn(8, 5),)
-    plain = StandardNormal(z_shapes=[(5,)], cond_dim=2).log_prob(z, c).sum(1, keepdim=True)
-    assert torch.allclose(flow.log_prob(z, c), plain, atol=1e-5)
+def test_a_flow_starts_as_the_standard_normal_and_is_a_change_of_variables() -> None:
+    flow, c, noise = Flow(z_shapes=[(3,)], cond_dim=2), torch.randn(2), torch.randn(3)
+    plain = StandardNormal(z_shapes=[(3,)], cond_dim=2)
+    given = (noise[None],), c[None]
+    assert torch.allclose(flow.log_prob(*given), plain.log_prob(*given).sum(1), atol=1e-5)
     for parameter in flow.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    x, total = z[0], torch.zeros(8)
-    for coupling in flow.couplings:
-        x, log_det = coupling(x, c)
-        total += log_det
-    back = x
-    for coupling in reversed(list(flow.couplings)):
-        back = coupling.inverse(back, c)
-    assert torch.allclose(back, z[0], atol=1e-4)
 
-    def whole(row, condition):
-        for coupling in flow.couplings:
-            row, _ = coupling(row[None], condition[None])
-            row = row[0]
-        return row
+    def draw(noise: torch.Tensor) -> torch.Tensor:
+        step = Step(torch.tensor(1.0), lambda shape: noise[None], lambda shape: noise[None])
+        return flow.sample(1, c[None], temperature=1.0, step=step)[0][0]
 
-    jacobian = torch.autograd.functional.jacobian(lambda row: whole(row, c[0]), z[0][0])
-    assert torch.allclose(torch.linalg.slogdet(jacobian).logabsdet, total[0], atol=1e-4)
+    jacobian = torch.autograd.functional.jacobian(draw, noise)
+    expected = plain.log_prob(*given).sum() - torch.linalg.slogdet(jacobian).logabsdet
+    drawn = (draw(noise)[None],)
+    assert torch.allclose(flow.log_prob(drawn, c[None]), expected, atol=1e-4)
+    assert not torch.allclose(flow.log_prob(drawn, c[None] + 1), expected, atol=1e-2)
+
+
+def test_posterior_samples_have_the_posteriors_moments(step) -> None:
+    prior = lambda z_shapes: StandardNormal(z_shapes=z_shapes, cond_dim=0)  # noqa: E731
+    bottleneck = Gaussian(in_shapes=[(4,)], cond_dim=0, z_dim=2, prior=prior, logvar_bound=2.0)
+    h, c = (3 * torch.randn(3, 4),), torch.empty(3, 0)
+    posterior = bottleneck.posterior(h, c)
+    z = bottleneck(h, c, num_samples=10_000, step=step).z[0].unflatten(0, (10_000, 3))
+    assert torch.allclose(z.mean(0), posterior.mean, atol=0.15)
+    assert torch.allclose(z.std(0), (posterior.logvar / 2).exp(), rtol=0.05)
+    assert bottleneck.posterior((1e6 * h[0],), c).logvar.abs().max() <= 2
+
+
+def test_a_sparse_code_pays_for_its_absolute_values(step) -> None:
+    prior = lambda z_shapes: StandardNormal(z_shapes=z_shapes, cond_dim=0)  # noqa: E731
+    bottleneck = Deterministic(in_shapes=[(4,)], cond_dim=0, z_dim=3, prior=prior, l1=0.5)
+    h, c = (torch.randn(2, 4),), torch.empty(2, 0)
+    code = bottleneck(h, c, num_samples=1, step=step)
+    assert torch.allclose(code.penalty, 0.5 * code.z[0].abs().sum(1))
+
+
+# A linear Gaussian autoencoder, of which everything is known.
+
+
+WEIGHT, BIAS, STD = torch.tensor([[1.0, 0.5], [1.0, -0.5], [0.0, 0.0]]), torch.ones(3), 0.5
+NUM = 2000
+
+
+@pytest.fixture
+def linear() -> tuple[Model, torch.Tensor]:
+    """A model of y = W z + b + 0.5 ε, and examples `(2000, 3)`.
+
+    The columns of W are orthogonal, so that the true posterior is diagonal; the model's is shifted
+    by 0.2 in every dimension and has twice the variance.
+    """
+    generator = torch.Generator().manual_seed(0)
+    y = torch.randn(NUM, 2, generator=generator) @ WEIGHT.T + BIAS
+    y += STD * torch.randn(NUM, 3, generator=generator)
+    labels = {"kind": torch.zeros(NUM, dtype=torch.long), "level": torch.zeros(NUM)}
+    registry.modalities.register("tensors")(Tensors)
+    registry.datasets.register("tensors")(
+        lambda *, modality, split: Examples(y, None, labels, ["a"] * NUM)
+    )
+    recipe = tiny_recipe(shape=(3,), changes={
+        "encoder.hidden": [], "bottleneck.z_dim": 2, "decoder.hidden": [],
+        "likelihood": {"name": "gaussian", "std": STD},
+    })  # fmt: skip
+    modality = recipe.make("modality")
+    net = Autoencoder(recipe, modality=modality).requires_grad_(False)
+    to_mean, variance = true_posterior()
+    logvar = 10 * torch.atanh((2 * variance).log() / 10)  # which the bottleneck squashes
+    head = net.bottleneck.heads[0].linear
+    head.weight.copy_(torch.cat([to_mean, torch.zeros(2, 3)]))
+    head.bias.copy_(torch.cat([0.2 - to_mean @ BIAS, logvar]))
+    net.decoder.head.weight.copy_(WEIGHT)
+    net.decoder.head.bias.copy_(BIAS)
+    return Model(net, modality=modality, config=Config(recipe, {}, {}), folder=Path()), y
+
+
+def true_posterior() -> tuple[torch.Tensor, torch.Tensor]:
+    """Of the linear model: what takes y - b to its mean, `(2, 3)`, and its variance, `(2,)`."""
+    variance = 1 / (WEIGHT.square().sum(0) / STD**2 + 1)
+    return variance[:, None] * WEIGHT.T / STD**2, variance
+
+
+def exact_nll(y: torch.Tensor) -> torch.Tensor:
+    covariance = WEIGHT @ WEIGHT.T + STD**2 * torch.eye(3)
+    return -D.MultivariateNormal(BIAS, covariance).log_prob(y)
+
+
+def test_evaluation_is_exact_where_everything_is_known(linear) -> None:
+    model, y = linear
+    to_mean, variance = true_posterior()
+    report = evaluate(model, num_samples=200)
+    truth = D.Normal((y - BIAS) @ to_mean.T, variance.sqrt())
+    posterior = D.Normal(truth.mean + 0.2, (2 * variance).sqrt())
+    rate = D.kl_divergence(posterior, D.Normal(0.0, 1.0)).sum(1).mean()
+    gap = D.kl_divergence(posterior, truth).sum(1).mean()
+    exact = exact_nll(y).mean()
+    assert report["rate"] == pytest.approx(float(rate), abs=1e-4)
+    assert report["negative_elbo"] == pytest.approx(float(exact + gap), abs=0.05)
+    assert report["nll"] == pytest.approx(float(exact), abs=0.005)
+    other = evaluate(model, num_samples=200, limit=100, seed=1)
+    again = evaluate(model, num_samples=200, limit=100, seed=2)
+    assert other["num_examples"] == 100
+    assert other["negative_elbo"] != again["negative_elbo"] and other["nll"] != again["nll"]
+
+
+def test_more_samples_than_fit_at_once_are_all_counted(linear, monkeypatch) -> None:
+    model, y = linear
+    monkeypatch.setattr("ae_toolkit.evaluate.DECODED", 64)
+    report = evaluate(model, num_samples=1000, limit=20)
+    assert report["nll"] == pytest.approx(float(exact_nll(y[:20]).mean()), abs=0.02)
+
+
+def test_many_importance_weights_are_the_likelihood_of_each_example(linear, step) -> None:
+    model, y = linear
+    batch = tiny_batch(model.modality)._replace(y=y[:4])
+    objective = IWAE(num_samples=5000)
+    loss = objective(model.autoencoder(batch, step, num_samples=5000), step)
+    assert torch.allclose(loss, exact_nll(y[:4]), atol=0.1)
+
+
+def test_temperatures_of_code_and_elements_spread_what_is_made(linear) -> None:
+    model, _ = linear
+
+    def spread(items: list[torch.Tensor]) -> float:
+        return float(torch.stack(items).std(0).mean())
+
+    sampled = [spread(model.sample(200, temperature=heat)) for heat in (0.0, 0.5, 1.0)]
+    assert sampled[0] == 0 and sampled[2] == pytest.approx(2 * sampled[1], rel=1e-3)
+    drawn = [spread(model.decode(torch.zeros(501, 2), temperature=heat)) for heat in (0, 1, 2)]
+    assert drawn == pytest.approx([0, STD, 2 * STD], rel=0.1)
+    values = model.decode_tensor(torch.zeros(501, 2), temperature=1.0)
+    assert not torch.equal(values[0], values[500]), "noise begins anew with every piece"
 
 
 def terms(distortion, rate, penalty=0.0) -> Terms:
@@ -141,10 +277,55 @@ def test_iwae_is_tighter_than_elbo_and_equals_it_for_one_sample() -> None:
 
 
 def test_noise_depends_on_seed_stream_and_step_alone() -> None:
-    draw = lambda *key: Source(*key).step(7).randn((3,))  # noqa: E731
-    assert torch.equal(draw(0, "a"), draw(0, "a"))
-    assert not torch.equal(draw(0, "a"), draw(1, "a"))
-    assert not torch.equal(draw(0, "a"), draw(0, "b"))
+    def draw(kind: str, *key: object, step: int = 7) -> torch.Tensor:
+        source = Source(*key)
+        if kind == "permutation":
+            return source.permutation(50, step)
+        return getattr(source.step(step), kind)((50,))
+
+    for kind in ("randn", "rand", "permutation"):
+        assert torch.equal(draw(kind, 0, "a"), draw(kind, 0, "a"))
+        for other in (draw(kind, 1, "a"), draw(kind, 0, "b"), draw(kind, 0, "a", step=8)):
+            assert not torch.equal(draw(kind, 0, "a"), other)
+
+
+@pytest.fixture
+def grey() -> torch.Tensor:
+    """The same four greys `(20000, 4)` again and again."""
+    return torch.tensor([0.0, 0.2, 0.7, 1.0]).expand(20_000, 4)
+
+
+def test_noise_has_the_moments_that_it_says(grey, step) -> None:
+    x, target = Noise(mean=0.3, std=0.2, clip=None)(grey, grey, None, step)
+    assert torch.allclose(x.mean(0), grey[0] + 0.3, atol=0.01) and target is grey
+    assert torch.allclose(x.std(0), torch.full((4,), 0.2), atol=0.01)
+    clipped, _ = Noise(mean=0.3, std=0.2, clip=(0.1, 0.9))(grey, grey, None, step)
+    assert clipped.min() == pytest.approx(0.1) and clipped.max() == pytest.approx(0.9)
+
+
+def test_masking_hides_its_share(grey, step) -> None:
+    x, target = Masking(share=0.2, value=-1.0)(grey, grey, None, step)
+    hidden = x == -1
+    assert torch.allclose(hidden.float().mean(0), torch.full((4,), 0.2), atol=0.01)
+    assert torch.equal(x[~hidden], grey[~hidden]) and target is grey
+    assert torch.equal(Masking(share=0.0)(grey, grey, None, step)[0], grey)
+
+
+def test_binarised_greys_are_as_often_1_as_they_are_light(grey, step) -> None:
+    x, target = Binarise()(grey, grey, None, step)
+    assert torch.equal(x, target) and set(target.unique().tolist()) == {0.0, 1.0}
+    assert torch.allclose(target.mean(0), grey[0], atol=0.01)
+
+
+def test_a_condition_is_one_hot_classes_and_plain_values() -> None:
+    recipe = tiny_recipe(condition=True)
+    modality = Tensors(labels={"kind": 3, "level": 0})
+    batch = tiny_batch(modality)._replace(
+        labels={"kind": torch.tensor([2, 0]), "level": torch.tensor([0.25, -1.0])}
+    )
+    net = Autoencoder(recipe, modality=modality)
+    c = net.embed(batch.labels, like=batch.y[:2])
+    assert c.tolist() == [[0, 0, 1, 0.25], [1, 0, 0, -1]]
 
 
 def test_tape_plays_what_the_step_would_have_drawn() -> None:
@@ -231,3 +412,5 @@ def test_probes() -> None:
     assert active_units(torch.stack([torch.randn(100), torch.zeros(100)], 1)) == 1
     line = torch.randn(200, 1) @ torch.tensor([[3.0, 4.0, 0.0]])
     assert principal_axes(line, 2)[:, 1].abs().max() < 1e-3
+    pairs = torch.tensor([[0.0], [0.1], [5.0], [5.1]])
+    assert neighbour_accuracy(pairs, torch.tensor([0, 1, 0, 1]), num=1) == 0, "none is its own"

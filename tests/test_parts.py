@@ -14,6 +14,7 @@ NEEDS: dict[tuple[str, str], dict[str, object]] = {
     ("encoder", "note"): PITCH,
     ("decoder", "note"): PITCH,
     ("likelihood", "categorical"): {"num_classes": 5},
+    ("prior", "autoregressive"): {"arguments": {"width": 16, "hidden": 16}},
     ("encoder", "recurrent"): WORDS,
     ("encoder", "transformer"): WORDS,
     ("decoder", "recurrent"): WORDS,
@@ -47,6 +48,20 @@ def test_convolutions_take_any_size_and_code(
 ) -> None:
     changes = {"decoder": {"name": family}, "bottleneck.spatial": spatial}
     check_part("encoder", family, shape=shape, changes=changes, condition=True)
+
+
+@pytest.mark.parametrize("kind", ["encoder", "bottleneck", "decoder"])
+@pytest.mark.parametrize("family", ["conv", "resnet", "transformer"])
+def test_spatial_codes_are_conditioned(family: str, kind: str) -> None:
+    data = WORDS if family == "transformer" else {}
+    small = {"name": family, "widths": [8]} if not data else {"name": family, "width": 8}
+    parts = {"encoder": small, "decoder": small, "bottleneck": {"name": "gaussian"}}
+    names = {"encoder": family, "bottleneck": "gaussian", "decoder": family}
+    changes = {**parts, "bottleneck.spatial": True, "bottleneck.z_dim": 3}
+    arguments = {key: value for key, value in parts[kind].items() if key != "name"}
+    if kind == "bottleneck":
+        arguments = {"spatial": True, "z_dim": 3}
+    check_part(kind, names[kind], condition=True, arguments=arguments, changes=changes, **data)
 
 
 @pytest.mark.parametrize("family", ["mlp", "conv", "resnet"])
