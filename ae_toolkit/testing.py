@@ -330,7 +330,7 @@ def _check_samples(model: Autoencoder, batch: Batch, source: Source, label: str)
     num, c = 200, model.embed(batch.labels, like=batch.y)
     h = model.encoder(batch.y, c, None)
     code = model.bottleneck(h, c, num_samples=num, step=source.step(0))
-    middle = flatten(code.z).unflatten(0, (num, -1)).mean(0)
+    middle = flatten(code.z).reshape(num, len(batch.y), -1).mean(0)
     nearest = torch.cdist(middle, flatten(model.bottleneck.mean(h, c))).argmin(1)
     assert nearest.tolist() == [*range(len(batch.y))], (
         f"{label}: its samples are not sample-major, or not those of its codes"

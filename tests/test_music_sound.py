@@ -92,6 +92,11 @@ def test_a_path_begins_at_a_and_ends_at_b(tmp_path: Path) -> None:
     save_figure(figure, tmp_path / "path.png")
     (axes,) = figure.axes
     assert [line.get_xdata().tolist() for line in axes.lines] == 2 * [[0, 50, 100]]
+    drawn = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
+    assert drawn == {"model": [0, 0.2, 0.6], "mix": [0, 0.3, 0.6]}
+    ticks = dict(zip(axes.get_xticks().tolist(), axes.get_xticklabels(), strict=True))
+    assert (ticks[0].get_text(), ticks[100].get_text()) == ("A", "B")
+    assert axes.get_ylabel() == "distance to A"
     assert axes.get_ylim()[0] == 0
 
 

@@ -19,7 +19,7 @@ from ae_toolkit.backbones.transformer import (
     TransformerEncoder,
 )
 from ae_toolkit.checkpoint import Config
-from ae_toolkit.contracts import Example
+from ae_toolkit.contracts import Batch, Example
 from ae_toolkit.noise import Source
 from ae_toolkit.prior import AutoregressivePrior
 from ae_toolkit.recipe import Recipe
@@ -212,6 +212,19 @@ def test_long_items_go_through_part_by_part(words: Model) -> None:
     assert words.encode([long, "ab"]).shape == (5, 3)
     back = words.reconstruct([long, "abc"])
     assert [len(text) for text in back] == [20, LENGTH]
+
+
+def test_what_is_masked_makes_no_difference(words: Model) -> None:
+    net, source = words.autoencoder, Source(0, "test")
+    y = torch.randint(CLASSES, (3, LENGTH), generator=torch.Generator().manual_seed(0))
+    mask = torch.arange(LENGTH) < torch.tensor([6, 4, 1])[:, None]
+    batch = Batch(y, mask, {"kind": torch.tensor([0, 1, 2])})
+    other = batch._replace(y=torch.where(mask, y, (y + 1) % CLASSES))
+    mine, its = (net(some, source.step(0)).distortion for some in (batch, other))
+    assert torch.allclose(mine, its, atol=1e-5)
+    c = net.embed(batch.labels, like=y)
+    mine, its = (net.encode(some.y, c, mask)[0] for some in (batch, other))
+    assert torch.allclose(mine, its, atol=1e-5)
 
 
 def test_labels_are_given_for_all_or_for_each_item(words: Model) -> None:
