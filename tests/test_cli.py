@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import dis
+import inspect
 import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import chdir
+from itertools import count
 from pathlib import Path
+from types import CodeType
+from typing import Any
 
+import click
 import numpy as np
 import pytest
-from conftest import SAMPLES, small, untrained
+import torch
+from click.testing import CliRunner
+from conftest import ROOT, SAMPLES, small, untrained
 from PIL import Image as Pictures
 
-from ae_toolkit import checkpoint, registry, zoo
+from ae_toolkit import Autoencoder, checkpoint, registry, zoo
+from ae_toolkit.cli import main
+from ae_toolkit.recipe import named
 
 THREE, EIGHT = SAMPLES / "digit-3.png", SAMPLES / "digit-8.png"
 
@@ -108,13 +120,6 @@ def test_generic_verbs(ae, run: Path, tmp_path: Path) -> None:
     assert (Path("decoded") / "digit-3.png").read_bytes() == Path("back/digit-3.png").read_bytes()
     ae("export", run, "-o", "shared")
     assert {p.name for p in Path("shared").iterdir()} == {checkpoint.CONFIG, checkpoint.WEIGHTS}
-
-
-def test_the_same_seed_samples_the_same(ae, run: Path) -> None:
-    for out, seed in (("a", 1), ("b", 1), ("c", 2)):
-        ae("sample", run, "-n", 1, "-o", out, "--seed", seed)
-    a, b, c = (Path(name, "0000.png").read_bytes() for name in "abc")
-    assert a == b != c
 
 
 def test_verbs_take_a_condition_that_files_do_not_say(ae) -> None:
@@ -291,6 +296,308 @@ def _tensor_model(folder: Path) -> None:
     registry.modalities.register("tensors")(Tensors)
     registry.datasets.register("tensors")(lambda *, modality, split: None)
     untrained(tiny_recipe(), folder)
+
+
+# Every option does something.
+
+
+def commands(group: click.Group = main) -> Iterator[tuple[str, click.Command]]:
+    """All of them, `ae` left out of their names."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if isinstance(command, click.Group):
+            yield from ((f"{name} {inner}", c) for inner, c in commands(command))
+        else:
+            yield name, command
+
+
+def names_read(code: CodeType) -> set[str]:
+    """The variables that a function, or one inside it, reads."""
+    inner = [names_read(const) for const in code.co_consts if isinstance(const, CodeType)]
+    reads = [i.argval for i in dis.get_instructions(code) if i.opname.startswith("LOAD")]
+    flat = [name for read in reads for name in (read if isinstance(read, tuple) else (read,))]
+    return {name for name in flat if isinstance(name, str)}.union(*inner)
+
+
+@pytest.mark.parametrize(("name", "command"), [pytest.param(*c, id=c[0]) for c in commands()])
+def test_a_command_reads_all_of_its_options(name: str, command: click.Command) -> None:
+    function = inspect.unwrap(command.callback)
+    taken = {*inspect.signature(function).parameters}
+    assert taken <= names_read(function.__code__), f"'ae {name}' ignores an option"
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Small models with weights drawn at random: nothing that they make is like anything else."""
+    folder = tmp_path_factory.mktemp("untrained")
+    small = {"encoder": {"name": "mlp", "hidden": [8]}, "decoder": {"name": "mlp", "hidden": [8]}}
+    digits = {**small, "data.name": "mnist-sample", "condition": ["digit"], "bottleneck.z_dim": 4}
+    digits |= {"corruption.name": "binarise", "likelihood.name": "bernoulli"}
+    melodies = {"data.name": "tunes-sample", "encoder.width": 16, "decoder.width": 16}
+    notes = {"data.name": "notes-sample", "encoder.width": 16, "decoder.width": 16}
+    recipes = {
+        "DIGITS": named("mnist-2d").with_(digits),
+        "OTHERS": named("mnist-2d").with_({**digits, "train.seed": 1}),
+        "NOISY": named("mnist-2d").with_({**small, "corruption.name": "noise"}),
+        "TUNES": named("melody-2bar").with_({**melodies, "prior.name": "standard-normal"}),
+        "NOTES": named("note-timbre").with_({**notes, "prior": {"name": "standard-normal"}}),
+    }
+    for name, recipe in recipes.items():
+        torch.manual_seed(recipe.train.seed)
+        net = Autoencoder(recipe, modality=recipe.make("modality"))
+        weights = {key: 3 * value for key, value in net.state_dict().items()}
+        checkpoint.save(folder / name, weights, checkpoint.config_json(recipe))
+    return {name: folder / name for name in recipes}
+
+
+MUSIC = ROOT / "plugins/ae_music/samples"
+TUNE, CHORALE = MUSIC / "drowsy-maggie.mid", MUSIC / "chorale-bwv66.6.mid"
+
+#: A command that works, then what else may be said, by which something else must come of it.
+SAID = [
+    (
+        "evaluate DIGITS --limit 40 --json --nll 2",
+        ["--limit 41", "--nll 3", "--seed 1", "--data THREE", "--device tpu"],
+    ),
+    ("evaluate DIGITS --limit 40 --nll 2", ["--json"]),
+    ("reconstruct NOISY THREE -o out", ["-o other", "--device tpu"]),
+    (
+        "sample DIGITS -n 3 -o out --label digit=3",
+        ["-n 4", "-o other", "--temperature 0.5", "--label digit=4", "--seed 1", "--device tpu"],
+    ),
+    (
+        "interpolate NOISY THREE EIGHT -o out.png --steps 3",
+        ["-o other.png", "--steps 4", "--path lerp", "--device tpu"],
+    ),
+    ("encode NOISY THREE -o z.npz", ["-o other.npz", "--device tpu"]),
+    ("decode DIGITS CODES -o out", ["-o other", "--label digit=4", "--device tpu"]),
+    ("export DIGITS -o out", ["-o other", "--dtype bf16"]),
+    (
+        "image grid --model DIGITS -n 3 --label 3",
+        [
+            "--model OTHERS",
+            "-n 4",
+            "--axes 0 2",
+            "--through THREE EIGHT THREE",
+            "--spread 2",
+            "--label 4",
+            "-o other.png",
+            "--device tpu",
+        ],
+    ),
+    (
+        "image scatter --model DIGITS --num 40 --json",
+        ["--model OTHERS", "--num 50", "--data nowhere", "-o other.png", "--device tpu"],
+    ),
+    (
+        "image sample --model DIGITS -n 2 --label 3",
+        [
+            "--model OTHERS",
+            "-n 3",
+            "--temperature 0.5",
+            "--label 4",
+            "--seed 1",
+            "-o other.png",
+            "--device tpu",
+        ],
+    ),
+    ("image sample --model DIGITS -n 1", ["--temperature 0.5", "--seed 1"]),
+    (
+        "image interpolate THREE EIGHT --model DIGITS --steps 3 --label 3",
+        [
+            "--model OTHERS",
+            "--steps 4",
+            "--path lerp",
+            "--no-gif",
+            "--photo yes",
+            "--label 4",
+            "-o other.png",
+            "--device tpu",
+        ],
+    ),
+    (
+        "image traverse THREE --model DIGITS --steps 2 -n 1 --label 3",
+        [
+            "--model OTHERS",
+            "--steps 3",
+            "-n 2",
+            "--axes 0,1",
+            "--spread 1",
+            "--photo yes",
+            "--label 4",
+            "-o other.png",
+            "--device tpu",
+        ],
+    ),
+    (
+        "image reconstruct THREE --model DIGITS --label 3",
+        ["--model OTHERS", "--photo yes", "--label 4", "-o other.png", "--device tpu"],
+    ),
+    (
+        "image denoise THREE --model NOISY",
+        ["--model DIGITS", "--invert yes", "--figure f.png", "-o other.png", "--device tpu"],
+    ),
+    ("image denoise --model NOISY", ["--seed 1"]),
+    (
+        "image upscale THREE",
+        [
+            "--model mnist-superres-4x",
+            "--factor 4",
+            "--invert yes",
+            "--figure f.png",
+            "-o other.png",
+            "--device tpu",
+        ],
+    ),
+    (
+        "music interpolate CHORALE CHORALE --model TUNES --steps 3",
+        [
+            "--steps 4",
+            "--track Tenor",
+            "--bars 1:2",
+            "--keep-accompaniment",
+            "--each each",
+            "--png p.png",
+            "--wav w.xyz",
+            "--json",
+            "-o other.mid",
+            "--model DIGITS",
+            "--device tpu",
+        ],
+    ),
+    ("music interpolate TUNE CHORALE --model TUNES --steps 3", ["--path lerp"]),
+    (
+        "music sample --model TUNES -n 1",
+        [
+            "-n 2",
+            "--bars 4",
+            "--meter 3/4",
+            "--temperature 0.5",
+            "--seed 1",
+            "--like TUNE",
+            "--each each",
+            "--png p.png",
+            "--wav w.xyz",
+            "-o other.mid",
+            "--model DIGITS",
+            "--device tpu",
+        ],
+    ),
+    ("music sample --model TUNES --like TUNE -n 1", ["--spread 0.9"]),
+    (
+        "music vary CHORALE --model TUNES -n 1",
+        [
+            "-n 2",
+            "--spread 0.9",
+            "--seed 1",
+            "--track Tenor",
+            "--bars 1:2",
+            "--each each",
+            "--png p.png",
+            "--wav w.xyz",
+            "-o other.mid",
+            "--model DIGITS",
+            "--device tpu",
+        ],
+    ),
+    (
+        "music shift CHORALE --density 1",
+        [
+            "--diatonic -1",
+            "--interval 2",
+            "--pitch-range 1",
+            "--syncopation 1",
+            "--syncopation-8th 1",
+            "--syncopation-16th 1",
+            "--density 2",
+            "--track Tenor",
+            "--bars 1:2",
+            "--png p.png",
+            "--wav w.xyz",
+            "--json",
+            "-o other.mid",
+            "--model DIGITS",
+            "--device tpu",
+        ],
+    ),
+    ("music info CHORALE", ["--track Tenor", "--json"]),
+    (
+        "audio reconstruct flute --model NOTES",
+        ["--png p.png", "--json", "-o other.wav", "--model DIGITS", "--device tpu"],
+    ),
+    (
+        "audio interpolate flute guitar --model NOTES --steps 3",
+        [
+            "--steps 4",
+            "--path slerp",
+            "--each each",
+            "--png p.png",
+            "--json",
+            "-o other.wav",
+            "--model DIGITS",
+            "--device tpu",
+        ],
+    ),
+    (
+        "audio sample --model NOTES -n 1",
+        [
+            "-n 2",
+            "--pitch C4",
+            "--pitch A4 --pitch C4",
+            "--temperature 0.5",
+            "--seed 1",
+            "--png p.png",
+            "-o other.wav",
+            "--model DIGITS",
+            "--device tpu",
+        ],
+    ),
+    (
+        "audio play-with NOTES TUNE",
+        ["--from cello", "--to cello", "--mix 0.2", "-o other.wav", "--device tpu"],
+    ),
+    (
+        "audio denoise flute",
+        ["--png p.png", "-o other.wav", "--model DIGITS", "--device tpu"],
+    ),
+    ("audio figure flute", ["-o other.png"]),
+]
+
+
+@pytest.fixture
+def outcome(tmp_path: Path, untrained: dict[str, Path]) -> Callable[[str], dict[str, Any]]:
+    """Runs a command in a folder of its own: its exit code, what it says and what it writes."""
+    folders = count()
+    np.savez(tmp_path / "codes.npz", **{"z": np.ones((2, 4)), "label.digit": np.array([1, 2])})
+    words = {
+        "CODES": tmp_path / "codes.npz",
+        "THREE": THREE,
+        "EIGHT": EIGHT,
+        "TUNE": TUNE,
+        "CHORALE": CHORALE,
+        **untrained,
+    }
+
+    def run(line: str) -> dict[str, Any]:
+        folder = tmp_path / f"{next(folders)}"
+        folder.mkdir()
+        with chdir(folder):
+            arguments = [str(words.get(word, word)) for word in line.split()]
+            result = CliRunner().invoke(main, arguments)
+        files = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*.*")}
+        return {"code": result.exit_code, "said": result.output, **files}
+
+    return run
+
+
+@pytest.mark.parametrize(("line", "more"), SAID, ids=[line for line, _ in SAID])
+def test_every_option_changes_something(outcome, line: str, more: list[str]) -> None:
+    before = outcome(line)
+    assert before["code"] == 0, before["said"]
+    assert outcome(line) == before, "it must do the same, where nothing else is asked for"
+    for words in more:
+        assert outcome(f"{line} {words}") != before, f"{words} changes nothing"
 
 
 def test_module_is_the_command_and_interrupt_says_how_to_go_on(tmp_path: Path) -> None:

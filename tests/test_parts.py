@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-import pytest
+import inspect
+from typing import Any
 
-from ae_toolkit import registry
-from ae_toolkit.testing import check_arguments_are_keywords, check_part
+import pytest
+import torch
+
+from ae_toolkit import Autoencoder, registry
+from ae_toolkit.contracts import SUPPLIED
+from ae_toolkit.noise import Source
+from ae_toolkit.testing import (
+    Tensors,
+    check_arguments_are_keywords,
+    check_part,
+    tiny_batch,
+    tiny_recipe,
+)
 
 # Parts that need a setting of their own, or data of a certain kind, to fit into the tiny recipe.
 WORDS = {"shape": (6,), "num_classes": 5}
@@ -88,3 +100,54 @@ def test_backbones_take_classes(family: str) -> None:
 )
 def test_variants(kind: str, name: str, arguments: dict[str, object]) -> None:
     check_part(kind, name, arguments=arguments)
+
+
+#: Another value of every argument that a part takes, and what it needs to make a difference.
+OTHER: dict[str, Any] = {
+    "activation": "tanh", "beta": 2.0, "blocks": 1, "clip": None, "components": 2, "conductor": 8,
+    "cycles": 3, "dropout": 0.5, "embed": 8, "factor": 4, "free_bits": 9.0,
+    "free_bits_per": "total", "harmonic_rank": 3, "heads": 2, "hidden": 8, "l1": 0.1, "layers": 3,
+    "levels": 2, "logvar_bound": 0.1, "loudest": -30.0, "mean": 0.1, "norm": False,
+    "num_samples": 2, "patch": 2, "quietest": -30.0, "rank": 3, "scheduled_sampling": 1.0,
+    "segment": 2, "share": 0.1, "spatial": True, "squash": True, "std": 0.1, "value": 0.7,
+    "variance": "predicted", "warmup": 0.9, "width": 8, "widths": [8], "z_dim": 3,
+}  # fmt: skip
+BESIDE: dict[str, dict[str, Any]] = {
+    "cycles": {"objective.warmup": 0.9},
+    "free_bits_per": {"objective.free_bits": 9.0},
+    "levels": {"bottleneck.spatial": True},
+    "spatial": {"encoder": {"name": "conv", "widths": [4]}},
+}
+OTHERS = {"mlp": {"hidden": [8]}, "resnet": {"patch": 1}}
+
+
+@pytest.mark.parametrize(("kind", "name"), PARTS)
+def test_every_argument_makes_a_difference(kind: str, name: str) -> None:
+    needs = {**NEEDS.get((kind, name), {})}
+    part = {"name": name, **needs.pop("arguments", {})}
+    given = {**needs.pop("changes", {}), kind: part}
+    values = OTHER | OTHERS.get(name, {})
+    with (
+        registry.modalities.temporarily(tensors=Tensors),
+        registry.datasets.temporarily(tensors=lambda *, modality, split: None),
+    ):
+        alone = tiny_recipe(changes=given, **needs)
+        before = outcome_of(alone)
+        for argument in inspect.signature(registry.ALL[kind].get(name)).parameters:
+            if argument in SUPPLIED[kind]:
+                continue
+            plain = alone.with_(BESIDE.get(argument, {}))
+            other = plain.with_({f"{kind}.{argument}": values[argument]})
+            expected = before if plain == alone else outcome_of(plain)
+            assert outcome_of(other) != expected, f"{argument} makes no difference"
+
+
+def outcome_of(recipe: Any) -> tuple[object, ...]:
+    """What a part can make a difference to: the number of weights, and the losses."""
+    modality = recipe.make("modality")
+    torch.manual_seed(0)
+    model, objective = Autoencoder(recipe, modality=modality), recipe.make("objective")
+    step = Source(0, "test").step(0, progress=0.6)
+    with torch.no_grad():
+        terms = model(tiny_batch(modality), step, num_samples=objective.num_samples)
+    return model.num_parameters(), objective(terms, step).tolist()
