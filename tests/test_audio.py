@@ -15,6 +15,7 @@ import torch
 from ae_audio import spectrum
 from ae_audio.denoising import Hiss
 from ae_audio.modality import Notes, note_of
+from ae_audio.morph import evenly_bright
 from ae_audio.pitch import find_pitch, parse_pitch, pitch_name
 from ae_audio.song import RELEASE, Tone, read_melody, sing, within
 from ae_audio.sound import Sound, read_sound, write_sounds
@@ -263,6 +264,37 @@ def test_hiss_is_as_loud_as_it_says() -> None:
     assert target is y and float(found) == pytest.approx(-40, abs=1.5)
 
 
+def test_hiss_is_of_another_strength_for_every_note() -> None:
+    y = torch.zeros(200, 1, 8, 512)
+    y[..., 100] = 1.0
+    x, _ = Hiss(quietest=-50, loudest=-30)(y, y, None, Source(0, "test").step(0))
+    magnitudes = 10 ** ((x[..., 200:] - 1) * spectrum.RANGE / 20)
+    decibels = 10 * torch.log10(magnitudes.square().mean((1, 2, 3)))
+    assert decibels.min() == pytest.approx(-50, abs=2)
+    assert decibels.max() == pytest.approx(-30, abs=2)
+    assert decibels.mean() == pytest.approx(-40, abs=2)
+
+
+def test_equalised_notes_stay_notes() -> None:
+    y = 0.5 + 0.2 * torch.rand(8, *Notes().shape)
+    y[:, 0, 3, 100], y[:, 0, 5] = 1.0, 0.0
+    varied = Notes(equalise=2.0).augment(y.clone(), Source(0, "test").step(0))
+    assert torch.equal(varied == 0, y == 0), "silence stays silent"
+    assert torch.allclose(varied.amax((1, 2, 3)), torch.ones(8))
+    by = (varied - y)[:, 0, 20, 50:500:50].std(0)
+    assert (by > 0.5 / spectrum.RANGE).all(), "each note in a way of its own"
+    assert Notes().augment(y, Source(0, "test").step(0)) is y
+
+
+def test_morphs_are_evenly_bright() -> None:
+    fall = torch.linspace(0, 1, spectrum.BINS)[None, None]
+    share = torch.tensor([0.0, 0.1, 0.2, 0.9, 1.0])[:, None, None]
+    levels = (1 - fall * (0.9 - 0.5 * share)).expand(5, spectrum.FRAMES, -1)
+    assert spectrum.centroid(levels).log().diff().std() > 0.1
+    octaves = spectrum.centroid(evenly_bright(levels)).log().diff()
+    assert torch.allclose(octaves, octaves.mean(), rtol=0.05)
+
+
 # Songs.
 
 
@@ -275,6 +307,14 @@ def test_song_is_as_long_as_the_melody_and_sings_its_notes() -> None:
     for start, end, pitch, _ in tones[:2]:
         part = song.samples[int((start + 0.1) * song.rate) : int((end - 0.05) * song.rate)]
         assert float(find_pitch(part[None])) == pytest.approx(pitch, abs=0.5)
+
+
+def test_notes_are_sung_as_loud_as_they_are_written() -> None:
+    model = load("note-timbre")
+    code = model.encode([read_sound(SAMPLES / "flute.flac")])[0]
+    song = sing(model, [Tone(0, 0.5, 60, 0.8), Tone(0.7, 1.2, 60, 0.2)], code)
+    loud, soft = (song.samples[int(at * song.rate) :][:8000].square().mean() for at in (0, 0.7))
+    assert float((loud / soft).sqrt()) == pytest.approx(4, rel=0.05)
 
 
 def test_pitches_beyond_the_known_move_by_octaves() -> None:

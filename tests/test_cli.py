@@ -18,6 +18,7 @@ from typing import Any
 
 import click
 import numpy as np
+import pretty_midi
 import pytest
 import torch
 from click.testing import CliRunner
@@ -554,7 +555,7 @@ SAID = [
         ],
     ),
     (
-        "audio play-with NOTES TUNE",
+        "audio play-with NOTES SHORT",
         ["--from cello", "--to cello", "--mix 0.2", "-o other.wav", "--device tpu"],
     ),
     (
@@ -570,14 +571,12 @@ def outcome(tmp_path: Path, untrained: dict[str, Path]) -> Callable[[str], dict[
     """Runs a command in a folder of its own: its exit code, what it says and what it writes."""
     folders = count()
     np.savez(tmp_path / "codes.npz", **{"z": np.ones((2, 4)), "label.digit": np.array([1, 2])})
-    words = {
-        "CODES": tmp_path / "codes.npz",
-        "THREE": THREE,
-        "EIGHT": EIGHT,
-        "TUNE": TUNE,
-        "CHORALE": CHORALE,
-        **untrained,
-    }
+    midi = pretty_midi.PrettyMIDI()
+    midi.instruments.append(pretty_midi.Instrument(0))
+    midi.instruments[0].notes.append(pretty_midi.Note(90, 69, 0.0, 0.5))
+    midi.write(str(tmp_path / "short.mid"))
+    words = {"CODES": tmp_path / "codes.npz", "SHORT": tmp_path / "short.mid", **untrained}
+    words |= {"THREE": THREE, "EIGHT": EIGHT, "TUNE": TUNE, "CHORALE": CHORALE}
 
     def run(line: str) -> dict[str, Any]:
         folder = tmp_path / f"{next(folders)}"
@@ -598,6 +597,41 @@ def test_every_option_changes_something(outcome, line: str, more: list[str]) -> 
     assert outcome(line) == before, "it must do the same, where nothing else is asked for"
     for words in more:
         assert outcome(f"{line} {words}") != before, f"{words} changes nothing"
+
+
+#: Commands that take long, or have nothing to be compared: other tests see what their options do.
+UNSAID = {"models", "plugin check", "plugin new", "plugins", "recipes", "runs", "train"}
+UNSAID |= {"audio evaluate", "image lesson", "music evaluate", "music render"}
+
+
+@pytest.mark.parametrize(("name", "command"), [pytest.param(*c, id=c[0]) for c in commands()])
+def test_every_option_is_tried(name: str, command: click.Command) -> None:
+    lines = [[*line.split(), *(w for m in more for w in m.split())] for line, more in SAID]
+    mine = {word for words in lines if " ".join(words).startswith(f"{name} ") for word in words}
+    for option in command.params:
+        if isinstance(option, click.Option) and "--overwrite" not in option.opts:
+            known = mine & {*option.opts, *option.secondary_opts}
+            assert known or name in UNSAID, f"add {option.opts[-1]} to what is said of 'ae {name}'"
+
+
+def test_train_does_what_its_options_say(ae) -> None:
+    words = ["train", "mnist-2d", "--data", "mnist-sample", "--out", "r", "--seed", 3, "--keep", 5]
+    small = ["encoder.hidden=[4]", "decoder.hidden=[4]", "train.epochs=1", "train.lr=1",
+             "train.lr=0.01", "train.batch_size=60", "train.evaluate_every=0.25"]  # fmt: skip
+    said = ae(*words, "--quiet", *(word for pair in small for word in ("--set", pair))).output
+    train = checkpoint.load_config(Path("r")).recipe.train
+    assert (train.seed, train.lr) == (3, 0.01) and "seed 3" in said
+    assert len(checkpoint.checkpoints(Path("r"))) == 4
+
+
+def test_a_mix_of_0_is_the_one_timbre_and_pitches_are_their_own(outcome) -> None:
+    songs = [outcome(f"audio play-with NOTES SHORT --mix 0 --to {to}") for to in ("cello", "oboe")]
+    assert songs[0]["song.wav"] == songs[1]["song.wav"]
+    single, both = (
+        outcome(f"audio sample --model NOTES -n 1 --pitch A4 {more} -o out.wav")["out.wav"]
+        for more in ("--pitch A4", "--pitch C4")
+    )
+    assert single != both
 
 
 def test_module_is_the_command_and_interrupt_says_how_to_go_on(tmp_path: Path) -> None:

@@ -71,6 +71,40 @@ def test_augmentation_moves_and_keeps() -> None:
     assert not torch.equal(moved[0], moved[1])
     assert torch.allclose(moved.sum((1, 2, 3)), y.sum((1, 2, 3)), rtol=0.35)
     assert Image().augment(y, Source(0, "test").step(0)) is y
+    bar = torch.zeros(64, 1, 28, 28)
+    bar[:, :, 8:20, 13:15] = 1
+
+    def spread(**changes: float) -> list[float]:
+        """How much the bar's middle, right and below, its tilt and its size differ."""
+        drawn = Image(**changes).augment(bar, Source(0, "test").step(0))[:, 0]
+        mass, place = drawn.sum((1, 2)), torch.arange(28.0) - 13.5
+        right = (drawn.sum(1) @ place) / mass
+        below = (drawn.sum(2) @ place) / mass
+        tilt = (drawn * (place[:, None] - below[:, None, None]) * place).sum((1, 2)) / mass
+        return [float(values.std()) for values in (right, below, tilt, mass)]
+
+    for i, changes in enumerate(({"shift": 3.0}, {"shift": 3.0}, {"rotate": 20.0}, {"scale": 0.2})):
+        assert spread(**changes)[i] > 1, changes
+    assert max(spread(rotate=20.0)[:2] + spread(scale=0.2)[:3]) < 0.1
+
+
+def test_metrics_are_what_they_are_called() -> None:
+    y = torch.zeros(2, 1, 4, 4)
+    found = Image(size=4).metrics(y, torch.stack([y[0] + 0.1, y[0] + 0.5]), None)
+    assert found["mse"].tolist() == pytest.approx([0.01, 0.25])
+    assert found["psnr"].tolist() == pytest.approx([20, 6.0206], rel=1e-4)
+    assert found["pixel_bce"].tolist() == pytest.approx([0.10536, 0.69315], rel=1e-4)
+
+
+def test_pictures_are_cropped_padded_or_stretched() -> None:
+    wide = Pictures.new("L", (40, 20), 100)
+    wide.paste(255, (10, 0, 30, 20))  # its middle square
+    found = {
+        fit: Image(size=20, fit=fit).to_tensor(wide).y[0] for fit in ("crop", "pad", "stretch")
+    }
+    assert (found["crop"][:, 1:-1] > 240).all()
+    assert (found["pad"][:4] == 0).all() and (found["pad"][8:12, 8:12] == 255).all()
+    assert (found["stretch"][:, :2] == 100).all() and (found["stretch"][:, 9:11] == 255).all()
 
 
 def test_bundled_digits_are_digits() -> None:

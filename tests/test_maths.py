@@ -70,6 +70,7 @@ def test_distortions_say_that_they_are_none(step) -> None:
 
 
 def test_densities_say_of_what() -> None:
+    assert len([*GaussianLikelihood(num_classes=0, variance="learned").parameters()]) == 1
     assert not GaussianLikelihood(num_classes=0).supports(torch.tensor([0.0, math.nan]))
     for classes in ([0, 3], [-1, 0]):
         assert not Categorical(num_classes=3).supports(torch.tensor(classes))
@@ -220,6 +221,31 @@ def test_evaluation_is_exact_where_everything_is_known(linear) -> None:
     assert other["negative_elbo"] != again["negative_elbo"] and other["nll"] != again["nll"]
 
 
+class Swapped:
+    """Shows zeros for targets that are ones, whatever they were."""
+
+    def out_shape(self, shape):
+        return shape
+
+    def __call__(self, x, y, mask, step):
+        return torch.zeros_like(x), torch.ones_like(y)
+
+
+def test_a_corruption_says_what_is_seen_and_what_is_judged_by(linear, step) -> None:
+    model, y = linear
+    net, c = model.autoencoder, torch.empty(4, 0)
+    net.bottleneck = Deterministic(
+        in_shapes=[(3,)], cond_dim=0, z_dim=2, prior=lambda z_shapes: net.bottleneck.prior
+    )
+    net.corruption = Swapped()
+    guess = net.decode(net.encode(torch.zeros(4, 3), c), c, step)
+    expected = net.likelihood.nll(guess[:, None], torch.ones(4, 3), None).detach()
+    found = net(tiny_batch(model.modality)._replace(y=y[:4]), step).distortion[0]
+    assert torch.allclose(found, expected, atol=1e-5)
+    report = evaluate(model, limit=4)
+    assert report["distortion"] == pytest.approx(float(expected[0]), rel=1e-5)
+
+
 def test_more_samples_than_fit_at_once_are_all_counted(linear, monkeypatch) -> None:
     model, y = linear
     monkeypatch.setattr("ae_toolkit.evaluate.DECODED", 64)
@@ -273,6 +299,8 @@ def test_iwae_is_tighter_than_elbo_and_equals_it_for_one_sample() -> None:
     two = terms([[10.0], [12.0]], [[[1.0]], [[1.0]]])
     expected = -math.log((math.exp(-11) + math.exp(-13)) / 2)
     assert IWAE(num_samples=2)(two, at(1)).item() == pytest.approx(expected, rel=1e-5)
+    dear = two._replace(penalty=torch.tensor([0.5]))
+    assert IWAE(num_samples=2)(dear, at(1)).item() == pytest.approx(expected + 0.5, rel=1e-5)
     assert expected < ELBO()(two, at(1)).item() == pytest.approx(12)
 
 
@@ -335,6 +363,14 @@ def test_tape_plays_what_the_step_would_have_drawn() -> None:
     source = Source(3, "train")
     tape = Tape(source, part)
     assert torch.equal(part(replay(torch.tensor(0.0), tape.draw(5))), part(source.step(5)))
+
+
+def test_tape_seeds_what_parts_draw_beside_it() -> None:
+    tape, drawn = Tape(Source(3, "train"), lambda step: torch.rand(3)), []
+    for index in (5, 5, 6):
+        tape.draw(index)
+        drawn.append(torch.rand(3))
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
 
 
 def test_schedules_rise_and_fall() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from PIL import ImageDraw, ImageFilter
 from ae_toolkit import Misuse, load
 from ae_toolkit.autoencoder import Autoencoder
 from ae_toolkit.corruption import Downsample
+from ae_toolkit.latent import quantiles
 from ae_toolkit.noise import Source
 from ae_toolkit.pieces import in_pieces
 from ae_toolkit.recipe import named
@@ -221,6 +223,26 @@ def test_interpolation_is_a_strip_and_a_gif(ae, tmp_path: Path) -> None:
     ae("image", "interpolate", THREE, "photo.jpg", "-o", "walk.png", "--steps", 5)
     with Pictures.open(tmp_path / "walk.gif") as gif:
         assert gif.n_frames == 8  # there and back
+        frames = []
+        for i in range(8):
+            gif.seek(i)
+            frames.append(np.asarray(gif.convert("L")))
+    assert all(np.array_equal(frames[i], frames[8 - i]) for i in (1, 2, 3))
+
+
+def test_a_grid_rises_upwards_and_to_the_right(ae, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr("ae_image.figures.save_figure", lambda figure, path: drawn.append(figure))
+    ae("image", "grid", "--model", "mnist-2d", "-n", 3)
+    (axes,) = drawn[0].axes
+    sheet, model = axes.images[0].get_array(), load("mnist-2d")
+    low, middle, high = quantiles(3).tolist()
+    for z, (row, column) in (((low, high), (0, 0)), ((high, middle), (1, 2))):
+        expected = np.asarray(model.decode(torch.tensor([z]))[0])
+        found = sheet[28 * row : 28 * row + 28, 28 * column : 28 * column + 28]
+        assert np.array_equal(found, expected)
+    assert [label.get_text()[0] for label in axes.get_yticklabels()][::2] == ["1", "−"]
+    assert [label.get_text()[0] for label in axes.get_xticklabels()][::2] == ["−", "1"]
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,15 @@ def test_encoders_do_not_see_what_is_masked(make: Any) -> None:
     assert not torch.allclose(part(x, c, None)[0], mine)
 
 
+def test_a_recurrent_encoder_reads_both_ways() -> None:
+    part = RecurrentEncoder(in_shape=(LENGTH,), num_classes=CLASSES, cond_dim=2, width=8)
+    part.back.load_state_dict(part.ahead.state_dict())
+    _, c, x = inputs()
+    (mine,), (turned,) = part(x, c, None), part(x.flip(1), c, None)
+    assert torch.allclose(mine[:, 8:], turned[:, :8], atol=1e-6)
+    assert not torch.allclose(mine[:, 8:], mine[:, :8], atol=1e-3)
+
+
 def test_a_masked_decoder_gives_the_same_for_what_is_real() -> None:
     torch.manual_seed(0)
     part = TransformerDecoder(

@@ -14,12 +14,16 @@ import torch
 from conftest import small
 
 from ae_toolkit import Failure, Misuse, checkpoint, fit, load, trial
-from ae_toolkit.device import has_compiler
+from ae_toolkit.device import Engine, has_compiler
 from ae_toolkit.errors import Interrupted
 from ae_toolkit.learner import Learner, Pace
 from ae_toolkit.logs import Logs
+from ae_toolkit.noise import Source
+from ae_toolkit.ranks import Ranks
 from ae_toolkit.recipe import Train
 from ae_toolkit.registry import corruptions, encoders
+from ae_toolkit.validation import validate
+from ae_toolkit.workshop import Workshop
 
 
 def rows(run: Path, split: str) -> list[dict[str, float]]:
@@ -53,6 +57,63 @@ def test_same_seed_same_bits_other_seed_other_bits(run: Path, tmp_path: Path) ->
     other = fit(small(train__seed=1), tmp_path / "other", progress=False)
     assert last_weights(again) == last_weights(run) != last_weights(other)
     assert (again / "metrics.jsonl").read_bytes() == (run / "metrics.jsonl").read_bytes()
+
+
+def workshop(**changes: object) -> Workshop:
+    recipe, cpu = small(**changes), torch.device("cpu")
+    shop = Workshop(recipe, Engine.pick(recipe.train, cpu), cpu, Ranks())
+    shop.rehearse(0)
+    return shop
+
+
+def test_all_that_is_random_follows_from_the_seed() -> None:
+    shops = [workshop(train__seed=seed, train__validation=0.3) for seed in (0, 0, 1)]
+    whole = [workshop(train__seed=seed, train__validation=0) for seed in (0, 0, 1)]
+    for a, b, c in (
+        [shop.model.encoder.layers[0].weight for shop in shops],
+        [shop.tape.draw(3)[0] for shop in shops],
+        [torch.tensor([shop.held_out.y.sum(), len(shop.held_out)]) for shop in shops],
+        [shop.batches.at(2).y for shop in whole],
+    ):
+        assert torch.equal(a, b) and not torch.equal(a, c)
+
+
+def test_training_corrupts_augments_and_takes_as_many_samples_as_its_objective() -> None:
+    code = {"bottleneck": {"name": "deterministic", "z_dim": 2}}
+    shops = [workshop(modality__shift=shift, **code) for shift in (0.0, 9.0)]
+    plain, moved = (
+        shop.terms_of(shop.model, shop.batches.at(0), Source(0, "test").step(0)).distortion
+        for shop in shops
+    )
+    assert not torch.allclose(plain, moved, rtol=1e-3)
+    shop = workshop(objective={"name": "iwae", "num_samples": 3})
+    terms = shop.terms_of(shop.model, shop.batches.at(0), Source(0, "test").step(0))
+    assert terms.distortion.shape == (3, 64)
+
+
+def test_dropout_is_for_training_only(tmp_path: Path) -> None:
+    shop = workshop(encoder__dropout=0.5)
+    seen = [
+        validate(shop.learner.settle(), shop.modality, shop.objective, shop.held_out, 0, Ranks())
+        for _ in range(2)
+    ]
+    assert seen[0] == seen[1]
+    config = checkpoint.config_json(shop.recipe)
+    checkpoint.save(tmp_path / "r", shop.model.state_dict(), config)
+    model = load(tmp_path / "r")
+    items = [model.modality.from_tensor(y / 255) for y in shop.held_out.y[:2]]
+    assert torch.equal(model.encode(items), model.encode(items))
+
+
+def test_two_batches_are_as_one_of_twice_the_size() -> None:
+    code = {"bottleneck": {"name": "deterministic", "z_dim": 2}}
+    moments = []
+    for sizes in ({"train__batch_size": 64}, {"train__batch_size": 32, "train__accumulate": 2}):
+        shop = workshop(**sizes, **code)
+        shop.take(shop.stepper(False), 0, shop.paces(0, 1)[0])
+        moments.append(shop.learner.first)
+    for whole, halves in zip(*moments, strict=True):
+        assert torch.allclose(whole, halves, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -252,13 +313,13 @@ def test_an_update_is_adamw_eager_and_compiled_alike() -> None:
     torch.manual_seed(0)
     first = torch.nn.Linear(3, 4)
     layers = [first, copy.deepcopy(first), copy.deepcopy(first)]
-    train = Train(weight_decay=0.1, clip=0.5, lr=0.1)
+    train = Train(weight_decay=0.1, clip=0.5, lr=0.1, betas=(0.8, 0.95))
     eager, compiled = (Learner(layer, copy.deepcopy(layer), train) for layer in layers[:2])
     groups = [
         {"params": [layers[2].weight], "weight_decay": 0.1},
         {"params": [layers[2].bias], "weight_decay": 0.0},
     ]
-    library = torch.optim.AdamW(groups, lr=0.1)
+    library = torch.optim.AdamW(groups, lr=0.1, betas=(0.8, 0.95))
     update = torch.compile(compiled.update, dynamic=False)
     for step in range(3):
         slopes = [torch.randn(4, 3), torch.randn(4)]
