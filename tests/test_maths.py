@@ -271,7 +271,7 @@ def test_temperatures_of_code_and_elements_spread_what_is_made(linear) -> None:
     assert sampled[0] == 0 and sampled[2] == pytest.approx(2 * sampled[1], rel=1e-3)
     drawn = [spread(model.decode(torch.zeros(501, 2), temperature=heat)) for heat in (0, 1, 2)]
     assert drawn == pytest.approx([0, STD, 2 * STD], rel=0.1)
-    values = model.decode_tensor(torch.zeros(501, 2), temperature=1.0)
+    values = model.decode_tensor(torch.zeros(1000, 2), temperature=1.0)
     assert not torch.equal(values[0], values[500]), "noise begins anew with every piece"
 
 

@@ -36,16 +36,17 @@ def test_downsampling_averages() -> None:
 
 @pytest.mark.parametrize("levels", [1, 2, 3])
 def test_skips_are_levels(levels: int) -> None:
-    parts = {"widths": [4, 8, 8], "blocks": 1, "patch": 1}
-    check_part(
-        "encoder",
-        "resnet",
-        arguments={**parts, "levels": levels},
-        changes={
-            "bottleneck": {"name": "deterministic", "spatial": True, "z_dim": 4},
-            "decoder": {"name": "resnet", **parts, "widths": [8, 8, 4]},
-        },
-    )
+    encoder = {"widths": [4, 8, 8], "blocks": 1, "patch": 1, "levels": levels}
+    decoder = {"widths": [8, 8, 4], "blocks": 1, "patch": 1}
+    bottleneck = {"spatial": True, "z_dim": 4}
+    parts = {
+        "encoder": ("resnet", encoder),
+        "bottleneck": ("deterministic", bottleneck),
+        "decoder": ("resnet", decoder),
+    }
+    changes = {kind: {"name": name, **arguments} for kind, (name, arguments) in parts.items()}
+    for kind, (name, arguments) in parts.items():
+        check_part(kind, name, arguments=arguments, changes=changes)
 
 
 def make(name: str) -> Autoencoder:

@@ -23,7 +23,7 @@ from ae_toolkit.contracts import Batch, Example
 from ae_toolkit.noise import Source
 from ae_toolkit.prior import AutoregressivePrior
 from ae_toolkit.recipe import Recipe
-from ae_toolkit.testing import check_part
+from ae_toolkit.testing import Tensors, check_part, tiny_batch, tiny_recipe
 
 LENGTH, CLASSES = 6, 5
 DECODERS = {
@@ -234,6 +234,24 @@ def test_what_is_masked_makes_no_difference(words: Model) -> None:
     c = net.embed(batch.labels, like=y)
     mine, its = (net.encode(some.y, c, mask)[0] for some in (batch, other))
     assert torch.allclose(mine, its, atol=1e-5)
+
+
+def test_a_masked_decoder_is_masked_in_training() -> None:
+    small = {"name": "transformer", "width": 16, "patch": 2}
+    parts = {"encoder": small, "decoder": small, "bottleneck": {"name": "deterministic"}}
+    changes = {**parts, "bottleneck.spatial": True, "bottleneck.z_dim": 3}
+    with (
+        registry.modalities.temporarily(tensors=Tensors),
+        registry.datasets.temporarily(tensors=lambda *, modality, split: None),
+    ):
+        recipe = tiny_recipe(shape=(LENGTH,), num_classes=CLASSES, changes=changes)
+        modality = recipe.make("modality")
+        net = Autoencoder(recipe, modality=modality)
+    mask = torch.arange(LENGTH) < torch.tensor([6, 4, 3, 1])[:, None]
+    batch, c = tiny_batch(modality)._replace(mask=mask), torch.empty(4, 0)
+    params = net.decoder.params(net.encode(batch.y, c, mask), c, mask)
+    found = net(batch, Source(0, "test").step(0)).distortion[0]
+    assert torch.allclose(found, net.likelihood.nll(params, batch.y, mask), atol=1e-5)
 
 
 def test_labels_are_given_for_all_or_for_each_item(words: Model) -> None:
