@@ -329,7 +329,7 @@ def test_a_command_reads_all_of_its_options(name: str, command: click.Command) -
 
 
 @pytest.fixture(scope="module")
-def untrained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def random_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Small models with weights drawn at random: nothing that they make is like anything else."""
     folder = tmp_path_factory.mktemp("untrained")
     small = {"encoder": {"name": "mlp", "hidden": [8]}, "decoder": {"name": "mlp", "hidden": [8]}}
@@ -362,16 +362,30 @@ SAID = [
         ["--limit 41", "--nll 3", "--seed 1", "--data THREE", "--device tpu"],
     ),
     ("evaluate DIGITS --limit 40 --nll 2", ["--json"]),
-    ("reconstruct NOISY THREE -o out", ["-o other", "--device tpu"]),
+    (
+        "reconstruct DIGITS THREE -o out --label digit=3",
+        ["-o other", "--label digit=4", "--device tpu"],
+    ),
     (
         "sample DIGITS -n 3 -o out --label digit=3",
-        ["-n 4", "-o other", "--temperature 0.5", "--label digit=4", "--seed 1", "--device tpu"],
+        [
+            "-n 4",
+            "-o other",
+            "--temperature 0.5",
+            "--likelihood-temperature 1",
+            "--label digit=4",
+            "--seed 1",
+            "--device tpu",
+        ],
     ),
     (
-        "interpolate NOISY THREE EIGHT -o out.png --steps 3",
-        ["-o other.png", "--steps 4", "--path lerp", "--device tpu"],
+        "interpolate DIGITS THREE EIGHT -o out.png --steps 3 --label digit=3",
+        ["-o other.png", "--steps 4", "--path lerp", "--label digit=4", "--device tpu"],
     ),
-    ("encode NOISY THREE -o z.npz", ["-o other.npz", "--device tpu"]),
+    (
+        "encode DIGITS THREE -o z.npz --label digit=3",
+        ["-o other.npz", "--label digit=4", "--device tpu"],
+    ),
     ("decode DIGITS CODES -o out", ["-o other", "--label digit=4", "--device tpu"]),
     ("export DIGITS -o out", ["-o other", "--dtype bf16"]),
     (
@@ -567,7 +581,7 @@ SAID = [
 
 
 @pytest.fixture
-def outcome(tmp_path: Path, untrained: dict[str, Path]) -> Callable[[str], dict[str, Any]]:
+def outcome(tmp_path: Path, random_models: dict[str, Path]) -> Callable[[str], dict[str, Any]]:
     """Runs a command in a folder of its own: its exit code, what it says and what it writes."""
     folders = count()
     np.savez(tmp_path / "codes.npz", **{"z": np.ones((2, 4)), "label.digit": np.array([1, 2])})
@@ -575,7 +589,7 @@ def outcome(tmp_path: Path, untrained: dict[str, Path]) -> Callable[[str], dict[
     midi.instruments.append(pretty_midi.Instrument(0))
     midi.instruments[0].notes.append(pretty_midi.Note(90, 69, 0.0, 0.5))
     midi.write(str(tmp_path / "short.mid"))
-    words = {"CODES": tmp_path / "codes.npz", "SHORT": tmp_path / "short.mid", **untrained}
+    words = {"CODES": tmp_path / "codes.npz", "SHORT": tmp_path / "short.mid", **random_models}
     words |= {"THREE": THREE, "EIGHT": EIGHT, "TUNE": TUNE, "CHORALE": CHORALE}
 
     def run(line: str) -> dict[str, Any]:
