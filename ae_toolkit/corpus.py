@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import blake2b
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple, TypeVar, overload
 
 import numpy as np
 import torch
@@ -37,6 +37,8 @@ from ae_toolkit.errors import Failure, Misuse
 from ae_toolkit.ingest import at_work, ingest
 from ae_toolkit.modality import Modality, examples_of, read_items
 from ae_toolkit.parts import File, Skipped
+
+T = TypeVar("T")
 
 FORMAT = 2
 
@@ -178,31 +180,57 @@ def read_files(paths: Iterable[Path], modality: Modality) -> Reading:
         Misuse: a path is of nothing, or there is nothing of the kind in a folder.
         Failure: the only file, or every one of them, is broken; the sentence says why.
     """
+    found = list_files(paths, modality)
+    names: list[str] = []
+    items: list[Any] = []
+    skipped: list[Skipped] = []
+
+    def read(file: Path) -> list[Any]:
+        if not (mine := read_items(file, modality)):
+            raise Failure(f"{file}: nothing was found in it")
+        return mine
+
+    for file, mine in read_each(found, read, skipped):
+        items += mine
+        names += (f"{file.stem}-{i:03}" if len(mine) > 1 else file.stem for i in range(len(mine)))
+    return Reading(names, items, skipped, len(found))
+
+
+def list_files(paths: Iterable[Path], modality: Modality) -> list[Path]:
+    """Files as they are, and in the place of a folder all files of the data type below it.
+
+    Raises:
+        Misuse: a path is of nothing, or there is nothing of the kind in a folder.
+    """
     found = [f for path in paths for f in (find_files(path, modality) if path.is_dir() else [path])]
     for file in found:
         if not file.exists():
             raise Misuse(f"{file}: there is no such file")
-    names: list[str] = []
-    items: list[Any] = []
-    skipped: list[Skipped] = []
-    for file in found:
+    return found
+
+
+def read_each(
+    files: Sequence[Path], read: Callable[[Path], T], skipped: list[Skipped]
+) -> Iterator[tuple[Path, T]]:
+    """Reads files one at a time; those that `read` refuses go to `skipped`.
+
+    Raises:
+        Failure: the only file, or every one of them, is broken; the sentence says why.
+    """
+    for file in files:
         try:
-            mine = read_items(file, modality)
-            if not mine:
-                raise Failure(f"{file}: nothing was found in it")
+            found = read(file)
         except (Failure, Misuse) as error:
-            if len(found) == 1:
+            if len(files) == 1:
                 raise
             skipped.append(Skipped(str(file), str(error).removeprefix(f"{file}: ")))
-            continue
-        items += mine
-        names += (f"{file.stem}-{i:03}" if len(mine) > 1 else file.stem for i in range(len(mine)))
-    if not items:
+        else:
+            yield file, found
+    if len(skipped) == len(files):
         first = skipped[0]
         raise Failure(
-            f"none of {len(found)} files could be read; the first is {first.path}: {first.reason}"
+            f"none of {len(files)} files could be read; the first is {first.path}: {first.reason}"
         )
-    return Reading(names, items, skipped, len(found))
 
 
 def find_files(root: Path, modality: Modality) -> list[Path]:

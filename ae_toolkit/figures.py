@@ -32,12 +32,13 @@ STYLE: dict[str, Any] = {
 CURVES = 4  #: lines in one plot; more rows than that make a heat map
 
 
-def save_figure(figure: Figure, path: Path, *, style: dict[Any, Any]) -> None:
+def save_figure(figure: Figure, path: Path, *, named: bool = True, style: dict[Any, Any]) -> None:
     """Writes a figure whole or not at all, in the format of its ending.
 
     Args:
         figure: drawn already.
         path: where to.
+        named: as in `writing`.
         style: matplotlib's settings, under which its texts are set.
 
     Raises:
@@ -46,7 +47,7 @@ def save_figure(figure: Figure, path: Path, *, style: dict[Any, Any]) -> None:
     """
     if path.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise Misuse(f"{path}: choose a name that ends in .png, .svg or .pdf")
-    with rc_context(style), writing(path) as temporary:
+    with rc_context(style), writing(path, named=named) as temporary:
         signed = {"Software" if path.suffix.lower() == ".png" else "Creator": SIGNATURE}
         figure.savefig(temporary, dpi=DPI, bbox_inches="tight", pad_inches=0.04, metadata=signed)
 

@@ -14,7 +14,7 @@ import shutil
 import stat
 import tempfile
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
@@ -300,6 +300,14 @@ def safe_name(name: str) -> str:
     kept = "".join(c if c.isprintable() and c not in '<>:"|?*' else "_" for c in last)
     kept = unicodedata.normalize("NFC", kept).strip(" .")
     return kept.encode()[:_MAX_NAME_BYTES].decode(errors="ignore") or "unnamed"
+
+
+def safe_names(names: Sequence[str]) -> list[str]:
+    """Safe names for files of one folder; they are numbered where two would be the same."""
+    safe = [safe_name(name) for name in names]
+    if len({name.casefold() for name in safe}) == len(safe):
+        return safe
+    return [f"{i:03}-{name}" for i, name in enumerate(safe)]
 
 
 def printable(text: str) -> str:

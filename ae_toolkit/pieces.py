@@ -6,7 +6,9 @@ Axes: B examples, C channels, then any number of position axes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import product
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,28 +29,37 @@ def in_pieces(
         margin: overlap of the pieces.
         progress: show a bar where there are several pieces.
     """
-
-    def along(axis: int, x: Tensor) -> Tensor:
-        if axis == x.dim():
-            y = run(x)
-            bar.update()
-            return y
-        size, parts = x.shape[axis], []
-        if not _is_cut(size, margin):
-            return along(axis + 1, x)
-        for start in range(0, size, PIECE):
-            end = min(start + PIECE, size)
-            low, high = max(start - margin, 0), min(end + margin, size)
-            y = along(axis + 1, x.narrow(axis, low, high - low))
-            scale = y.shape[axis] // (high - low)
-            parts.append(y.narrow(axis, scale * (start - low), scale * (end - start)))
-        return torch.cat(parts, axis)
-
-    total = math.prod(-(-n // PIECE) if _is_cut(n, margin) else 1 for n in x.shape[2:])
+    axes = [_cuts(size, margin) for size in x.shape[2:]]
+    total = math.prod(map(len, axes))
     off = None if progress and total > 1 else True
-    with tqdm(total=total, unit=" pieces", disable=off, leave=False) as bar:
-        return along(2, x)
+    whole, scale = torch.empty(0), [1] * len(axes)
+    for piece in tqdm(product(*axes), total=total, unit=" pieces", disable=off, leave=False):
+        y = run(x[_index([(cut.low, cut.high) for cut in piece], [1] * len(axes))])
+        if whole.dim() == 1:  # the first piece says how large all of them are
+            scale = [m // (cut.high - cut.low) for m, cut in zip(y.shape[2:], piece, strict=True)]
+            sizes = [k * size for k, size in zip(scale, x.shape[2:], strict=True)]
+            whole = y.new_empty(*y.shape[:2], *sizes)
+        inner = _index([(cut.start - cut.low, cut.end - cut.low) for cut in piece], scale)
+        whole[_index([(cut.start, cut.end) for cut in piece], scale)] = y[inner]
+    return whole
 
 
-def _is_cut(size: int, margin: int) -> bool:
-    return size > PIECE + 2 * margin
+class _Cut(NamedTuple):
+    """A piece along one axis: it sees from low to high and answers for start to end."""
+
+    low: int
+    start: int
+    end: int
+    high: int
+
+
+def _cuts(size: int, margin: int) -> list[_Cut]:
+    if size <= PIECE + 2 * margin:
+        return [_Cut(0, 0, size, size)]
+    ends = [(start, min(start + PIECE, size)) for start in range(0, size, PIECE)]
+    return [_Cut(max(a - margin, 0), a, b, min(b + margin, size)) for a, b in ends]
+
+
+def _index(spans: Sequence[tuple[int, int]], scale: Sequence[int]) -> tuple[Any, ...]:
+    """An index of spans along the position axes, each so many times as large."""
+    return (..., *(slice(k * a, k * b) for (a, b), k in zip(spans, scale, strict=True)))

@@ -334,12 +334,9 @@ def _write(model: Model, items: list[Any], path: Path, *, named: bool = True) ->
 
 
 def _write_each(model: Model, items: list[Any], names: list[str], out: Path) -> None:
-    from ae_toolkit.files import safe_name
+    from ae_toolkit.files import safe_names
 
-    names = [safe_name(name) for name in names]
-    if len({name.casefold() for name in names}) < len(names):
-        names = [f"{i:03}-{name}" for i, name in enumerate(names)]
-    for item, name in zip(items, names, strict=True):
+    for item, name in zip(items, safe_names(names), strict=True):
         _write(model, [item], out / f"{name}{model.modality.suffixes[0]}", named=False)
     click.echo(f"{out}: {len(items)} files")
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from ae_image.datasets import mnist_sample
-from ae_image.modality import Image
+from ae_image.modality import Image, flatten
+from ae_image.pictures import has_colour
 from conftest import SAMPLES
 from PIL import Image as Pictures
 
 from ae_toolkit import Failure, Misuse, registry
+from ae_toolkit.files import is_signed
 from ae_toolkit.noise import Source
 from ae_toolkit.recipe import named
 from ae_toolkit.testing import check_modality
@@ -49,6 +54,59 @@ def test_exif_rotation_is_obeyed(tmp_path: Path) -> None:
     exif[0x0112] = 6
     picture.save(tmp_path / "turned.jpg", exif=exif)
     assert next(Image().read(tmp_path / "turned.jpg")).size == (10, 20)
+
+
+@pytest.mark.parametrize("kind", ["EPS", "DDS", "BLP", "AVIF", "GIF", "TIFF", "PCX"])
+def test_other_formats_are_no_pictures_whatever_their_name(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    Pictures.new("P" if kind == "BLP" else "RGB", (8, 8)).save(path, kind)
+    with pytest.raises(Failure, match="in the formats PNG, JPEG or WebP"):
+        next(Image().read(path))
+
+
+def test_what_is_no_file_is_no_picture(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    for path, words in ((tmp_path / "pipe.png", "is a pipe"), (Path(os.devnull), "is a device")):
+        with pytest.raises(Failure, match=words):
+            next(Image().read(path))
+
+
+def test_photographs_of_two_pictures_are_read(tmp_path: Path) -> None:
+    """As many telephones write them: the first is meant."""
+    one, two = (Pictures.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
+    one.save(tmp_path / "phone.jpg", "MPO", save_all=True, append_images=[two])
+    assert next(Image().read(tmp_path / "phone.jpg")).getpixel((0, 0))[0] > 200
+
+
+def test_a_photograph_of_endless_scans_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "scans.jpg"
+    Pictures.new("RGB", (64, 64), "red").save(path, progressive=True)
+    head, mark, scan = path.read_bytes().rpartition(b"\xff\xda")
+    assert next(Image().read(path)).size == (64, 64)
+    path.write_bytes(head + 200 * (mark + scan.removesuffix(b"\xff\xd9")) + b"\xff\xd9")
+    with pytest.raises(Failure, match="more than 100 scans"):
+        next(Image().read(path))
+
+
+@pytest.mark.parametrize("work", [lambda p: flatten(p, "L"), has_colour])
+@pytest.mark.parametrize("mode", ["I;16", "I", "F", "RGB"])
+def test_large_pictures_are_not_in_memory_several_times(
+    work: Callable[[Pictures.Image], object], mode: str
+) -> None:
+    picture = Pictures.new(mode, (2000, 2000), 60_000 if mode != "RGB" else (90, 90, 90))
+    tracemalloc.start()
+    try:
+        work(picture)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 13 * 2000 * 2000  # bytes; beside it, the picture that Pillow holds
+
+
+def test_what_is_written_says_who_wrote_it(tmp_path: Path) -> None:
+    for name in ("a.png", "a.jpg"):
+        Image().write([Pictures.new("L", (500, 500))] * 2, tmp_path / name)
+        assert is_signed(tmp_path / name)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1)])

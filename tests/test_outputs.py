@@ -170,6 +170,10 @@ def test_no_verb_writes_onto_what_it_reads(ae, run: Path) -> None:
         ("interpolate", run, "3.png", EIGHT, "-o", "3.png"),
         ("encode", run, "3.png", "-o", "3.png"),
         ("reconstruct", run, "3.png", "-o", "."),
+        ("image", "interpolate", "3.png", EIGHT, "-o", "3.png"),
+        ("image", "reconstruct", "3.png", "-o", "3.png"),
+        ("image", "denoise", "3.png", "-o", "3.png"),
+        ("image", "denoise", ".", "-o", ".", "--overwrite"),
     ):
         assert "is an input" in ae(*arguments, code=2).output, arguments
     os.mkfifo("pipe.png")

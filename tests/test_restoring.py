@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +185,7 @@ def test_what_is_no_picture_is_refused(verb: str, ae, tmp_path: Path) -> None:
 def test_too_large_a_result_is_refused(ae, tmp_path: Path) -> None:
     Pictures.new("L", (5000, 1000)).save(tmp_path / "wide.png")
     result = ae("image", "upscale", "wide.png", "--factor", "4", "-o", "big.png", code=1)
-    assert "more than 64 million pixels" in result.output and not (tmp_path / "big.png").exists()
+    assert "more than 51 million pixels" in result.output and not (tmp_path / "big.png").exists()
 
 
 def test_denoising_helps(ae, tmp_path: Path) -> None:
@@ -211,6 +213,54 @@ def test_upscaling_beats_bicubic(factor: int, gain: float, ae, tmp_path: Path) -
         for p in (bicubic, Pictures.open(tmp_path / "big.png"))
     ]
     assert errors[0] > gain * errors[1]
+
+
+def test_a_figure_beside_replaces_only_what_is_ours(ae, tmp_path: Path) -> None:
+    Pictures.new("L", (20, 14)).save("small.png")
+    upscale = ("image", "upscale", "small.png", "-o", "big.jpg")
+    assert "big.figure.png: before and after" in ae(*upscale).output
+    ae(*upscale)
+    Path("big.figure.png").write_bytes(b"holiday")
+    assert "big.figure.png: exists already" in ae(*upscale, code=2).output
+    assert Path("big.figure.png").read_bytes() == b"holiday"
+    ae(*upscale, "--figure", "big.figure.png")  # which is named
+
+
+@pytest.mark.parametrize("verb", ["denoise", "upscale"])
+def test_many_pictures_go_into_a_folder(verb: str, ae, tmp_path: Path) -> None:
+    (tmp_path / "in/deeper").mkdir(parents=True)
+    for name in ("a.png", "deeper/b.png"):
+        Pictures.new("L", (20, 14)).save(tmp_path / "in" / name)
+    (tmp_path / "in/bad.png").write_bytes(b"bad")
+    many = ("image", verb, "in", THREE)
+    listed = ae(*many, "-o", "out", code=1, failed=False).output
+    assert "out: 3 pictures" in listed and "skipped 1 of 4 files" in listed
+    assert "in/bad.png: is not a picture" in listed
+    assert sorted(os.listdir("out")) == ["a.png", "b.png", "digit-3.png"]
+    factor = 2 if verb == "upscale" else 1
+    with Pictures.open("out/a.png") as result:
+        assert result.size == (20 * factor, 14 * factor)
+    ae(*many, "-o", "out", code=1, failed=False)  # its own results may be replaced
+    Path("out/b.png").write_bytes(b"holiday")
+    assert "out/b.png: exists already" in ae(*many, "-o", "out", code=2).output
+    assert "-o names a folder" in ae(*many, "-o", "out.png", code=2).output
+    assert "draws one picture" in ae(*many, "--figure", "both.png", code=2).output
+    default = {"denoise": "clean", "upscale": "big"}[verb]
+    ae("image", verb, "in/a.png", THREE)
+    assert sorted(os.listdir(default)) == ["a.png", "digit-3.png"]
+
+
+def test_many_reconstructions_are_one_sheet(ae, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for i in range(12):
+        shutil.copy(THREE, f"in/{i:03}.png")
+    Path("in/empty.png").write_bytes(b"")
+    listed = ae("image", "reconstruct", "in", "-o", "x.png", code=1, failed=False).output
+    assert "x.png: 12 reconstructions" in listed and "in/empty.png: is empty" in listed
+    for i in range(12, 101):
+        shutil.copy(THREE, f"in/{i:03}.png")
+    assert "too many for one sheet" in ae("image", "reconstruct", "in", code=2).output
+    assert sorted(os.listdir()) == ["in", "x.png"]
 
 
 def test_demonstrations_need_no_file(ae, tmp_path: Path) -> None:

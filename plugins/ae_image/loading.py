@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ae_toolkit import Failure, Misuse
+from ae_toolkit import Misuse
 from ae_toolkit.options import parse_labels
 
 if TYPE_CHECKING:
@@ -32,7 +32,9 @@ def load_image_model(name: str, device: str) -> Model:
 
 def read_pictures(paths: Iterable[Path], model: Model) -> list[Picture]:
     """Reads picture files; a file with several frames counts as its first."""
-    return [next(iter(model.modality.read(path))) for path in paths]
+    from ae_toolkit.modality import each_item
+
+    return [next(each_item(path, model.modality)) for path in paths]
 
 
 def sample_pictures(model: Model, num: int) -> list[Picture]:
@@ -109,17 +111,3 @@ def need_input(model: Model, corruption: str, verb: str) -> None:
             f"model {model.recipe.name!r} was not trained to {verb}: its corruption is "
             f"{model.recipe.corruption.name!r}, not {corruption!r}"
         )
-
-
-def picture_file(path: Path, suffixes: Sequence[str]) -> Path:
-    """`path`, if a picture can be written there.
-
-    Raises:
-        Misuse: its ending is of another kind.
-        Failure: there is a folder of that name.
-    """
-    if path.suffix.lower() not in suffixes:
-        raise Misuse(f"{path}: choose a name that ends in {' or '.join(suffixes)}")
-    if path.is_dir():
-        raise Failure(f"{path}: is a folder")
-    return path

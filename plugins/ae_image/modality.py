@@ -15,14 +15,21 @@ import torch
 import torch.nn.functional as F
 from PIL import Image as Pictures
 from PIL import ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 from pydantic import Field
 from torch import Tensor
 
-from ae_toolkit import Failure, Misuse, Modality
+from ae_toolkit import Failure, Modality
 from ae_toolkit.contracts import Example, Shape, Step
+from ae_toolkit.files import SIGNATURE, check_input
+
+FORMATS = ("PNG", "JPEG", "WEBP")
 
 MAX_SIDE = 16_384  #: pixels; a longer side is refused before it is decoded
-MAX_PIXELS = 64_000_000
+MAX_PIXELS = 51_000_000  #: as many as fit into 1 GB on any way through a model; phones have 50
+MAX_JPEG_SCANS = 100  #: each costs a pass over all pixels, and real files have about ten
+
+BLOCK_ROWS = 256  #: of a large picture, converted at a time
 
 Picture = Pictures.Image
 
@@ -61,26 +68,27 @@ class Image(Modality):
         self.shift, self.rotate, self.scale = shift, rotate, scale
 
     def read(self, path: Path) -> Iterator[Picture]:
+        check_input(path)
         limit = f"more than {MAX_SIDE} a side or {MAX_PIXELS // 1_000_000} million in all"
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", Pictures.DecompressionBombWarning)
-                picture = Pictures.open(path)
+                picture = Pictures.open(path, formats=FORMATS)
             with picture:
                 width, height = picture.size
                 if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
                     raise Failure(
                         f"{path}: is {width}x{height} pixels large, and {limit} is refused"
                     )
+                if picture.format in ("JPEG", "MPO") and _num_scans(path) > MAX_JPEG_SCANS:
+                    raise Failure(f"{path}: has more than {MAX_JPEG_SCANS} scans, which is refused")
                 picture.load()
                 yield ImageOps.exif_transpose(picture)
-        except FileNotFoundError:
-            raise Misuse(f"{path}: there is no such file") from None
         except (Pictures.DecompressionBombError, Pictures.DecompressionBombWarning):
             raise Failure(f"{path}: has too many pixels, {limit} is refused") from None
         except UnidentifiedImageError:
-            empty = path.is_file() and path.stat().st_size == 0
-            raise Failure(f"{path}: is {'empty' if empty else 'not a picture'}") from None
+            what = "not a picture in the formats PNG, JPEG or WebP"
+            raise Failure(f"{path}: is {what if path.stat().st_size else 'empty'}") from None
         except (OSError, ValueError, SyntaxError) as error:
             raise Failure(f"{path}: is cut short or broken ({error})") from error
 
@@ -120,7 +128,9 @@ class Image(Modality):
     def from_tensor(
         self, y: Tensor, *, like: Any = None, labels: Mapping[str, float] | None = None
     ) -> Picture:
-        pixels = (y.float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+        # In blocks: in single precision, a large picture would be in memory several times.
+        blocks = [(b.float().clamp(0, 1) * 255).round().byte() for b in y.split(BLOCK_ROWS, dim=1)]
+        pixels = torch.cat(blocks, 1).permute(1, 2, 0).numpy()
         return Pictures.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
 
     def write(self, items: Sequence[Picture], path: Path) -> None:
@@ -133,7 +143,9 @@ class Image(Modality):
             for item in items:
                 strip.paste(item, (at, 0))
                 at += item.width + 2
-        strip.save(path)
+        software = PngInfo()
+        software.add_text("Software", SIGNATURE)
+        strip.save(path, pnginfo=software, comment=SIGNATURE)  # each format takes what it knows
 
     def metrics(self, y: Tensor, y_hat: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """Per picture: mean squared error, PSNR in dB, and binary cross-entropy per pixel."""
@@ -169,10 +181,22 @@ def pad(picture: Picture, size: tuple[int, int]) -> Picture:
 def flatten(picture: Picture, mode: str) -> Picture:
     """Brings any picture to `L` or `RGB`; what is transparent becomes black."""
     if picture.mode.startswith("I;16") or picture.mode in ("I", "F"):
-        values = np.asarray(picture, dtype=np.float64)
+        values = np.asarray(picture)
         top = 65535.0 if values.max(initial=0) > 255 else 255.0
-        picture = Pictures.fromarray((values.clip(0, top) / top * 255).round().astype(np.uint8))
-    if picture.mode in ("LA", "PA", "RGBA") or "transparency" in picture.info:
-        rgba = picture.convert("RGBA")
-        picture = Pictures.alpha_composite(Pictures.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba)
-    return picture.convert(mode)
+        grey = np.empty(values.shape, np.uint8)
+        for i in range(0, len(values), BLOCK_ROWS):
+            rows = values[i : i + BLOCK_ROWS].astype(np.float64)
+            grey[i : i + BLOCK_ROWS] = (rows.clip(0, top) / top * 255).round()
+        picture = Pictures.fromarray(grey)
+    if "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+    if picture.mode in ("LA", "PA", "RGBA"):
+        sheet = Pictures.new(mode, picture.size)
+        sheet.paste(picture.convert(mode), mask=picture.getchannel("A"))
+        return sheet
+    return picture if picture.mode == mode else picture.convert(mode)
+
+
+def _num_scans(path: Path) -> int:
+    """How often a JPEG file goes over its pixels: a marker that its coded data never hold."""
+    return path.read_bytes().count(b"\xff\xda")

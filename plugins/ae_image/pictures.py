@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 from PIL import Image as Pictures
-from PIL import ImageFilter, ImageOps
+from PIL import ImageChops, ImageFilter, ImageOps
 
 from ae_image.modality import Picture, flatten
 
@@ -32,7 +32,7 @@ def is_form(picture: Picture, size: tuple[int, int] = (OUTER, OUTER)) -> bool:
 
 def as_digit(picture: Picture) -> dict[str, Picture]:
     """Brings a picture of one digit into MNIST's form, step by step, the last being the result."""
-    grey = flatten(picture, "L")
+    grey = flatten(picture, "L").copy()
     grey.thumbnail((512, 512), Pictures.Resampling.LANCZOS)
     ink, inverted = _ink(grey)
     steps = {"inverted" if inverted else "evened": ink}
@@ -112,9 +112,11 @@ def restore(
     """
     negative = invert == "yes" or (invert == "auto" and is_paper(picture))
     plain = flatten(picture, "RGB" if has_colour(picture) or channels == 3 else "L")
-    bands = plain.split() if channels == 1 else [plain]
-    done = [run(ImageOps.invert(band) if negative else band) for band in bands]
-    done = [ImageOps.invert(band) for band in done] if negative else done
+    done = []
+    for name in plain.getbands() if channels == 1 else [None]:
+        band = plain.getchannel(name) if name else plain
+        made = run(ImageOps.invert(band) if negative else band)
+        done.append(ImageOps.invert(made) if negative else made)
     return done[0] if len(done) == 1 else Pictures.merge("RGB", done)
 
 
@@ -122,6 +124,7 @@ def has_colour(picture: Picture) -> bool:
     """Whether any pixel is other than grey."""
     if picture.mode in ("1", "L", "LA", "I", "F") or picture.mode.startswith("I;16"):
         return False
-    small = flatten(picture, "RGB")
-    red, green, blue = (np.asarray(band, dtype=np.int16) for band in small.split())
-    return bool((abs(red - green) > 2).any() or (abs(red - blue) > 2).any())
+    plain = flatten(picture, "RGB")
+    red, green, blue = (plain.getchannel(band) for band in "RGB")
+    differences = (ImageChops.difference(red, other) for other in (green, blue))
+    return any(difference.getextrema()[1] > 2 for difference in differences)

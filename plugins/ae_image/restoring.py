@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from ae_image.loading import (
     as_input,
@@ -14,25 +16,35 @@ from ae_image.loading import (
     load_image_model,
     need_condition,
     need_input,
-    picture_file,
-    read_pictures,
     sample_pictures,
 )
 from ae_toolkit import Failure, Misuse
-from ae_toolkit.options import device_option, model_option, out_option, seed_option
+from ae_toolkit.options import (
+    device_option,
+    model_option,
+    need_ending,
+    out_option,
+    report_skipped,
+    seed_option,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
     from torch import Tensor
 
     from ae_toolkit import Model
+    from ae_toolkit.parts import Skipped
 
-file_argument = click.argument("file", required=False, type=click.Path(path_type=Path))
+FIGURES = (".png", ".svg", ".pdf")
+MAX_ON_SHEET = 100  #: pictures on one sheet of reconstructions
+ROW_PICTURES = 10  #: of a sheet, where it has more than one pair of rows
+SHOWN_SIZE = (512, 512)  #: pixels, at most, of a picture that waits to be drawn
+
 files_argument = click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 figure_option = click.option(
     "--figure",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Also draw before and after, side by side, into this file.",
+    help="Also draw before and after, side by side, into this file; for one picture.",
 )
 invert_option = click.option(
     "--invert",
@@ -71,7 +83,8 @@ def reconstruct(
     """Draw FILES above their reconstructions, with the error; bundled digits if there are none.
 
     A photograph of a handwritten digit is brought into the form of the data first (inverted,
-    cropped, centred), and the figure shows what was done to it.
+    cropped, centred), and the figure shows what was done to it. FILES may be folders; pictures
+    that cannot be read are skipped and listed.
 
     \b
     Examples:
@@ -81,37 +94,61 @@ def reconstruct(
     loaded = load_image_model(model, device)
 
     from ae_image.figures import rows_figure, save_figure
+    from ae_image.modality import flatten
+    from ae_toolkit.corpus import list_files, read_each
 
     condition = labels_of(loaded, labels)
     need_condition(loaded, condition)
     if loaded.autoencoder.in_shape != loaded.autoencoder.shape:
         raise Misuse(f"model {model!r} enlarges what it is given: use 'ae image upscale'")
-    pictures = read_pictures(files, loaded) if files else sample_pictures(loaded, 10)
-    prepared = [as_input(loaded, picture, photo=photo) for picture in pictures]
-    forms = tensors([picture for picture, _ in prepared], loaded)
+    skipped: list[Skipped] = []
+    found = list_files(files, loaded.modality)
+    if len(found) > MAX_ON_SHEET:
+        raise Misuse(
+            f"{len(found)} pictures are too many for one sheet, which holds {MAX_ON_SHEET}; "
+            f"'ae reconstruct' writes each into a file"
+        )
+    names, pictures, prepared, forms = [], [], [], []
+    for file, picture in read_each(found, partial(_read, model=loaded), skipped):
+        ready, steps = as_input(loaded, picture, photo=photo)
+        forms += tensors([ready], loaded)
+        shown = flatten(picture, "RGB")
+        shown.thumbnail(SHOWN_SIZE)  # photographs at their own size would fill the memory
+        pictures.append(shown)
+        names.append(file.name)
+        prepared.append(steps)
+    if not files:
+        pictures = sample_pictures(loaded, 10)
+        forms, prepared = list(tensors(pictures, loaded)), [{}] * 10
     originals = [loaded.modality.from_tensor(y) for y in forms]
     made = loaded.reconstruct(originals, condition)
     errors = psnr(originals, made, loaded)
 
-    if any(steps for _, steps in prepared):
+    if any(prepared):
         # A row for each file, from left to right what was done to it.
-        names = ["your file", "light on dark", "cropped", "centred", "reconstruction"]
+        captions = ["your file", "light on dark", "cropped", "centred", "reconstruction"]
         rows = {}
-        for i, (_, steps) in enumerate(prepared):
+        for i, steps in enumerate(prepared):
             between = list(steps.values())[:-1] or [originals[i]] * 2
-            name = f"{i + 1}. {files[i].name}\n{errors[i]:.1f} dB"
+            name = f"{i + 1}. {names[i]}\n{errors[i]:.1f} dB"
             rows[name] = [pictures[i], *between, originals[i], made[i]]
-        save_figure(rows_figure(rows, captions=names), out)
+    elif len(made) > ROW_PICTURES:
+        captions, rows = [], {}
+        for i in range(0, len(made), ROW_PICTURES):
+            end = min(i + ROW_PICTURES, len(made))
+            rows[f"original {i + 1}–{end}"] = originals[i:end]
+            rows[f"reconstruction {i + 1}–{end}"] = made[i:end]
     else:
         captions = [f"{error:.1f} dB" for error in errors]
         rows = {"original": originals, "reconstruction": made}
-        save_figure(rows_figure(rows, captions=captions), out)
+    save_figure(rows_figure(rows, captions=captions), out)
     mean = sum(errors) / len(errors)
     click.echo(f"{out}: {len(made)} reconstructions by {model}, PSNR {mean:.1f} dB on average")
+    report_skipped(skipped, total=len(found))
 
 
 @click.command("denoise")
-@file_argument
+@files_argument
 @model_option("mnist-denoise")
 @out_option("clean.png")
 @figure_option
@@ -119,7 +156,7 @@ def reconstruct(
 @seed_option
 @device_option
 def denoise(
-    file: Path | None,
+    files: tuple[Path, ...],
     model: str,
     out: Path,
     figure: Path | None,
@@ -127,7 +164,10 @@ def denoise(
     seed: int,
     device: str,
 ) -> None:
-    """Take the noise off FILE, a picture of any size; without FILE, show it on bundled digits.
+    """Take the noise off FILES, pictures of any size; without FILES, show it on bundled digits.
+
+    Of several pictures, or of a folder's, -o names the folder for the results, named like the
+    originals; those that cannot be read are skipped and listed.
 
     The bundled model knows strokes of about the width of MNIST's, and noise N(0.5, 0.5); what it
     never saw, such as clothes, it draws with strokes. Colours go through it one by one.
@@ -136,19 +176,19 @@ def denoise(
     Examples:
       ae image denoise noisy.png -o clean.png
       ae image denoise noisy.png -o clean.png --figure before-and-after.png
+      ae image denoise scans/ -o clean
       ae image denoise -o figure.png           ten digits: clean, noisy, denoised
     """
     loaded = load_image_model(model, device)
     need_input(loaded, "noise", "denoise")
-    if file is None:
+    if files:
+        _restore(loaded, files, out, figure, invert, done=f"denoised by {model}")
+    else:
         _show_noise(loaded, model, out, seed)
-        return
-    after = _restored(loaded, file, out, figure, invert)
-    click.echo(f"{out}: {file} denoised by {model}, {after.width}x{after.height} pixels")
 
 
 @click.command("upscale")
-@file_argument
+@files_argument
 @click.option("--model", help="Bundled name, run directory or hub id.  [default: by --factor]")
 @click.option("--factor", default="2", show_default=True, type=click.Choice(["2", "4"]),
               help="How many times as large; chooses the bundled model.")  # fmt: skip
@@ -157,7 +197,7 @@ def denoise(
 @invert_option
 @device_option
 def upscale(
-    file: Path | None,
+    files: tuple[Path, ...],
     model: str | None,
     factor: str,
     out: Path,
@@ -165,29 +205,27 @@ def upscale(
     invert: str,
     device: str,
 ) -> None:
-    """Enlarge FILE, a picture of any size; without FILE, show it on bundled digits.
+    """Enlarge FILES, pictures of any size; without FILES, show it on bundled digits.
 
-    Beside the result a figure is drawn, OUT with .figure before its ending, that has the bicubic
-    enlargement beside the model's; --figure gives it another name.
+    Beside the result a figure is drawn, OUT with the ending .figure.png, that has the bicubic
+    enlargement beside the model's; --figure gives it another name. Of several pictures, or of a
+    folder's, -o names the folder for the results, named like the originals; no figure is drawn, and
+    those that cannot be read are skipped and listed.
 
     \b
     Examples:
       ae image upscale small.png -o big.png
       ae image upscale small.png --factor 4 -o big.png
+      ae image upscale icons/ -o large
       ae image upscale -o figure.png           ten digits: small, bicubic, the model's, original
     """
     model = model or {"2": "mnist-superres", "4": "mnist-superres-4x"}[factor]
     loaded = load_image_model(model, device)
     need_input(loaded, "downsample", "upscale")
-    if file is None:
+    if files:
+        _restore(loaded, files, out, figure, invert, done=f"enlarged by {model}")
+    else:
         _show_sizes(loaded, model, out)
-        return
-    figure = figure or out.with_suffix(f".figure{out.suffix}")
-    after = _restored(loaded, file, out, figure, invert)
-    click.echo(
-        f"{out}: {file} enlarged by {model} to {after.width}x{after.height} pixels; "
-        f"{figure}: bicubic beside it"
-    )
 
 
 def tensors(pictures: Sequence[Picture], model: Model) -> Tensor:
@@ -204,40 +242,107 @@ def psnr(original: Sequence[Picture], made: Sequence[Picture], model: Model) -> 
     return model.modality.metrics(*both, None)["psnr"].tolist()
 
 
-def _restored(model: Model, file: Path, out: Path, figure: Path | None, invert: Any) -> Picture:
-    """Reads, restores and writes one picture, and draws it beside what it was."""
-    from PIL import Image as Pictures
+def _restore(
+    model: Model, files: Sequence[Path], out: Path, figure: Path | None, invert: Any, *, done: str
+) -> None:
+    """Restores and writes pictures one at a time; one alone is drawn beside what it was.
 
-    from ae_image.modality import MAX_PIXELS, flatten
-    from ae_image.pictures import has_colour, restore
-    from ae_toolkit.files import writing
+    Args:
+        model: that denoises or enlarges.
+        files: pictures and folders of them.
+        out: a file for one picture, a folder for more.
+        figure: a file for the drawing; None: beside an enlargement, and of nothing else.
+        invert: as in `restore`.
+        done: what the result is said to be.
+    """
+    from ae_image.pictures import restore
+    from ae_toolkit.corpus import list_files, read_each
+    from ae_toolkit.files import check_output, safe_names, writing
 
-    picture_file(out, model.modality.suffixes)
-    (before,) = read_pictures([file], model)
     factor = model.autoencoder.shape[1] // model.autoencoder.in_shape[1]
-    if factor**2 * before.width * before.height > MAX_PIXELS:
-        raise Failure(
-            f"{file}: {factor} times as large it would have more than {MAX_PIXELS // 1_000_000} "
-            f"million pixels; cut it into parts"
-        )
+    alone = len(files) == 1 and not files[0].is_dir()
+    found = list(dict.fromkeys(list_files(files, model.modality)))
+    skipped: list[Skipped] = []
+    if alone:
+        beside = None if figure or factor == 1 else out.with_suffix(".figure.png")
+        need_ending(out, model.modality.suffixes)
+        need_ending(figure, FIGURES)
+        places = [out]
+    else:
+        beside, out = None, _folder(out, figure, model)
+        places = [out / f"{name}.png" for name in safe_names([file.stem for file in found])]
+    for place in [*places, *([beside] if beside else [])]:
+        check_output(place, named=alone and place is not beside)
 
     def run(picture: Picture) -> Picture:
         return model.reconstruct([picture], progress=True)[0]
 
-    after = restore(run, before, channels=model.modality.shape[0], invert=invert)
-    with writing(out) as temporary:
-        model.modality.write([after], temporary)
-    if figure is not None:
-        from ae_image.figures import rows_figure, save_figure  # a second, where nothing is drawn
+    place_of = dict(zip(found, places, strict=True))
+    for file, before in read_each(found, partial(_read, model=model, factor=factor), skipped):
+        after = restore(run, before, channels=model.modality.shape[0], invert=invert)
+        with writing(place_of[file], named=alone) as temporary:
+            model.modality.write([after], temporary)
+    if alone:
+        if drawn := figure or beside:
+            _draw(before, after, model.recipe.name, file.name, drawn, named=drawn is figure)
+        added = f"; {drawn}: before and after" if drawn else ""
+        click.echo(f"{out}: {file} {done}, {after.width}x{after.height} pixels{added}")
+    else:
+        click.echo(f"{out}: {len(found) - len(skipped)} pictures {done}")
+    report_skipped(skipped, total=len(found))
 
-        plain = flatten(before, "RGB" if has_colour(before) else "L")
-        pictures = {"before": plain, model.recipe.name: after}
-        if after.size != before.size:
-            bicubic = plain.resize(after.size, Pictures.Resampling.BICUBIC)
-            pictures = {"small": plain, "bicubic": bicubic, model.recipe.name: after}
-        row = {file.name: list(pictures.values())}
-        save_figure(rows_figure(row, captions=list(pictures), cell=_cell(after)), figure)
-    return after
+
+def _folder(out: Path, figure: Path | None, model: Model) -> Path:
+    """The folder for several results: OUT, or its default without the ending.
+
+    Raises:
+        Misuse: OUT or a figure is named as for one picture.
+    """
+    if figure is not None:
+        raise Misuse("--figure draws one picture: leave it out, or name one file")
+    if out.suffix.lower() not in model.modality.suffixes:
+        return out
+    if click.get_current_context().get_parameter_source("out") is ParameterSource.DEFAULT:
+        return out.with_suffix("")
+    raise Misuse(f"{out}: with several pictures, -o names a folder for the results")
+
+
+def _read(file: Path, *, model: Model, factor: int = 1) -> Picture:
+    """Reads the first picture of a file.
+
+    Raises:
+        Failure: it cannot be read, or so many times as large would be too large.
+    """
+    from ae_image.modality import MAX_PIXELS
+    from ae_toolkit.modality import each_item
+
+    picture = next(each_item(file, model.modality))
+    if factor**2 * picture.width * picture.height > MAX_PIXELS:
+        raise Failure(
+            f"{file}: {factor} times as large it would have more than {MAX_PIXELS // 1_000_000} "
+            f"million pixels; cut it into parts"
+        )
+    return picture
+
+
+def _draw(
+    before: Picture, after: Picture, name: str, title: str, path: Path, *, named: bool
+) -> None:
+    """Draws a result beside what it was, and an enlargement beside the bicubic one too."""
+    from PIL import Image as Pictures
+
+    from ae_image.figures import rows_figure, save_figure  # a second, where nothing is drawn
+    from ae_image.modality import flatten
+    from ae_image.pictures import has_colour
+
+    plain = flatten(before, "RGB" if has_colour(before) else "L")
+    pictures = {"before": plain, name: after}
+    if after.size != before.size:
+        bicubic = plain.resize(after.size, Pictures.Resampling.BICUBIC)
+        pictures = {"small": plain, "bicubic": bicubic, name: after}
+    row = {title: list(pictures.values())}
+    figure = rows_figure(row, captions=list(pictures), cell=_cell(after))
+    save_figure(figure, path, named=named)
 
 
 def _cell(picture: Picture) -> tuple[int, int]:
