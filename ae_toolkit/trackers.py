@@ -96,7 +96,7 @@ class TensorBoard:
         import numpy as np
         import PIL.Image
 
-        with PIL.Image.open(path) as drawn:
+        with PIL.Image.open(path, formats=("PNG",)) as drawn:
             colours = np.asarray(drawn.convert("RGB"))
         self._from(step).add_image("figure", colours, step, dataformats="HWC")
 

@@ -84,8 +84,15 @@ def test_a_photograph_of_endless_scans_is_refused(tmp_path: Path) -> None:
     head, mark, scan = path.read_bytes().rpartition(b"\xff\xda")
     assert next(Image().read(path)).size == (64, 64)
     path.write_bytes(head + 200 * (mark + scan.removesuffix(b"\xff\xd9")) + b"\xff\xd9")
-    with pytest.raises(Failure, match="more than 100 scans"):
+    with pytest.raises(Failure, match="more than 100 scans are refused"):
         next(Image().read(path))
+
+
+def test_broken_metadata_are_no_matter(tmp_path: Path) -> None:
+    path, exif = tmp_path / "picture.png", Pictures.Exif()
+    exif[0x0131] = "a camera with a name"
+    Pictures.new("L", (8, 8)).save(path, exif=exif.tobytes()[:20])
+    assert next(Image().read(path)).size == (8, 8)
 
 
 @pytest.mark.parametrize("work", [lambda p: flatten(p, "L"), has_colour])

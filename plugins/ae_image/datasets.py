@@ -57,7 +57,7 @@ def mnist_sample(*, modality: Image, split: Split) -> Examples:
     """1,000 + 200 of the digits of MNIST, which ship with the package and need no network."""
     folder = files("ae_image") / "samples"
     with (folder / f"mnist-{split}.png").open("rb") as file:
-        sheet = torch.from_numpy(np.array(Pictures.open(file)))
+        sheet = torch.from_numpy(np.array(Pictures.open(file, formats=("PNG",))))
     digits = (folder / f"mnist-{split}.txt").read_text(encoding="ascii").split()
     rows = sheet.unflatten(0, (-1, 28)).unflatten(2, (SAMPLE_COLUMNS, 28))  # r h c w
     pictures = rows.permute(0, 2, 1, 3).flatten(0, 1)[: len(digits)]

@@ -377,7 +377,7 @@ def distance(made: Tensor, real: Tensor) -> float:
 def bundled_clothes() -> Tensor:
     """Twenty pictures of Fashion-MNIST's test split, `(20, 1, 28, 28)` in [0, 1]."""
     with (files("ae_image") / "samples" / "fashion-test.png").open("rb") as file:
-        sheet = torch.from_numpy(np.array(Pictures.open(file)))
+        sheet = torch.from_numpy(np.array(Pictures.open(file, formats=("PNG",))))
     return sheet.float().div(255).unflatten(1, (-1, 28)).transpose(0, 1)[:, None]
 
 

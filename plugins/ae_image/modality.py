@@ -27,6 +27,7 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 
 MAX_SIDE = 16_384  #: pixels; a longer side is refused before it is decoded
 MAX_PIXELS = 51_000_000  #: as many as fit into 1 GB on any way through a model; phones have 50
+MAX_FILE_BYTES = 500_000_000  #: more than so many pixels take without compression
 MAX_JPEG_SCANS = 100  #: each costs a pass over all pixels, and real files have about ten
 
 BLOCK_ROWS = 256  #: of a large picture, converted at a time
@@ -68,22 +69,22 @@ class Image(Modality):
         self.shift, self.rotate, self.scale = shift, rotate, scale
 
     def read(self, path: Path) -> Iterator[Picture]:
-        check_input(path)
+        check_input(path, max_bytes=MAX_FILE_BYTES)
         limit = f"more than {MAX_SIDE} a side or {MAX_PIXELS // 1_000_000} million in all"
         try:
             with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about metadata that nobody needs
                 warnings.simplefilter("error", Pictures.DecompressionBombWarning)
-                picture = Pictures.open(path, formats=FORMATS)
-            with picture:
-                width, height = picture.size
-                if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
-                    raise Failure(
-                        f"{path}: is {width}x{height} pixels large, and {limit} is refused"
-                    )
-                if picture.format in ("JPEG", "MPO") and _num_scans(path) > MAX_JPEG_SCANS:
-                    raise Failure(f"{path}: has more than {MAX_JPEG_SCANS} scans, which is refused")
-                picture.load()
-                yield ImageOps.exif_transpose(picture)
+                with Pictures.open(path, formats=FORMATS) as picture:
+                    width, height = picture.size
+                    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+                        raise Failure(
+                            f"{path}: is {width}x{height} pixels large, and {limit} is refused"
+                        )
+                    if picture.format in ("JPEG", "MPO") and _num_scans(path) > MAX_JPEG_SCANS:
+                        raise Failure(f"{path}: more than {MAX_JPEG_SCANS} scans are refused")
+                    picture.load()
+                    picture = ImageOps.exif_transpose(picture)
         except (Pictures.DecompressionBombError, Pictures.DecompressionBombWarning):
             raise Failure(f"{path}: has too many pixels, {limit} is refused") from None
         except UnidentifiedImageError:
@@ -91,6 +92,7 @@ class Image(Modality):
             raise Failure(f"{path}: is {what if path.stat().st_size else 'empty'}") from None
         except (OSError, ValueError, SyntaxError) as error:
             raise Failure(f"{path}: is cut short or broken ({error})") from error
+        yield picture
 
     def to_tensor(self, item: Picture) -> Example:
         return Example(self.to_input(item, self.shape), {}, "")

@@ -308,12 +308,13 @@ def _folder(out: Path, figure: Path | None, model: Model) -> Path:
 
 
 def _read(file: Path, *, model: Model, factor: int = 1) -> Picture:
-    """Reads the first picture of a file.
+    """Reads the first picture of a file, in `RGB`, or in `L` where it has no colour.
 
     Raises:
         Failure: it cannot be read, or so many times as large would be too large.
     """
-    from ae_image.modality import MAX_PIXELS
+    from ae_image.modality import MAX_PIXELS, flatten
+    from ae_image.pictures import has_colour
     from ae_toolkit.modality import each_item
 
     picture = next(each_item(file, model.modality))
@@ -322,7 +323,7 @@ def _read(file: Path, *, model: Model, factor: int = 1) -> Picture:
             f"{file}: {factor} times as large it would have more than {MAX_PIXELS // 1_000_000} "
             f"million pixels; cut it into parts"
         )
-    return picture
+    return flatten(picture, "RGB" if has_colour(picture) else "L")
 
 
 def _draw(
@@ -332,14 +333,11 @@ def _draw(
     from PIL import Image as Pictures
 
     from ae_image.figures import rows_figure, save_figure  # a second, where nothing is drawn
-    from ae_image.modality import flatten
-    from ae_image.pictures import has_colour
 
-    plain = flatten(before, "RGB" if has_colour(before) else "L")
-    pictures = {"before": plain, name: after}
+    pictures = {"before": before, name: after}
     if after.size != before.size:
-        bicubic = plain.resize(after.size, Pictures.Resampling.BICUBIC)
-        pictures = {"small": plain, "bicubic": bicubic, name: after}
+        bicubic = before.resize(after.size, Pictures.Resampling.BICUBIC)
+        pictures = {"small": before, "bicubic": bicubic, name: after}
     row = {title: list(pictures.values())}
     figure = rows_figure(row, captions=list(pictures), cell=_cell(after))
     save_figure(figure, path, named=named)
