@@ -226,7 +226,7 @@ def read_each(
             skipped.append(Skipped(str(file), str(error).removeprefix(f"{file}: ")))
         else:
             yield file, found
-    if len(skipped) == len(files):
+    if skipped and len(skipped) == len(files):
         first = skipped[0]
         raise Failure(
             f"none of {len(files)} files could be read; the first is {first.path}: {first.reason}"
