@@ -13,7 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ae_toolkit.contracts import Batch, Objective, Shape, Step, Terms, repeat
+from ae_toolkit.contracts import (
+    Batch,
+    Code,
+    Objective,
+    Posterior,
+    Shape,
+    Step,
+    Terms,
+    flatten,
+    repeat,
+)
 from ae_toolkit.errors import Failure, Fault, Misuse, said
 from ae_toolkit.modality import Modality
 from ae_toolkit.recipe import Recipe, choose_labels
@@ -77,59 +87,80 @@ class Autoencoder(nn.Module):
         distortion = self.likelihood.nll(params.float(), y, mask)
         return Terms(distortion.unflatten(0, (num_samples, -1)), code.rate, code.penalty)
 
-    def check(self, batch: Batch, step: Step, *, objective: Objective) -> Tensor:
+    def check(
+        self, batch: Batch, step: Step, *, objective: Objective, num_samples: int | None = None
+    ) -> Tensor:
         """The loss per example `(B,)`, each part's result on the way held against its contract.
 
         Args:
             batch: as `forward` takes it; a few examples will do.
             step: where noise comes from.
-            objective: what makes a loss of the terms, of K samples.
+            objective: what makes a loss of the terms.
+            num_samples: K; None: as many as the objective asks for.
 
         Raises:
             Fault: a part fails, or gives another shape than its contract says; the sentence names
                 the part, whose it is, what it gave and what it should have given.
         """
-        num, k = len(batch.y), objective.num_samples
+        num, k = len(batch.y), num_samples or objective.num_samples
+        z_shapes = self.bottleneck.z_shapes
         with self._calling("corruption") as expect:
             x, y = self.corruption(batch.y, batch.y, batch.mask, step)
-            expect("x", x, (num, *self.in_shape))
-            expect("the target", y, (num, *self.shape))
+            expect("x", x, "(B, *out_shape)", (num, *self.in_shape))
+            expect("the target", y, "(B, *shape)", (num, *self.shape))
         c = self.embed(batch.labels, like=x)
         with self._calling("encoder") as expect:
             h = self.encoder(x, c, batch.mask)
-            expect.levels("features", h, num, self.encoder.out_shapes)
+            expect.levels("features", h, "(B, *out_shapes[i])", num, self.encoder.out_shapes)
+        with self._calling("prior") as expect:  # before the bottleneck, which asks it
+            zero = tuple(c.new_zeros(num, *shape) for shape in z_shapes)
+            flat = flatten(zero)
+            log_prob = self.bottleneck.prior.log_prob(zero, c)
+            if not (isinstance(log_prob, Tensor) and log_prob.shape == (num, 1)):
+                expect("the log density", log_prob, "(N, D) or (N, 1)", tuple(flat.shape))
+            kl = self.bottleneck.prior.kl(Posterior(flat, flat), c)
+            if kl is not None:
+                expect("the KL", kl, "(B, D)", tuple(flat.shape))
         with self._calling("bottleneck") as expect:
             code = self.bottleneck(h, c, num_samples=k, step=step)
-            expect.levels("z", code.z, k * num, self.bottleneck.z_shapes)
-            expect("the rate", code.rate, (k, num, *code.rate.shape[2:3]))
-            expect("the penalty", code.penalty, (num,))
-            expect.levels("the mean", self.bottleneck.mean(h, c), num, self.bottleneck.z_shapes)
+            if not isinstance(code, Code):
+                raise Fault(f"{expect.part} gives {type(code).__name__}, and must give a Code")
+            expect.levels("z", code.z, "(N, *z_shapes[i])", k * num, z_shapes)
+            expect("the rate", code.rate, "(K, B, D)", (k, num, *(code.rate.shape[-1:] or (1,))))
+            expect("the penalty", code.penalty, "(B,)", (num,))
+            mean = self.bottleneck.mean(h, c)
+            expect.levels("the mean", mean, "(B, *z_shapes[i])", num, z_shapes)
         y, c, mask = (repeat(tensor, k) for tensor in (y, c, batch.mask))
         with self._calling("decoder") as expect:
             params = self.decoder(code.z, c, mask, target=y, step=step)
-            expect("the parameters", params, (k * num, self.likelihood.num_params, *self.shape))
+            parameters = (k * num, self.likelihood.num_params, *self.shape)
+            expect("the parameters", params, "(N, P, *shape)", parameters)
         with self._calling("likelihood") as expect:
             distortion = self.likelihood.nll(params.float(), y, mask)
-            expect("the nll", distortion, (k * num,))
+            expect("the nll", distortion, "(N,)", (k * num,))
         with self._calling("objective") as expect:
             terms = Terms(distortion.unflatten(0, (k, -1)), code.rate, code.penalty)
             loss = objective(terms, step)
-            expect("the loss", loss, (num,))
+            expect("the loss", loss, "(B,)", (num,))
         return loss
 
     @contextmanager
     def _calling(self, kind: str) -> Iterator[_Expect]:
-        """Says which part it was that failed; a part of ours that fails is a defect of ours."""
+        """Says which part it was that failed; where all are ours, that is a defect of ours."""
         origin = self.recipe.origin(kind)
-        part = f"{kind} {self.recipe.part(kind).name!r} of {origin}"
+        name = self.recipe.part(kind).name.rpartition(":")[2]
+        part = f"{kind} {name!r} of {origin}"
         try:
             yield _Expect(part)
         except (Misuse, Failure):
             raise
         except Exception as error:  # whatever a stranger's part may raise
-            if origin.distribution == OWN:
+            if not (strangers := self.recipe.strangers()):
                 raise
-            raise Fault(f"{part} fails: {said(error)}") from error
+            beside = f" beside parts of {', '.join(strangers)}" * (origin.distribution == OWN)
+            device = next(self.parameters()).device.type
+            under = " under bf16 autocast" * torch.is_autocast_enabled(device)
+            raise Fault(f"{part} fails{beside}{under}: {said(error)}") from error
 
     def embed(self, labels: Mapping[str, Tensor], *, like: Tensor) -> Tensor:
         """The condition `(B, cond_dim)`: classes one-hot, real values as they are."""
@@ -200,20 +231,27 @@ class _Expect:
     def __init__(self, part: str):
         self.part = part
 
-    def __call__(self, what: str, found: Tensor, shape: Sequence[int]) -> None:
+    def __call__(self, what: str, found: Tensor, says: str, shape: Sequence[int]) -> None:
+        """Checks a shape, which the contract says in letters."""
         given = tuple(found.shape) if isinstance(found, Tensor) else None
         if given != tuple(shape):
-            gives = f"of shape {given}" if given is not None else f"as {type(found).__name__}"
-            raise Fault(f"{self.part} gives {what} {gives}, and must give shape {tuple(shape)}")
-
-    def levels(self, what: str, found: Sequence[Tensor], num: int, shapes: Sequence[Shape]) -> None:
-        if not isinstance(found, (tuple, list)):
+            gives = f"as {type(found).__name__}" if given is None else f"of shape {given}"
             raise Fault(
-                f"{self.part} gives {what} as {type(found).__name__}, not a tuple of levels"
+                f"{self.part} gives {what} {gives}, and must give {says}, here {tuple(shape)}"
             )
+
+    def levels(
+        self, what: str, found: Sequence[Tensor], says: str, num: int, shapes: Sequence[Shape]
+    ) -> None:
+        """Checks the shapes of all levels, and that none is in double precision."""
+        if not isinstance(found, (tuple, list)):
+            name = type(found).__name__
+            raise Fault(f"{self.part} gives {what} as {name}, not a tuple of levels")
         if len(found) != len(shapes):
             raise Fault(
                 f"{self.part} gives {what} on {len(found)} levels, and must give {len(shapes)}"
             )
         for level, (mine, shape) in enumerate(zip(found, shapes, strict=True)):
-            self(f"{what} on level {level}", mine, (num, *shape))
+            self(f"{what} on level {level}", mine, says, (num, *shape))
+            if mine.dtype == torch.float64:
+                raise Fault(f"{self.part} gives {what} on level {level} in float64, not float32")

@@ -327,10 +327,10 @@ class _Kept:
             objective = self.recipe.make("objective")
             step = Source(0, "check").step(0, progress=0.5)
             batch = batch._replace(y=modality.augment(modality.prepare(batch.y), step))
-            if self.recipe.strangers():  # ours are known to work in it, and it is slow in software
-                with torch.autocast("cpu", torch.bfloat16):
-                    self.model.check(batch, step, objective=objective)
             loss = self.model.check(batch, step, objective=objective)
+            if self.recipe.strangers():  # ours are known to work in it, and it is slow in software
+                with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+                    self.model.check(batch, step, objective=objective)
             assert bool(torch.isfinite(loss).all()), "the loss is not finite"
             torch.autograd.backward(loss.mean())
         for name, parameter in self.model.named_parameters():

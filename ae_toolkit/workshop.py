@@ -105,15 +105,16 @@ class Workshop:
         first = self.batches.at(step * self.train.accumulate)
         before = [buffer.clone() for buffer in self.model.buffers()]
         size, accumulate = len(first.y), self.train.accumulate
-        if not self.sharded:
-            self._check_parts(_few(first, 2))
+        if not self.sharded:  # whose parts work within the whole only
+            with memory.enough_for(size, accumulate=accumulate):
+                self._check_parts(_few(first, 2))
         memory.weigh_batch(
             lambda few: self._loss_of_some(first, few), size, self.device, accumulate=accumulate
         )
         with memory.enough_for(size, accumulate=accumulate), _first_step(self.recipe):
             self.tape = Tape(
                 Source(self.train.seed, "train", self.device),
-                lambda now: self.terms_of(self.model, first, now),
+                lambda now: self.objective(self.terms_of(self.model, first, now), now),
                 rank=self.ranks.rank,
                 num_ranks=self.ranks.num,
             )
@@ -133,6 +134,7 @@ class Workshop:
         loss = self.objective(terms, now).mean()
         return loss, torch.stack([loss.detach(), *means(terms)])
 
+    @torch.no_grad()
     def _check_parts(self, batch: Batch) -> None:
         """Holds what every part gives against its contract.
 

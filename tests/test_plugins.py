@@ -379,6 +379,9 @@ import torch
 from ae_toolkit.contracts import Code
 from ae_toolkit.bottleneck import Deterministic
 from ae_toolkit.likelihood import SquaredError
+from ae_toolkit.objective import ELBO
+from ae_toolkit.prior import StandardNormal
+from ae_toolkit.recipe import named
 from ae_toolkit.backbones.mlp import MLPEncoder
 
 class Wrong(Deterministic):
@@ -390,6 +393,7 @@ class Wrong(Deterministic):
         code = super().forward(h, c, num_samples=num_samples, step=step)
         return {
             "rate": code._replace(rate=torch.zeros(len(c))),
+            "summed": code._replace(rate=torch.zeros(num_samples, len(c))),
             "z": code._replace(z=tuple(z[:, :1] for z in code.z)),
             "levels": code._replace(z=2 * code.z),
             "penalty": code._replace(penalty=code.penalty[:, None]),
@@ -401,50 +405,120 @@ class Lies(MLPEncoder):
         super().__init__(in_shape=in_shape, num_classes=num_classes, cond_dim=cond_dim, hidden=[8])
         self.out_shapes = ((9,),)
 
+class Scatters(MLPEncoder):
+    def __init__(self, *, in_shape, num_classes, cond_dim, dtype: str = "float32"):
+        super().__init__(in_shape=in_shape, num_classes=num_classes, cond_dim=cond_dim, hidden=[8])
+        self.dtype = getattr(torch, dtype)
+
+    def forward(self, x, c, mask):
+        (h,) = super().forward(x, c, mask)
+        out = torch.zeros(h.shape)
+        out[torch.arange(len(h))] = h
+        return (out.to(self.dtype),)
+
+class Summed(StandardNormal):
+    def kl(self, posterior, c):
+        return super().kl(posterior, c).sum(-1)
+
+class Noisy(ELBO):
+    def __call__(self, terms, step):
+        return super().__call__(terms, step) + step.randn(tuple(terms.penalty.shape))
+
 class Scalar(SquaredError):
     def __init__(self, *, num_classes):
         super().__init__(num_classes=num_classes)
 
     def nll(self, params, y, mask):
         return super().nll(params, y, mask).sum()
+
+def vae(**changes):
+    small = {"data": "mnist-sample", "decoder.hidden": [8]}
+    return named("mnist-2d").with_({**small, **changes})
+
+def paid():
+    "Pays in the wrong shape."
+    return vae(name="paid", bottleneck={"name": "wrong", "wrong": "penalty"})
+
+def half():
+    "Scatters."
+    return vae(name="half", encoder={"name": "scatters"})
 """
+
+ODD = {
+    "bottlenecks": {"wrong": "odd:Wrong"},
+    "priors": {"summed": "odd:Summed"},
+    "encoders": {"lies": "odd:Lies", "scatters": "odd:Scatters"},
+    "likelihoods": {"scalar": "odd:Scalar"},
+    "objectives": {"noisy": "odd:Noisy"},
+}
 
 
 @pytest.mark.parametrize(
     "changes, sentence",
     [
         ({"bottleneck": {"name": "wrong", "z_dim": 2}},
-         "bottleneck 'wrong' of odd 0.1.0 gives the rate of shape (2,), and must give shape"),
+         "bottleneck 'wrong' of odd 0.1.0 gives the rate of shape (2,), and must give (K, B, D)"),
         ({"bottleneck": {"name": "wrong", "z_dim": 2, "wrong": "z"}},
-         "gives z on level 0 of shape (2, 1), and must give shape (2, 2)"),
+         "gives z on level 0 of shape (2, 1), and must give (N, *z_shapes[i]), here (2, 2)"),
         ({"bottleneck": {"name": "wrong", "z_dim": 2, "wrong": "levels"}},
          "gives z on 2 levels, and must give 1"),
         ({"bottleneck": {"name": "wrong", "z_dim": 2, "wrong": "penalty"}},
-         "gives the penalty of shape (2, 1), and must give shape (2,)"),
+         "gives the penalty of shape (2, 1), and must give (B,), here (2,)"),
         ({"bottleneck": {"name": "wrong", "z_dim": 2, "wrong": "raise"}},
          "bottleneck 'wrong' of odd 0.1.0 fails: AttributeError"),
         ({"encoder": {"name": "lies"}},
          "encoder 'lies' of odd 0.1.0 gives features on level 0 of shape (2, 8), and must give "
-         "shape (2, 9)"),
+         "(B, *out_shapes[i]), here (2, 9)"),
         ({"likelihood": {"name": "scalar"}},
-         "likelihood 'scalar' of odd 0.1.0 gives the nll of shape (), and must give shape (2,)"),
+         "likelihood 'scalar' of odd 0.1.0 gives the nll of shape (), and must give (N,), here "
+         "(2,)"),
+        ({"bottleneck": {"name": "wrong", "z_dim": 2, "wrong": "summed"}},
+         "gives the rate of shape (1, 2), and must give (K, B, D)"),
+        ({"prior": "summed"},
+         "prior 'summed' of odd 0.1.0 gives the KL of shape (2,), and must give (B, D), here "
+         "(2, 2)"),
+        ({"encoder": {"name": "scatters", "dtype": "float64"}},
+         "encoder 'scatters' of odd 0.1.0 gives features on level 0 in float64, not float32"),
+        ({"encoder": "scatters", "train.precision": "bf16"},
+         "encoder 'scatters' of odd 0.1.0 fails under bf16 autocast: RuntimeError: Index put"),
+        ({"encoder": {"name": "scatters", "dtype": "complex64"}},
+         "bottleneck 'gaussian' of ae-toolkit 0.1.0 fails beside parts of odd 0.1.0: RuntimeError"),
     ],
 )  # fmt: skip
 def test_a_part_that_breaks_its_contract_is_named(
     changes: dict, sentence: str, site: Site, tmp_path: Path
 ) -> None:
-    site.put(
-        "odd",
-        {
-            "bottlenecks": {"wrong": "odd:Wrong"},
-            "encoders": {"lies": "odd:Lies"},
-            "likelihoods": {"scalar": "odd:Scalar"},
-        },
-        source=WRONG,
-    )
+    site.put("odd", ODD, source=WRONG)
     with pytest.raises(Failure) as raised:
         fit(small().with_(changes), tmp_path / "run", progress=False)
     assert sentence in str(raised.value)
+
+
+def test_check_tries_parts_as_a_recipe_sets_them(site: Site) -> None:
+    points = {"bottlenecks": {"wrong": "odd:Wrong"}, "encoders": {"scatters": "odd:Scatters"}}
+    recipes = {"recipes": {"paid": "odd:paid", "half": "odd:half"}}
+    site.put("odd", {**points, **recipes}, source=WRONG)
+    wrong = {check.what: check.why for check in examine("odd") if not check.ok}
+    assert (
+        "bottleneck 'wrong' of odd 0.1.0 gives the penalty of shape (4, 1), and must give (B,)"
+        in wrong.pop("recipe 'paid' takes a training step")
+    )
+    assert (
+        "encoder 'scatters' of odd 0.1.0 fails under bf16 autocast: RuntimeError: Index put"
+        in wrong.pop("recipe 'half' takes a training step")
+    )
+    assert (
+        "bottleneck 'wrong' of odd 0.1.0 gives the rate of shape (4,), and must give (K, B, D)"
+        in wrong.pop("bottleneck 'wrong' keeps its contract")
+    )
+    assert "under bf16 autocast" in wrong.pop("encoder 'scatters' keeps its contract")
+    assert not wrong
+
+
+def test_objective_may_ask_for_noise(site: Site, tmp_path: Path) -> None:
+    site.put("odd", ODD, source=WRONG)
+    recipe = small(objective="noisy", train__epochs=1)
+    assert checkpoint.checkpoints(fit(recipe, tmp_path / "run", progress=False))
 
 
 def test_command_that_is_none(ae, site: Site) -> None:
