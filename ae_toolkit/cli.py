@@ -53,12 +53,11 @@ class Commands(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         own = [(name, command.get_short_help_str(60)) for name, command in self.commands.items()]
         origins = registry.commands.origins()
-        names = [*self.commands, *(name for name, *_ in origins)]
         plugins = [
             (
-                name
-                if names.count(name) == 1 or origin.distribution == registry.OWN
-                else f"{origin.distribution}:{name}",
+                f"{origin.distribution}:{name}"
+                if name in self.commands
+                else registry.commands.full_name(name, origin),
                 f"Commands of {value.partition(':')[0].partition('.')[0]} ({origin})",
             )
             for name, origin, value in origins
@@ -152,7 +151,8 @@ def recipes(recipe: str | None, as_json: bool) -> None:
             text = summary(registry.recipes.get(f"{origin.distribution}:{name}"))
         except Failure as error:
             text = f"broken: {error}"
-        rows.append({"name": name, "distribution": str(origin), "summary": text})
+        full = registry.recipes.full_name(name, origin)
+        rows.append({"name": full, "distribution": str(origin), "summary": text})
     _table(rows, as_json, columns=("name", "summary"))
 
 
@@ -181,7 +181,7 @@ def plugins(as_json: bool) -> None:
     from ae_toolkit.plugins import inventory
 
     with redirect_stdout(sys.stderr):  # what strangers' modules print
-        found = inventory()
+        found = inventory(verbs=main.commands)
     if as_json:
         print_json([entry._asdict() for entry in found])
         return

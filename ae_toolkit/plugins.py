@@ -16,12 +16,14 @@ from typing import Any, NamedTuple
 
 import click
 import torch
+from torch import Tensor
 
 from ae_toolkit import CONTRACT, checkpoint, registry
 from ae_toolkit.autoencoder import Autoencoder
 from ae_toolkit.contracts import SUPPLIED, Shape, label_row
 from ae_toolkit.data import Examples, load_data
 from ae_toolkit.errors import Failure, Fault, Misuse, choose, said
+from ae_toolkit.files import outputs
 from ae_toolkit.learner import Learner, Pace
 from ae_toolkit.modality import Modality, read_items
 from ae_toolkit.model import load
@@ -59,8 +61,12 @@ class Entry(NamedTuple):
         return name if self.distribution == HERE or not self.parts else f"{name}, {contract}"
 
 
-def inventory() -> list[Entry]:
-    """Everything that is installed, by distribution, and what of it is broken and why."""
+def inventory(*, verbs: Collection[str] = ()) -> list[Entry]:
+    """Everything that is installed, by distribution, and what of it is broken and why.
+
+    Args:
+        verbs: commands that are not a plugin's to give.
+    """
     found = []
     for plugin in registry.installed():
         broken = [sentence for sentence in (plugin.broken, plugin.outdated) if sentence]
@@ -70,7 +76,7 @@ def inventory() -> list[Entry]:
             parts.setdefault(kind, []).append(name)
             if plugin.outdated:
                 continue
-            if why := _load(plugin, kind, name) or _shadowed(plugin, kind, name):
+            if why := _load(plugin, kind, name) or _shadowed(plugin, kind, name, verbs):
                 broken.append(why)
         found.append(Entry(*plugin.origin, ", ".join(plugin.contracts), parts, broken))
     here = {kind: parts.here() for kind, parts in registry.ALL.items() if parts.here()}
@@ -152,7 +158,9 @@ def _checks(plugin: Plugin, verbs: Collection[str]) -> Iterator[Check]:
             if kind in ("modality", "dataset"):
                 why = "no recipe of this package uses it, so it was not tried"
                 if failed:
-                    why = f"not tried, since recipe {failed!r} fails"
+                    why = (
+                        f"no recipe that works uses it, so it was not tried: first mend {failed!r}"
+                    )
                 yield Check(f"{kind} {name!r}", True, why, tried=False)
             else:
                 yield _try(f"{kind} {name!r} keeps its contract", _check_part, plugin, kind, name)
@@ -267,15 +275,9 @@ class _Kept:
         assert not shared, (
             f"the groups of its splits must differ, and both have {sorted(shared)[0]!r}"
         )
-        for split, data in (("training", train), ("test", test)):
-            if data.y.is_floating_point() and len(
-                bad := data.y.flatten(1).isfinite().all(1).logical_not().nonzero()
-            ):
-                i = int(bad[0])
-                raise Failure(
-                    f"example {i} of its {split} split, of {data.groups[i]!r}, holds a NaN or an "
-                    f"infinite number"
-                )
+        for split, data in (("train", train), ("test", test)):
+            for what, column in {"y": data.y, **data.labels}.items():
+                _check_finite(column, what, data, split)
         assert torch.equal(train.y, again.y), "it gives other examples each time: seed it"
         self.train_split = self.seen.loaded[self._key] = train
         return None
@@ -314,7 +316,8 @@ class _Kept:
             (folder / name).mkdir(parents=True)
             check_modality(self.modality, items, folder / name)
             path = folder / f"{name}{self.modality.suffixes[0]}"
-            self.modality.write(items[:1], path)
+            with outputs():
+                self.modality.write(items[:1], path)
             items = [item for _ in items for item in read_items(path, self.modality)]
         self.seen.pairs[self._key] = self.pair
 
@@ -367,6 +370,17 @@ def _check_part(plugin: Plugin, kind: str, name: str) -> None:
     raise first
 
 
+def _check_finite(column: Tensor, what: str, data: Examples, split: str) -> None:
+    """Checks that a column of a data set is of numbers, and says where it is not."""
+    bad = column.isfinite().reshape(len(data), -1).all(1).logical_not()
+    if bool(bad.any()):
+        i = int(bad.nonzero()[0])
+        raise AssertionError(
+            f"example {i} of its {split} split, of group {data.groups[i]!r}, has a NaN or an "
+            f"infinite number as {what!r}"
+        )
+
+
 def _check_command(plugin: Plugin, name: str) -> None:
     command = registry.commands.get(_full(plugin, name))
     assert command.help or command.short_help, "it has no docstring, which 'ae --help' would show"
@@ -393,10 +407,10 @@ def _clash(plugin: Plugin, kind: str, name: str, verbs: Collection[str]) -> str:
     return f"{' and '.join(others)} has {kind} {name!r} too, so write {full!r}" if others else ""
 
 
-def _shadowed(plugin: Plugin, kind: str, name: str) -> str:
+def _shadowed(plugin: Plugin, kind: str, name: str, verbs: Collection[str]) -> str:
     """Why a part of a stranger's must be called by its full name; empty: its name is its own."""
     mine = plugin.origin.distribution == registry.OWN
-    return "" if mine else _clash(plugin, kind, name, ())
+    return "" if mine else _clash(plugin, kind, name, verbs)
 
 
 def _misnamed(plugin: Plugin) -> list[str]:

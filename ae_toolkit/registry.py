@@ -1,11 +1,12 @@
 """Names -> parts, through Python entry points, imported only when asked for.
 
 There is one registry per kind of part. Our own parts are declared in our own `pyproject.toml`
-exactly as a stranger's are in theirs, so nothing is privileged:
+exactly as a stranger's are in theirs:
 
     [project.entry-points."ae_toolkit.encoders"]
     wavelet = "my_package.wavelet:WaveletEncoder"
 
+A name of ours goes on meaning ours where a stranger's part has it too; that is `distribution:name`.
 In a notebook, `@encoders.register("mine")` does the same for the running process. A distribution
 says by one more entry point which contract it was written for, here contract 2:
 
@@ -19,7 +20,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from importlib.metadata import Distribution, EntryPoint, distributions, packages_distributions
 from typing import Any, NamedTuple, TypeVar
@@ -219,6 +220,13 @@ class Registry:
         if name in self._local:
             return Origin(HERE, "")
         return _origin(self._find(name, prefer=prefer))
+
+    def full_name(self, name: str, origin: Origin) -> str:
+        """What names a part: its plain name, unless that means another's or nobody's."""
+        with suppress(Misuse):
+            if self.origin(name) == origin:
+                return name
+        return f"{origin.distribution}:{name}"
 
     def origins(self) -> list[tuple[str, Origin, str]]:
         """Lists `(name, origin, "module:object")` of everything installed, from metadata alone."""

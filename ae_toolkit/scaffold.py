@@ -20,7 +20,8 @@ from ae_toolkit import CONTRACT, __version__, registry
 from ae_toolkit.errors import Misuse
 from ae_toolkit.files import replacing
 
-RESERVED = ("test", "tests", "package", "build", "dist")  #: folders beside a package
+#: Folders beside a package, and what the class of its data type is made of.
+RESERVED = ("test", "tests", "package", "build", "dist", "example", "failure", "modality", "recipe")
 
 
 def write_plugin(name: str, out: Path) -> list[Path]:

@@ -29,6 +29,7 @@ from ae_toolkit import checkpoint, registry
 from ae_toolkit.autoencoder import Autoencoder
 from ae_toolkit.contracts import SUPPLIED, Batch, Example, Shape, Step, Terms, flatten
 from ae_toolkit.errors import Failure, Misuse
+from ae_toolkit.files import outputs
 from ae_toolkit.modality import Modality
 from ae_toolkit.noise import Source
 from ae_toolkit.recipe import Recipe
@@ -477,13 +478,15 @@ def check_modality(modality: Modality, items: Sequence[Any], folder: Path) -> No
         assert num == len(parts), f"{label}: join of {len(parts)} parts gives an item of {num}"
     back = [modality.from_tensor(row, like=item) for row, item in zip(y, items, strict=False)]
     path = folder / f"written{modality.suffixes[0]}"
-    modality.write(back[:1], path)
+    with outputs():  # at once, even where a command would keep what it writes until its end
+        modality.write(back[:1], path)
     assert path.is_file(), f"{label}: write wrote nothing at {path.name}"
     read = list(modality.read(path))
     assert read, f"{label}: what write wrote holds no item"
     again = modality.to_tensor(read[0]).y
     _same(label, "an item written and read", again.shape[1:], modality.shape[1:])
-    modality.figure({"written": back, "read": read[:1]}, folder / "figure.png")
+    with outputs():
+        modality.figure({"written": back, "read": read[:1]}, folder / "figure.png")
     assert (folder / "figure.png").is_file(), f"{label}: figure drew nothing"
 
 

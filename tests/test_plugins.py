@@ -58,6 +58,7 @@ def test_new_plugin_fits_on_a_screen_and_says_what_to_type(ae, tmp_path: Path) -
         ("../ecg", "cannot be a package's name"),
         ("class", "a meaning of its own"),
         ("tests", "a meaning of its own"),
+        ("example", "a meaning of its own"),
         ("json", "'json' is taken by a Python module"),
         ("torch", "taken by an installed package"),
         ("ae-toolkit", "taken by an installed package"),
@@ -357,6 +358,9 @@ def test_taken_names_are_told_apart(ae, site: Site, tmp_path: Path, run: Path) -
     listed = ae("plugins").output
     assert listed.count("so write 'rival:mnist-2d'") == 1
     assert "has recipe 'mnist-2d' too" in listed.partition("rival 0.1.0")[2]
+    assert "ae itself has command 'train' too, so write 'rival:train'" in listed
+    names = [row["name"] for row in json.loads(ae("recipes", "--json").output)]
+    assert {"mnist-2d", "rival:mnist-2d"} <= {*names} and len({*names}) == len(names)
     assert ae("rival:image").output == "mine\n"
     assert "grid" in ae("image", "--help").output
     assert ae("rival:train").output == "mine\n"
@@ -494,6 +498,23 @@ def test_a_part_that_breaks_its_contract_is_named(
     assert sentence in str(raised.value)
 
 
+def test_check_says_which_recipe_keeps_a_part_from_being_tried(site: Site, tmp_path: Path) -> None:
+    spoilt(site, tmp_path, '"train": {', '"trian": {')
+    untried = {check.what: check.why for check in examine("ecg") if not check.tried}
+    assert {*untried} == {"modality 'ecg'", "dataset 'ecg-example'"}
+    assert all(why.endswith("first mend 'ecg-vae'") for why in untried.values()), untried
+
+
+def test_check_looks_at_what_a_command_would_write_at_its_end(
+    ae, site: Site, tmp_path: Path
+) -> None:
+    figure = "    def figure(self, rows, path):\n        from ae_toolkit.files import writing\n" \
+             "        with writing(path) as file:\n            file.write_bytes(b'drawn')\n\n" \
+             "    def write("  # fmt: skip
+    spoilt(site, tmp_path, "    def write(", figure)
+    assert "all well" in ae("plugin", "check", "ecg").output
+
+
 def test_check_tries_parts_as_a_recipe_sets_them(site: Site) -> None:
     points = {"bottlenecks": {"wrong": "odd:Wrong"}, "encoders": {"scatters": "odd:Scatters"}}
     recipes = {"recipes": {"paid": "odd:paid", "half": "odd:half"}}
@@ -611,6 +632,8 @@ def test_unknown_plugin_suggests_the_nearest(ae, ecg: Site) -> None:
     ("old", "new", "sentence"),
     [
         ("default_rng(0)", "default_rng()", "gives other examples each time: seed it"),
+        ("    return of_items", "    waves[9, 3] = np.nan\n    return of_items",
+         "split, of group '9', has a NaN or an infinite number as 'y'"),
         ('"""Small VAE of series."""', "pass", "no docstring"),
         ('"name": "ecg-vae"', '"name": "ecg"', "registered as 'ecg-vae', but says 'ecg'"),
         ("self.shape = (columns, length)", "self.shape = (columns, length)\n"

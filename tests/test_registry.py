@@ -49,7 +49,7 @@ def install(folder: Path, name: str, *, version: str = "1.0", **points: str) -> 
 
 @pytest.fixture
 def strangers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
-    install(tmp_path, "alpha", wave="alpha_plugin:Wave")
+    install(tmp_path, "alpha", wave="alpha_plugin:Wave", mlp="alpha_plugin:Wave")
     install(tmp_path, "beta", wave="beta_plugin:Wave", broken="beta_broken:Thing")
     for name in ("alpha", "beta"):
         (tmp_path / f"{name}_plugin.py").write_text(f"class Wave:\n    owner = '{name}'\n")
@@ -67,6 +67,14 @@ def test_clash_is_an_error_only_when_it_matters(strangers: Registry) -> None:
         strangers.get("wave")
     assert strangers.get("wave", prefer="beta").owner == "beta"
     assert strangers.get("alpha:wave").owner == "alpha"
+
+
+def test_our_own_name_goes_on_meaning_ours(strangers: Registry) -> None:
+    assert strangers.get("mlp") is strangers.get("ae-toolkit:mlp") is not strangers.get("alpha:mlp")
+    assert strangers.get("mlp", prefer="alpha").owner == "alpha"  # in a recipe of its own
+    assert strangers.origin("mlp").distribution == "ae-toolkit"
+    names = [strangers.full_name(name, origin) for name, origin, _ in strangers.origins()]
+    assert {"mlp", "alpha:mlp", "alpha:wave", "beta:wave", "broken"} <= {*names}
 
 
 def test_broken_plugin_is_named_and_harms_nobody_else(strangers: Registry) -> None:
