@@ -6,7 +6,8 @@ here; nothing needs to be inherited. Constructors are keyword-only: a part's own
 those that `SUPPLIED` lists for its kind, which `Autoencoder` fills in.
 
 Axes: B examples, K posterior samples, N = K·B (sample-major), P parameters per element,
-T positions, D code dimensions over all levels.
+T positions, D code dimensions over all levels. What parts compute is in single precision, or in
+bfloat16 where autocast makes it so.
 """
 
 from __future__ import annotations
