@@ -693,7 +693,7 @@ def test_part_that_does_not_fit_is_told_by_its_package(ae, site: Site) -> None:
     site.put("kit", {"encoders": {"blind": "kit:Blind"}}, source=PARTS)
     settings = ["--set", "encoder.name=blind", "--set", "train.epochs=1", "--quiet"]
     said = ae("train", "mnist-2d", "--data", "mnist-sample", *settings, code=1).output
-    assert "recipe 'mnist-2d', with parts of kit 0.1.0, fails at its first step: TypeError" in said
+    assert "encoder 'blind' of kit 0.1.0 fails: TypeError: Blind.forward() takes 3" in said
 
 
 # As a user does it.
