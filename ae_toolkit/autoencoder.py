@@ -126,7 +126,8 @@ class Autoencoder(nn.Module):
             if not isinstance(code, Code):
                 raise Fault(f"{expect.part} gives {type(code).__name__}, and must give a Code")
             expect.levels("z", code.z, "(N, *z_shapes[i])", k * num, z_shapes)
-            expect("the rate", code.rate, "(K, B, D)", (k, num, *(code.rate.shape[-1:] or (1,))))
+            dim = code.rate.shape[2] if code.rate.dim() == 3 else flat.shape[1]
+            expect("the rate", code.rate, "(K, B, D)", (k, num, dim))
             expect("the penalty", code.penalty, "(B,)", (num,))
             mean = self.bottleneck.mean(h, c)
             expect.levels("the mean", mean, "(B, *z_shapes[i])", num, z_shapes)
