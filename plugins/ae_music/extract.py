@@ -1,10 +1,8 @@
-"""From a score to its melodies: which track, which of its notes, where the bars are.
+"""From a score to its melodies: which notes of which track, and where the bars are.
 
-The rule, where nothing is asked for: the melody is the track with the highest median pitch among
-those that are not drums and hold at least a quarter as many notes as the fullest; in it, the
-skyline, the highest note that sounds (Uitdenbogerd and Zobel 1998). A change of meter begins a new
-melody, and so does a change of tempo that lasts; a bar shorter than the next, in a meter of its
-own, is that one's pickup.
+`choose.py` says which track. The melody is its skyline, the highest note that sounds (Uitdenbogerd
+and Zobel 1998). A change of meter begins a new melody, and so does a change of tempo that lasts; a
+bar shorter than the next, in a meter of its own, is that one's pickup.
 """
 
 from __future__ import annotations
@@ -16,9 +14,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ae_music.grid import COMMON, Melody, Meter, Notes, write_steps
+from ae_music.choose import choose_track
+from ae_music.grid import COMMON, Melody, Meter, Notes, skyline, write_steps
 from ae_music.score import Change, Score, Track
-from ae_toolkit import Failure, Misuse
 
 LASTING = 2  #: bars that a tempo must last to begin a melody of its own
 SAME_TEMPO = 0.02  #: relative difference
@@ -52,14 +50,15 @@ def melodies_of(score: Score, *, track: str | None = None, where: str = "") -> l
 
     Args:
         score: of a file or an object.
-        track: a track's number from 1, its name, or `all`; None: by the rule above.
+        track: a track's number from 1, its name, or `all`; None: by the rules of
+            `choose.py`.
         where: begins every sentence, such as `tune.mid: `.
 
     Raises:
         Misuse: there is no such track.
         Failure: there is no melody; the sentence says why.
     """
-    chosen = choose_track(score, track, where=where)
+    chosen = choose_track(score, track, where=where).track
     notes = skyline(chosen.on_grid())
     found: list[Melody] = []
     since, bar_line = -1, 0
@@ -78,69 +77,6 @@ def melodies_of(score: Score, *, track: str | None = None, where: str = "") -> l
         found.append(_melody(mine, section, score, chosen, bar_line))
     assert found, "sections cover every note"
     return found
-
-
-def choose_track(score: Score, wanted: str | None, *, where: str = "") -> Track:
-    """The track that holds the melody.
-
-    Raises:
-        Misuse: there is no such track.
-        Failure: there are drums only.
-    """
-    pitched = [track for track in score.tracks if not track.is_drum]
-    if not pitched:
-        raise Failure(f"{where}no melody was found, there are drums only")
-    if wanted is None:
-        if len(pitched) == 1:
-            return pitched[0]
-        fullest = max(map(len, pitched))
-        full = [track for track in pitched if 4 * len(track) >= fullest]
-        return max(full, key=lambda track: float(np.median(track.pitch)))
-    if wanted == "all":
-        return _merged(pitched)
-    if wanted.isdecimal():
-        named = [t for i, t in enumerate(score.tracks, start=1) if str(i) == wanted.lstrip("0")]
-    else:
-        named = [t for t in score.tracks if wanted and wanted.lower() in t.name.lower()]
-    if not named:
-        names = ", ".join(f"{i} {t.name!r}" for i, t in enumerate(score.tracks[:12], start=1))
-        raise Misuse(f"{where}there is no track {wanted!r}: choose from {names}, or all")
-    track = next((track for track in named if not track.is_drum), None)
-    if track is None:
-        raise Misuse(f"{where}track {wanted!r} is a drum track, which has no melody")
-    return track
-
-
-def _merged(tracks: Sequence[Track]) -> Track:
-    columns = [
-        np.concatenate([getattr(track, name) for track in tracks])
-        for name in ("start", "end", "pitch", "velocity")
-    ]
-    order = np.argsort(columns[0], kind="stable")
-    return Track("all", tracks[0].program, False, *(column[order] for column in columns))
-
-
-def skyline(notes: Notes) -> Notes:
-    """The highest note at any moment: one voice, without overlaps.
-
-    A lower note that begins while a higher one sounds is left out, unless the higher one is in its
-    last sixteenth (it was played legato) and ends there.
-    """
-    order = np.lexsort((-notes.pitch, notes.start))
-    first = np.ones(len(order), bool)
-    first[1:] = np.diff(notes.start[order]) > 0
-    start, end, pitch, velocity = (column[order[first]] for column in notes)
-    if (end[:-1] > start[1:]).any():
-        kept, until, top = [], 0, 0
-        rows = zip(start.tolist(), end.tolist(), pitch.tolist(), strict=True)
-        for i, (s, e, p) in enumerate(rows):
-            if s < until - 1 and p < top:
-                continue
-            kept.append(i)
-            until, top = e, p
-        start, end, pitch, velocity = (c[kept] for c in (start, end, pitch, velocity))
-    end = np.minimum(end, np.append(start[1:], np.iinfo(np.int64).max))
-    return Notes(start, end, pitch, velocity)
 
 
 def sections(score: Score) -> list[Section]:

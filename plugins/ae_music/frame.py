@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,23 +20,35 @@ MAX_TICKS = 2**31 - 1  #: symusic counts on from below 0
 LARGE = 1 << 16  #: bytes from which a file is gone through event by event
 LONG_NAME = 1024  #: bytes of a track's name; symusic copies it for each of its instruments
 
-TEXT, TRACK_NAME, END_OF_TRACK, METER = 0x01, 0x03, 0x2F, 0x58  #: kinds of meta events
+#: Kinds of meta events; words are sung as texts in karaoke files, as lyrics in others.
+TEXT, TRACK_NAME, LYRIC, END_OF_TRACK, METER = 0x01, 0x03, 0x05, 0x2F, 0x58
+MIN_WORDS = 16  #: below which a file is not gone through for them
 META_SIZES = {0x51: 3, METER: 4, 0x59: 2}  #: bytes of those that are read as numbers
+HALF_WIDTH = re.compile("[\uff61-\uff9f]")  #: kana that Chinese looks like, read as Japanese
 STRANGE_METER = re.compile(rb"\xff\x58\x04.[\x08-\xff]", re.DOTALL)
 HIGH = b"0" * 128 + b"1" * 128  #: for each byte, whether it is at least 128
 
 
 class Frame(NamedTuple):
-    """What a MIDI file's frame holds: ticks per quarter note, and tracks, each a row of events."""
+    """What a MIDI file's frame holds: ticks per quarter note, and tracks, each a row of events.
+
+    Attributes:
+        division: ticks per quarter note.
+        tracks: the events of each.
+        num_onsets: of notes, where the events have been gone through.
+        words: the ticks at which something is sung, where the events have been gone through.
+    """
 
     division: int
     tracks: list[bytes]
-    num_onsets: int = 0  #: where the events have been gone through
+    num_onsets: int = 0
+    words: Sequence[int] = ()
 
     def framed(self) -> bytes:
         """A MIDI file. symusic reads a few bytes beyond a track's end, so there are some."""
         head = struct.pack(">4sIHHH", b"MThd", 6, 1, len(self.tracks), self.division)
-        chunks = (struct.pack(">4sI", b"MTrk", len(t)) + t for t in self.tracks)
+        tracks = [_with_legible_name(track) for track in self.tracks]
+        chunks = (struct.pack(">4sI", b"MTrk", len(t)) + t for t in tracks)
         return head + b"".join(chunks) + bytes(16)
 
     def repaired(self, path: Path) -> Frame:
@@ -59,7 +72,51 @@ class Frame(NamedTuple):
         if sum(row.num_instruments for row in rows) > MAX_TRACKS:
             raise Failure(f"{path}: has more than {MAX_TRACKS:,} instruments")
         num_onsets = sum(row.num_onsets for row in rows)
-        return Frame(self.division, [row.fixed for row in rows], num_onsets)
+        words = max((row.lyrics or row.texts for row in rows), key=len)
+        return Frame(self.division, [row.fixed for row in rows], num_onsets, words)
+
+
+def decode_name(name: bytes) -> str:
+    """A name in the encoding that it seems to be in: no file says which.
+
+    Where most bytes are no ASCII, it is Japanese, Chinese or Cyrillic, if it makes sense as that;
+    else it is Western European.
+    """
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        pass
+    high = [byte for byte in name if byte >= 128]
+    if len(high) > 2 and min(high) >= 0xC0 and min(high[1:]) >= 0xE0:
+        return name.decode("cp1251")
+    for encoding in ("cp932", "gb18030") if 2 * len(high) >= len(name) else ():
+        try:
+            text = name.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        if text.isprintable() and not HALF_WIDTH.search(text):
+            return text
+    return name.decode("latin-1")
+
+
+def _with_legible_name(track: bytes) -> bytes:
+    """A track whose name, if it stands among the events that it begins with, is in UTF-8."""
+    at = 0
+    try:
+        while track[at : at + 2] == b"\0\xff":
+            kind = track[at + 2]
+            size, first = _quantity(track, at + 3)
+            name = track[first : first + size]
+            if kind == TRACK_NAME and size <= LONG_NAME:
+                new = decode_name(name).encode()[:LONG_NAME]
+                length = bytes([128 | len(new) >> 7, len(new) & 127])
+                return (
+                    track if new == name else track[: at + 3] + length + new + track[first + size :]
+                )
+            at = first + size
+    except IndexError:  # it is cut short; whatever reads it says so
+        pass
+    return track
 
 
 def read_frame(data: bytes, path: Path) -> Frame:
@@ -130,13 +187,20 @@ def is_odd(data: bytes) -> bool:
     return STRANGE_METER.search(data) is not None
 
 
+def has_words(data: bytes) -> bool:
+    """Whether a MIDI file may hold the words of a song."""
+    return max(data.count(bytes([0xFF, kind])) for kind in (TEXT, LYRIC)) >= MIN_WORDS
+
+
 class _Events(NamedTuple):
-    """The events of one track, and what they come to."""
+    """The events of one track, and what they come to; of lyrics and texts, the ticks."""
 
     fixed: bytes
     ticks: int
     num_instruments: int
     num_onsets: int
+    lyrics: list[int]
+    texts: list[int]
 
 
 def _gone_through(track: bytes) -> _Events:
@@ -154,6 +218,7 @@ def _gone_through(track: bytes) -> _Events:
     fixed, end = bytearray(track), len(track)
     instruments: set[tuple[int, int]] = set()
     programs = [0] * 16
+    words: dict[int, list[int]] = {LYRIC: [], TEXT: []}
     at = ticks = status = num_onsets = 0
     while at < end:
         byte = track[at]
@@ -168,6 +233,8 @@ def _gone_through(track: bytes) -> _Events:
             size, first = _quantity(track, at + 2)
             if _is_strange(kind, size, track[at + 2 : first + 2]):
                 fixed[at + 1] = TEXT
+            elif kind in words and _is_sung(track[first : first + size]):
+                words[kind].append(ticks)
             at = first + size
             if kind == END_OF_TRACK:
                 break
@@ -198,7 +265,7 @@ def _gone_through(track: bytes) -> _Events:
                 programs[channel] = value
     if at > end:
         raise IndexError
-    return _Events(bytes(fixed), ticks, len(instruments), num_onsets)
+    return _Events(bytes(fixed), ticks, len(instruments), num_onsets, words[LYRIC], words[TEXT])
 
 
 def _quantity(track: bytes, at: int) -> tuple[int, int]:
@@ -210,6 +277,11 @@ def _quantity(track: bytes, at: int) -> tuple[int, int]:
         if byte < 128:
             break
     return value, last + 1
+
+
+def _is_sung(text: bytes) -> bool:
+    """Whether a text is a syllable, not a line's end, nor what karaoke files say of themselves."""
+    return bool(text.strip(b" \\/\r\n\0")) and not text.startswith((b"@", b"%"))
 
 
 def _is_strange(kind: int, size: int, data: bytes) -> bool:

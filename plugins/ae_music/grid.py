@@ -65,7 +65,7 @@ def meter_class(meter: Meter) -> int:
     return METERS.index(ALIKE.get(meter, COMMON))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # of arrays there is no one truth: it equals itself only
 class Melody:
     """One voice in one meter at one tempo.
 
@@ -151,6 +151,29 @@ class Notes(NamedTuple):
     end: NDArray[np.int64]
     pitch: NDArray[np.int64]
     velocity: NDArray[np.int64]
+
+
+def skyline(notes: Notes) -> Notes:
+    """The highest note at any moment: one voice, without overlaps.
+
+    A lower note that begins while a higher one sounds is left out, unless the higher one is in its
+    last sixteenth (it was played legato) and ends there.
+    """
+    order = np.lexsort((-notes.pitch, notes.start))
+    first = np.ones(len(order), bool)
+    first[1:] = np.diff(notes.start[order]) > 0
+    start, end, pitch, velocity = (column[order[first]] for column in notes)
+    if (end[:-1] > start[1:]).any():
+        kept, until, top = [], 0, 0
+        rows = zip(start.tolist(), end.tolist(), pitch.tolist(), strict=True)
+        for i, (s, e, p) in enumerate(rows):
+            if s < until - 1 and p < top:
+                continue
+            kept.append(i)
+            until, top = e, p
+        start, end, pitch, velocity = (c[kept] for c in (start, end, pitch, velocity))
+    end = np.minimum(end, np.append(start[1:], np.iinfo(np.int64).max))
+    return Notes(start, end, pitch, velocity)
 
 
 def to_values(pitches: NDArray[np.int64]) -> Steps:

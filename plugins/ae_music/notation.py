@@ -11,8 +11,9 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ae_music.score import MAX_BYTES, bytes_of
+from ae_music.score import MAX_BYTES
 from ae_toolkit import Failure
+from ae_toolkit.files import read_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +30,7 @@ def to_midi(path: Path) -> bytes:
         Misuse: there is no such file.
         Failure: music21 is missing, or cannot understand the file; the sentence says why.
     """
-    data = bytes_of(path, most=MAX_BYTES)
+    data = read_bytes(path, max_bytes=MAX_BYTES)
     if not data.strip():
         raise Failure(f"{path}: is empty")
     if _size(data) > MAX_BYTES:

@@ -5,17 +5,18 @@ Files are read by symusic, after `frame.py` has looked at their bytes.
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ae_music.frame import LONG_NAME, MAX_TRACKS, is_odd, read_frame
+from ae_music.frame import LONG_NAME, MAX_TRACKS, has_words, is_odd, read_frame
 from ae_music.grid import STEPS_PER_QUARTER, Meter, Notes
-from ae_toolkit import Failure, Misuse
+from ae_toolkit import Failure
+from ae_toolkit.files import read_bytes
 
 if TYPE_CHECKING:
     from pretty_midi import PrettyMIDI
@@ -31,7 +32,7 @@ NOTATION = (".abc", ".musicxml", ".mxl", ".xml", ".krn")  #: what music21 reads,
 TEMPI = 10.0, 1000.0  #: quarter notes per minute that are believed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # of arrays there is no one truth: it equals itself only
 class Track:
     """The notes of one instrument, in steps as real numbers, sorted by onset."""
 
@@ -60,7 +61,7 @@ class Change(NamedTuple):
     value: Any
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Score:
     """A piece.
 
@@ -71,6 +72,8 @@ class Score:
         keys: as pretty_midi numbers them.
         title: what the file calls itself, if anything.
         knows_bars: whether its bar lines are where it says, so that no pickup need be found.
+        words: `(N,)` steps at which a syllable is sung, where the file says so.
+        tick: steps that its times are rounded to.
     """
 
     tracks: Sequence[Track]
@@ -79,6 +82,8 @@ class Score:
     keys: Sequence[Change]
     title: str = ""
     knows_bars: bool = False
+    words: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    tick: float = 0.0
 
     @property
     def length(self) -> float:
@@ -97,29 +102,7 @@ def read_score(path: Path) -> Score:
         from ae_music.notation import to_midi
 
         return replace(_parse(to_midi(path), path), knows_bars=True)
-    return _parse(bytes_of(path, most=MAX_MIDI_BYTES), path)
-
-
-def bytes_of(path: Path, *, most: int) -> bytes:
-    """What is in a file, if it is one and not too large.
-
-    Raises:
-        Misuse: there is no such file.
-        Failure: it cannot be read, or is larger than `most` bytes.
-    """
-    try:
-        status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            raise Misuse(f"{path}: is a folder, not a file")
-        if not stat.S_ISREG(status.st_mode):
-            raise Misuse(f"{path}: is a device or a pipe, not a file")
-        if status.st_size > most:
-            raise Failure(f"{path}: is larger than {most >> 20} MB, which no tune is")
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise Misuse(f"{path}: there is no such file") from None
-    except OSError as error:
-        raise Failure(f"{path}: cannot be read ({error.strerror})") from None
+    return _parse(read_bytes(path, max_bytes=MAX_MIDI_BYTES), path)
 
 
 def _parse(data: bytes, path: Path) -> Score:
@@ -128,7 +111,11 @@ def _parse(data: bytes, path: Path) -> Score:
     frame = read_frame(data, path)
     framed = frame.framed()
     if is_odd(framed):
-        framed = frame.repaired(path).framed()
+        frame = frame.repaired(path)
+        framed = frame.framed()
+    elif has_words(framed):
+        with suppress(Failure):  # symusic may make more of it
+            frame = frame.repaired(path)
     try:
         score = symusic.Score.from_midi(framed)
     except Exception as error:  # whatever the parser raises
@@ -161,7 +148,8 @@ def _parse(data: bytes, path: Path) -> Score:
     meters = [Change(m.time * scale, (m.numerator, m.denominator)) for m in score.time_signatures]
     tempi = [Change(t.time * scale, float(t.qpm)) for t in score.tempos]
     keys = [Change(k.time * scale, _key_number(k.key, k.tonality)) for k in score.key_signatures]
-    return _checked(tracks, meters, tempi, keys, where=f"{path}: ")
+    checked = _checked(tracks, meters, tempi, keys, where=f"{path}: ")
+    return replace(checked, words=np.unique(frame.words) * scale, tick=scale)
 
 
 def score_of(midi: PrettyMIDI) -> Score:
@@ -199,7 +187,7 @@ def score_of(midi: PrettyMIDI) -> Score:
         Change(steps(at), float(value)) for at, value in zip(*midi.get_tempo_changes(), strict=True)
     ]
     keys = [Change(steps(k.time), k.key_number) for k in midi.key_signature_changes]
-    return _checked(tracks, meters, tempi, keys, where=where)
+    return replace(_checked(tracks, meters, tempi, keys, where=where), tick=scale)
 
 
 def _checked(
