@@ -174,9 +174,9 @@ def test_without_a_soundfont_tones_are_plain(
 def test_what_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Failure, match=r"lasts 61\.0 minutes"):
         render(note(seconds=61 * 60))
-    with pytest.raises(Misuse, match="there is no such soundfont"):
+    with pytest.raises(Misuse, match="there is no such file"):
         render(note(), soundfont=tmp_path / "none.sf2")
-    with pytest.raises(Misuse, match="is a folder"):
+    with pytest.raises(Failure, match="is a folder"):
         render(note(), soundfont=tmp_path)
     (tmp_path / "text.sf2").write_text("hello")
     with pytest.raises(Failure, match="is not a soundfont"):
@@ -360,7 +360,7 @@ def test_an_archive_that_unfolds_is_refused(tmp_path: Path) -> None:
 def test_notation_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(Misuse, match="there is no such file"):
         to_midi(tmp_path / "none.abc")
-    with pytest.raises(Misuse, match="is a folder"):
+    with pytest.raises(Failure, match="is a folder"):
         to_midi(tmp_path)
 
 

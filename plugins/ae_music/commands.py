@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ae_music.files import (
     PAIR,
     Source,
-    find_tune,
     for_both,
+    read_each,
     read_source,
     tune_names,
     write_results,
@@ -22,11 +21,14 @@ from ae_music.files import (
 from ae_music.options import (
     SOUND_ENDINGS,
     check_endings,
+    check_folder,
+    is_many,
     melody_options,
     midi_option,
     parse_meter,
 )
 from ae_toolkit import Misuse
+from ae_toolkit.files import printable
 from ae_toolkit.options import (
     FIGURE_ENDINGS,
     FiniteRange,
@@ -34,7 +36,9 @@ from ae_toolkit.options import (
     json_option,
     model_option,
     need_ending,
+    overwrite_option,
     print_json,
+    report_skipped,
     seed_option,
 )
 
@@ -146,7 +150,7 @@ def interpolate(
         return
     lengths = sorted({melody.num_bars for melody in walk})
     each_has = f"{lengths[0]}" if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]}"
-    click.echo(
+    _echo(
         f"{out}: {steps} steps of {each_has} bars, {sum(m.num_bars for m in walk)} in all, from "
         f"{one.melody.name} to {two.melody.name}"
     )
@@ -215,13 +219,13 @@ def sample(
     write_results(made, out, wav=wav, each=each)
     _draw(made, png)
     melodies = "1 melody" if num == 1 else f"{num} melodies"
-    click.echo(f"{out}: {melodies} of {made[0].num_bars} bars, seed {seed}")
+    _echo(f"{out}: {melodies} of {made[0].num_bars} bars, seed {seed}")
 
 
 @music.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @model_option("melody-2bar")
-@midi_option("variations.mid")
+@midi_option("variations.mid", many=True)
 @click.option("-n", "--num", default=4, show_default=True, type=click.IntRange(1, 1000),
               help="How many variations.")  # fmt: skip
 @click.option("--spread", default=0.3, show_default=True, type=FiniteRange(0, 1),
@@ -232,7 +236,7 @@ def sample(
 @seed_option
 @device_option
 def vary(
-    file: Path,
+    files: tuple[Path, ...],
     model: str,
     out: Path,
     wav: Path | None,
@@ -245,31 +249,43 @@ def vary(
     seed: int,
     device: str,
 ) -> None:
-    """Write FILE's melody, then variations on it: its neighbours in latent space.
+    """Write the melodies of FILES, each with variations: its neighbours in latent space.
 
     \b
-    Example:
+    Examples:
       ae music vary tune.mid -n 4 --spread 0.3 -o variations.mid
+      ae music vary my_midi/ -n 1 -o varied/
     """
-    check_endings(out, wav, png)
-    source = _one(file, tracks, bars)
+    _check_outputs(files, out, wav, png)
+    read = _reader(tracks, bars)
 
     from ae_music import blend
 
     loaded = blend.load_melody_model(model, device)
-    made = blend.vary(loaded, source.melody, num, spread=spread, seed=seed)
-    write_results([source.melody, *made], out, wav=wav, each=each)
-    _draw([source.melody, *made], png)
-    _say(source)
-    changed = ", ".join(f"{blend.hamming(source.melody, m):.0%}" for m in made)
-    click.echo(f"{out}: {source.melody.name} and {num} variations, of whose steps {changed} differ")
+
+    def made(file: Path) -> tuple[Source, list[Melody]]:
+        source = read(file)
+        return source, blend.vary(loaded, source.melody, num, spread=spread, seed=seed)
+
+    found = read_each(files, made)
+    for name, (source, variations) in zip(found.names, found.items, strict=True):
+        place = out / f"{name}.mid" if found.many else out
+        melodies = [source.melody, *variations]
+        write_results(melodies, place, wav=wav, each=each, named=not found.many)
+        _draw(melodies, png)
+        _say(source)
+        changed = ", ".join(f"{blend.hamming(source.melody, m):.0%}" for m in variations)
+        _echo(
+            f"{place}: {source.melody.name} and {num} variations, of whose steps {changed} differ"
+        )
     click.echo(f"seed {seed}")
+    report_skipped(found.skipped, total=found.num_files)
 
 
 @music.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @model_option("melody-2bar")
-@midi_option("shifted.mid")
+@midi_option("shifted.mid", many=True)
 @click.option("--density", type=float, help="More notes, or with a negative number fewer.")
 @click.option("--diatonic", type=float, help="More of the notes in one scale.")
 @click.option("--interval", type=float, help="Larger steps between notes.")
@@ -281,7 +297,7 @@ def vary(
 @json_option
 @device_option
 def shift(
-    file: Path,
+    files: tuple[Path, ...],
     model: str,
     out: Path,
     wav: Path | None,
@@ -292,7 +308,7 @@ def shift(
     device: str,
     **given: float | None,
 ) -> None:
-    """Move FILE's melody along what can be counted, and say how much it changed.
+    """Move the melodies of FILES along what can be counted, and say how much they changed.
 
     Each number is how many standard deviations of the training melodies to go, more or less. The
     direction is the one from the lower quartile of the melodies to the upper.
@@ -301,94 +317,117 @@ def shift(
     Examples:
       ae music shift tune.mid --density +1 -o denser.mid
       ae music shift tune.mid --density -1 --pitch-range +0.5 --syncopation +1
+      ae music shift my_midi/ --density +1 -o denser/
     """
-    check_endings(out, wav, png)
+    _check_outputs(files, out, wav, png)
     amounts = {name.replace("_", "-"): value for name, value in given.items() if value}
     both = amounts.pop("syncopation", 0.0)
     for kind in ("syncopation-8th", "syncopation-16th") if both else ():
         amounts[kind] = amounts.get(kind, 0.0) + both
     if not amounts:
         raise Misuse("say what to shift and how far, such as --density +1; see --help")
-    source = _one(file, tracks, bars)
+    read = _reader(tracks, bars)
 
     from dataclasses import replace
 
     from ae_music import blend
 
     loaded = blend.load_melody_model(model, device)
-    made = blend.shift(loaded, source.melody, amounts)
-    write_results([made], out, wav=wav)
-    _draw([replace(source.melody, name="original"), replace(made, name="shifted")], png)
-    _say(source)
-    before, after = (blend.attributes_of(loaded, melody) for melody in (source.melody, made))
-    changed = blend.hamming(source.melody, made)
-    if as_json:
-        print_json(
-            {"out": str(out), "asked": amounts, "before": before, "after": after,
+
+    def made(file: Path) -> tuple[Source, Melody]:
+        source = read(file)
+        return source, blend.shift(loaded, source.melody, amounts)
+
+    found = read_each(files, made)
+    reports: list[dict[str, Any]] = []
+    for name, (source, shifted) in zip(found.names, found.items, strict=True):
+        place = out / f"{name}.mid" if found.many else out
+        write_results([shifted], place, wav=wav, named=not found.many)
+        _draw([replace(source.melody, name="original"), replace(shifted, name="shifted")], png)
+        _say(source)
+        before, after = (blend.attributes_of(loaded, m) for m in (source.melody, shifted))
+        changed = blend.hamming(source.melody, shifted)
+        reports.append(
+            {"out": str(place), "asked": amounts, "before": before, "after": after,
              "hamming": changed}
         )  # fmt: skip
-        return
-    click.echo(f"{out}: {source.melody.name}, {changed:.0%} of its steps changed")
-    for name in before:
-        asked = f"  asked: {amounts[name]:+g}" if name in amounts else ""
-        click.echo(f"{name:18} {before[name]:6.3f} -> {after[name]:6.3f}{asked}")
+        if as_json:
+            continue
+        _echo(f"{place}: {source.melody.name}, {changed:.0%} of its steps changed")
+        for attribute in before:
+            asked = f"  asked: {amounts[attribute]:+g}" if attribute in amounts else ""
+            click.echo(f"{attribute:18} {before[attribute]:6.3f} -> {after[attribute]:6.3f}{asked}")
+    if as_json:
+        print_json(reports if found.many else reports[0])
+    report_skipped(found.skipped, total=found.num_files)
 
 
 @music.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path),
-              help="Sound file to write: .wav, .flac or .ogg.")  # fmt: skip
+              help="Sound file to write: .wav, .flac or .ogg; of several FILES, the "
+                   "folder.")  # fmt: skip
+@overwrite_option
 @click.option("--soundfont", type=click.Path(path_type=Path),
               help="An .sf2 file.  [default: the one that pretty_midi ships]")  # fmt: skip
-def render(file: Path, out: Path, soundfont: Path | None) -> None:
-    """Turn FILE, all of its tracks, into sound.
+def render(files: tuple[Path, ...], out: Path, soundfont: Path | None) -> None:
+    """Turn FILES, all of their tracks, into sound.
 
     FluidSynth plays it where it is installed; elsewhere plain waves do.
 
     \b
-    Example:
+    Examples:
       ae music render tune.mid -o tune.wav
+      ae music render my_midi/ -o sounds/
     """
-    need_ending(out, SOUND_ENDINGS)
-    file = find_tune(file)
+    if is_many(files):
+        check_folder(out)
+    else:
+        need_ending(out, SOUND_ENDINGS)
 
     from ae_music.score import read_score
     from ae_music.writing import score_to_midi
 
-    midi = score_to_midi(read_score(file))
-    write_sound(midi, out, soundfont=soundfont)
-    click.echo(f"{out}: {midi.get_end_time():.1f} s of {file}")
+    found = read_each(files, lambda file: (file, score_to_midi(read_score(file))))
+    for name, (file, midi) in zip(found.names, found.items, strict=True):
+        place = out / f"{name}.wav" if found.many else out
+        write_sound(midi, place, soundfont=soundfont, named=not found.many)
+        _echo(f"{place}: {midi.get_end_time():.1f} s of {file}")
+    report_skipped(found.skipped, total=found.num_files)
 
 
 @music.command()
-@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--track", help="Which track is the melody: its number, its name, or 'all'.")
 @json_option
-def info(file: Path | None, track: str | None, as_json: bool) -> None:
-    """Show what FILE holds and which melody would be taken from it.
+def info(files: tuple[Path, ...], track: str | None, as_json: bool) -> None:
+    """Show what FILES hold, which melody would be taken from each, and why.
 
-    Without FILE, the bundled tunes are listed.
+    Without FILES, the bundled tunes are listed.
 
     \b
     Examples:
       ae music info tune.mid
       ae music info song.mid --track 2
+      ae music info my_midi/ --json
     """
     from ae_music.describe import describe, lines
 
-    if file is None:
+    if not files:
         if as_json:
             print_json(tune_names())
             return
         for name in tune_names():
             click.echo(name)
         return
-    report = describe(find_tune(file), track=track)
+    found = read_each(files, lambda file: describe(file, track=track))
     if as_json:
-        print_json(report)
-        return
-    for line in lines(report):
-        click.echo(line)
+        print_json(found.items if found.many else found.items[0])
+    else:
+        for report in found.items:
+            for line in lines(report):
+                _echo(line)
+    report_skipped(found.skipped, total=found.num_files)
 
 
 @music.command()
@@ -435,10 +474,23 @@ def evaluate(
         click.echo(line)
 
 
-def _one(file: Path, tracks: Sequence[str], bars: Sequence[str]) -> Source:
+def _check_outputs(files: Sequence[Path], out: Path, wav: Path | None, png: Path | None) -> None:
+    if is_many(files):
+        check_folder(out, wav, png)
+    else:
+        check_endings(out, wav, png)
+
+
+def _reader(tracks: Sequence[str], bars: Sequence[str]) -> Callable[[Path], Source]:
+    """What reads the melody of a file, where one is asked for in the same way of each."""
     if len(tracks) > 1 or len(bars) > 1:
-        raise Misuse("--track and --bars are given once, since there is one file")
-    return read_source(file, track=next(iter(tracks), None), bars=next(iter(bars), None))
+        raise Misuse("--track and --bars are given once, and hold for every file")
+    track, chosen = next(iter(tracks), None), next(iter(bars), None)
+    return lambda file: read_source(file, track=track, bars=chosen)
+
+
+def _echo(line: str) -> None:
+    click.echo(printable(line))
 
 
 def _others(source: Source) -> list[Track]:
@@ -454,22 +506,21 @@ def _draw(melodies: Sequence[Melody], png: Path | None) -> None:
         from ae_music.figures import rolls_figure, save_figure
 
         if len(melodies) > DRAWN:
-            print(f"{png}: shows the first {DRAWN} of {len(melodies)}", file=sys.stderr)
+            click.echo(printable(f"{png}: shows the first {DRAWN} of {len(melodies)}"), err=True)
         save_figure(rolls_figure({m.name: [m] for m in melodies[:DRAWN]}), png)
 
 
 def _say(*sources: Source) -> None:
-    """Tells on standard error what was chosen and what was done about two meters."""
-    for source in sources:
-        if source.said:
-            print(source.said, file=sys.stderr)
+    """Tells on standard error what was chosen and lost, and what was done about two meters."""
+    sentences = [sentence for source in sources for sentence in source.said]
     if len(sources) == 2:
         from ae_music.grid import meter_class
 
         a, b = (source.melody for source in sources)
         if meter_class(a.meter) != meter_class(b.meter):
-            print(
+            sentences.append(
                 f"{b.name} is in {b.meter} and {a.name} in {a.meter}: on the way, the notes of "
-                f"{b.name} keep their lengths and get bar lines in {a.meter}",
-                file=sys.stderr,
+                f"{b.name} keep their lengths and get bar lines in {a.meter}"
             )
+    for sentence in dict.fromkeys(sentences):  # A and B may be one file
+        click.echo(printable(sentence), err=True)

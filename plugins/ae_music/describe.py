@@ -8,10 +8,12 @@ from typing import Any
 
 import pretty_midi
 
-from ae_music.extract import choose_track, melodies_of
+from ae_music.choose import choose_track
+from ae_music.extract import melodies_of
 from ae_music.grid import ALIKE, METERS, meter_class
 from ae_music.modality import has_pickup, octaves_off
 from ae_music.score import read_score
+from ae_music.timing import describe_timing, timing_of
 
 
 def describe(path: Path, *, track: str | None = None) -> dict[str, Any]:
@@ -22,7 +24,8 @@ def describe(path: Path, *, track: str | None = None) -> dict[str, Any]:
         Failure: the file cannot be understood, or has no melody.
     """
     score = read_score(path)
-    chosen = choose_track(score, track, where=f"{path}: ")
+    chosen, reason = choose_track(score, track, where=f"{path}: ")
+    timing = timing_of(chosen, tick=score.tick)
     tracks = [
         {
             "number": number,
@@ -56,7 +59,15 @@ def describe(path: Path, *, track: str | None = None) -> dict[str, Any]:
             }
         )
         before += melody.num_bars
-    return {"file": str(path), "title": score.title, "tracks": tracks, "sections": sections}
+    return {
+        "file": str(path),
+        "title": score.title,
+        "tracks": tracks,
+        "chosen": reason,
+        "off_grid": round(timing.off, 4),
+        "timing": describe_timing(timing),
+        "sections": sections,
+    }
 
 
 def lines(report: Mapping[str, Any]) -> Iterator[str]:
@@ -71,7 +82,10 @@ def lines(report: Mapping[str, Any]) -> Iterator[str]:
             f"{mark} track {track['number']}: {name}{track['instrument']}, {track['notes']} notes, "
             f"{span}"
         )
-    yield "the melody is the skyline of what is marked *, its highest note at any moment:"
+    yield f"* is {report['chosen']}"
+    yield "the melody is its skyline, the highest note at any moment:"
+    if report["timing"]:
+        yield f"  {report['timing']}"
     for section in report["sections"]:
         key = f", {section['key']}" if section["key"] else ""
         pickup = ", the first is a pickup" if section["pickup"] else ""

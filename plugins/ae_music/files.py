@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
+from ae_music.options import is_many
 from ae_toolkit import Failure, Misuse
+from ae_toolkit.files import printable, safe_names
 
 if TYPE_CHECKING:
     from pretty_midi import PrettyMIDI
@@ -21,6 +22,8 @@ PAIR = ("drowsy-maggie", "smash-the-windows-reel")  #: what is blended where nob
 
 RATE = 44_100  #: samples per second
 
+T = TypeVar("T")
+
 
 class Source(NamedTuple):
     """A melody and where it was found.
@@ -29,13 +32,13 @@ class Source(NamedTuple):
         melody: one section of it, or the bars that were asked for.
         score: all of the file.
         track: the one that the melody was taken from.
-        said: what the user should know of the choice; may be empty.
+        said: sentences on what the user should know of the choice.
     """
 
     melody: Melody
     score: Score
     track: Track
-    said: str
+    said: list[str]
 
 
 def read_source(path: Path, *, track: str | None = None, bars: str | None = None) -> Source:
@@ -52,14 +55,18 @@ def read_source(path: Path, *, track: str | None = None, bars: str | None = None
     """
     from dataclasses import replace
 
-    from ae_music.extract import choose_track, melodies_of
+    from ae_music.choose import choose_track
+    from ae_music.extract import melodies_of
     from ae_music.score import read_score
+    from ae_music.timing import describe_timing, timing_of
 
     path = find_tune(path)
     where = f"{path}: "
     score = read_score(path)
     found = melodies_of(score, track=track, where=where)
-    said = ""
+    chosen = choose_track(score, track, where=where).track
+    timing = describe_timing(timing_of(chosen, tick=score.tick))
+    said = [f"{where}{timing}"] if timing else []
     if bars is not None:
         first, last = parse_bars(bars)
         melody, before = _section_of(found, first, where)
@@ -71,17 +78,59 @@ def read_source(path: Path, *, track: str | None = None, bars: str | None = None
         if not melody.num_notes:
             raise Failure(f"{where}no melody was found, bars {bars} hold no notes")
     else:
-        melody = max(found, key=len)
+        longest = max(range(len(found)), key=lambda i: len(found[i]))
+        melody = found[longest]
         if len(found) > 1:
-            at = 1 + sum(each.num_bars for each in found[: found.index(melody)])
-            said = (
+            at = 1 + sum(each.num_bars for each in found[:longest])
+            said.append(
                 f"{where}changes meter or tempo, so it has {len(found)} sections; the longest was "
                 f"taken, bars {at}:{at + melody.num_bars - 1} (see 'ae music info', choose with "
                 f"--bars)"
             )
     if not melody.name:
-        melody = replace(melody, name=path.stem)
-    return Source(melody, score, choose_track(score, track, where=where), said)
+        melody = replace(melody, name=printable(path.stem))
+    return Source(melody, score, chosen, said)
+
+
+class Found(NamedTuple, Generic[T]):
+    """What was made of files.
+
+    Attributes:
+        items: one for each file that could be read.
+        names: of them, each different and safe as a file's.
+        skipped: the paths of the others, and why.
+        many: whether several files or a folder were asked for.
+    """
+
+    items: list[T]
+    names: list[str]
+    skipped: Sequence[tuple[str, str]]
+    many: bool
+
+    @property
+    def num_files(self) -> int:
+        return len(self.items) + len(self.skipped)
+
+
+def read_each(paths: Sequence[Path], read: Callable[[Path], T]) -> Found[T]:
+    """Reads files, names of bundled tunes, and all melodies below folders; skips what is broken.
+
+    Args:
+        paths: as the user gave them.
+        read: what is made of one.
+
+    Raises:
+        Misuse: there is no such file, or nothing of the kind in a folder.
+        Failure: the only file, or every one of them, is broken.
+    """
+    from ae_music.modality import Melodies
+    from ae_toolkit import corpus
+
+    many, skipped = is_many(paths), list[corpus.Skipped]()
+    files = corpus.list_files(map(find_tune, paths), Melodies())
+    found = [*corpus.read_each(files, read, skipped)]
+    names = safe_names([path.stem for path, _ in found])
+    return Found([item for _, item in found], names, skipped, many)
 
 
 def _section_of(found: Sequence[Melody], bar: int, where: str) -> tuple[Melody, int]:
@@ -136,27 +185,40 @@ def write_results(
     wav: Path | None = None,
     each: Path | None = None,
     beneath: Sequence[Track] = (),
+    named: bool = True,
 ) -> None:
-    """Writes melodies one after the other as MIDI and, where asked for, as sound and one by one."""
+    """Writes melodies one after the other as MIDI and, where asked for, as sound and one by one.
+
+    Args:
+        melodies: in order.
+        out: the MIDI file.
+        wav: also write sound there.
+        each: a folder, where each melody is written to as well.
+        beneath: an accompaniment, as `to_midi` takes it.
+        named: whether the user named `out` itself, not only its folder.
+    """
     from ae_music.writing import to_midi
     from ae_toolkit.files import writing
 
     midi = to_midi(melodies, beneath=beneath)
-    with writing(out) as temporary:
+    with writing(out, named=named) as temporary:
         midi.write(str(temporary))
     if wav is not None:
         write_sound(midi, wav)
     for i, melody in enumerate(melodies) if each is not None else ():
-        path = each / f"{out.stem}-{i:02}.mid"
-        with writing(path) as temporary:
+        with writing(each / f"{out.stem}-{i:02}.mid", named=False) as temporary:
             to_midi([melody], beneath=beneath).write(str(temporary))
 
 
-def write_sound(midi: PrettyMIDI, path: Path, *, soundfont: Path | None = None) -> None:
+def write_sound(
+    midi: PrettyMIDI, path: Path, *, soundfont: Path | None = None, named: bool = True
+) -> None:
     """Renders and writes; says on standard error what would sound better."""
+    import click
+
     from ae_music.render import render, write_wav
 
     audio, notice = render(midi, soundfont=soundfont, rate=RATE)
     if notice:
-        print(notice, file=sys.stderr)
-    write_wav(audio, path, rate=RATE)
+        click.echo(notice, err=True)
+    write_wav(audio, path, rate=RATE, named=named)

@@ -39,6 +39,7 @@ from ae_music.grid import (
 from ae_music.score import MIDI, NOTATION, Score, read_score, score_of
 from ae_toolkit import Misuse, Modality
 from ae_toolkit.contracts import Example, Step
+from ae_toolkit.files import printable
 
 if TYPE_CHECKING:
     from pretty_midi import PrettyMIDI
@@ -76,7 +77,7 @@ class Melodies(Modality):
 
     def read(self, path: Path) -> Iterator[Melody]:
         for melody in melodies_of(read_score(path), where=f"{path}: "):
-            yield melody if melody.name else replace(melody, name=path.stem)
+            yield melody if melody.name else replace(melody, name=printable(path.stem))
 
     def write(self, items: Sequence[Any], path: Path) -> None:
         """One melody after the other, each in its own tempo and meter."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ae_toolkit import Misuse
-from ae_toolkit.options import FIGURE_ENDINGS, need_ending
+from ae_toolkit.options import FIGURE_ENDINGS, need_ending, out_option
 
 if TYPE_CHECKING:
     from ae_music.grid import Meter
@@ -20,8 +20,14 @@ SOUND_ENDINGS = (".wav", ".flac", ".ogg")
 Command = Callable[..., Any]
 
 
-def midi_option(default: str) -> Callable[[Command], Command]:
-    """`-o`: the MIDI file to write, and beside it `--wav` and `--png`."""
+def midi_option(default: str, *, many: bool = False) -> Callable[[Command], Command]:
+    """`-o`: the MIDI file to write, and beside it `--wav` and `--png`.
+
+    Args:
+        default: its name.
+        many: whether the command takes several files, for which it is a folder.
+    """
+    folder = "; of several FILES, the folder" if many else ""
 
     def decorate(command: Command) -> Command:
         for option in (
@@ -29,8 +35,7 @@ def midi_option(default: str) -> Callable[[Command], Command]:
                          help="Also draw piano rolls (.png, .pdf or .svg)."),
             click.option("--wav", type=click.Path(path_type=Path),
                          help="Also write sound (.wav, .flac or .ogg)."),
-            click.option("-o", "--out", default=default, show_default=True,
-                         type=click.Path(path_type=Path), help="MIDI file to write."),
+            out_option(default, f"MIDI file to write{folder}."),
         ):  # fmt: skip
             command = option(command)
         return command
@@ -71,6 +76,27 @@ def parse_meter(text: str) -> Meter:
         if meter in ALIKE and meter.steps == ALIKE[meter].steps:
             return ALIKE[meter]
     raise Misuse(f"--meter {text!r}: choose from {', '.join(map(str, METERS))}")
+
+
+def is_many(files: Sequence[Path]) -> bool:
+    """Whether several files, or a folder of them, are asked for."""
+    return len(files) > 1 or any(file.is_dir() for file in files)
+
+
+def check_folder(out: Path, *others: Path | None) -> None:
+    """Refuses what several files cannot be written to, early.
+
+    Args:
+        out: must be no file.
+        others: files that are written for a single one only.
+
+    Raises:
+        Misuse: `out` looks like a file's name, or one of the others is asked for.
+    """
+    if out.suffix.lower() in (*MIDI_ENDINGS, *SOUND_ENDINGS) or out.is_file():
+        raise Misuse(f"{out}: results of several files go into a folder, name one with -o")
+    if any(other is not None for other in others):
+        raise Misuse("--wav and --png are for a single file, and there are several")
 
 
 def check_endings(out: Path, wav: Path | None, png: Path | None) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ae_toolkit import Failure, Misuse
-from ae_toolkit.files import writing
+from ae_toolkit.files import SIGNATURE, check_input, writing
 
 if TYPE_CHECKING:
     from pretty_midi import PrettyMIDI
@@ -63,13 +63,14 @@ def render(
     return _plain(midi, rate=rate), f"{missing} to hear instruments instead of plain tones"
 
 
-def write_wav(audio: Audio, path: Path, *, rate: int) -> None:
+def write_wav(audio: Audio, path: Path, *, rate: int, named: bool = True) -> None:
     """Writes samples, as loud as they can be, in the format of the ending.
 
     Args:
         audio: `(N,)`, or `(N, channels)`.
         path: ends in .wav, .flac or .ogg.
         rate: samples per second.
+        named: whether the user named this very file.
 
     Raises:
         Misuse: it ends in something else.
@@ -82,9 +83,10 @@ def write_wav(audio: Audio, path: Path, *, rate: int) -> None:
         raise Misuse(f"{path}: choose a name that ends in .wav, .flac or .ogg")
     channels = 1 if audio.ndim == 1 else audio.shape[1]
     with (
-        writing(path) as temporary,
+        writing(path, named=named) as temporary,
         soundfile.SoundFile(temporary, "w", rate, channels, subtype) as file,
     ):
+        file.software = SIGNATURE
         loud = _normalised(audio)
         for at in range(0, len(loud), rate):  # the encoder of Ogg takes no hour at once
             file.write(loud[at : at + rate])
@@ -103,13 +105,9 @@ def _shipped_soundfont() -> Path | None:
 
 
 def _check_soundfont(path: Path) -> None:
-    try:
-        with path.open("rb") as file:
-            head = file.read(12)
-    except FileNotFoundError:
-        raise Misuse(f"{path}: there is no such soundfont") from None
-    except IsADirectoryError:
-        raise Misuse(f"{path}: is a folder, not a soundfont") from None
+    check_input(path)
+    with path.open("rb") as file:
+        head = file.read(12)
     if head[:4] != b"RIFF" or head[8:] != b"sfbk":
         raise Failure(f"{path}: is not a soundfont, it does not begin as an .sf2 file does")
 

@@ -11,6 +11,7 @@ import numpy as np
 from ae_music.grid import STEPS_PER_QUARTER, Melody, read_steps
 from ae_music.score import TEMPI, Score, Track
 from ae_toolkit import Failure
+from ae_toolkit.files import SIGNATURE
 
 if TYPE_CHECKING:
     from pretty_midi import PrettyMIDI
@@ -128,6 +129,7 @@ def _tempi(changes: Sequence[tuple[int, float]], resolution: int) -> PrettyMIDI:
     """An object with nothing in it but tempi: `(tick, quarter notes per minute)`.
 
     pretty_midi makes objects of one tempo only, but reads files of many: so it is given a file.
+    What is written from it has names in UTF-8 and says who wrote it.
     """
     import mido
     import pretty_midi
@@ -141,4 +143,6 @@ def _tempi(changes: Sequence[tuple[int, float]], resolution: int) -> PrettyMIDI:
     buffer = io.BytesIO()
     mido.MidiFile(type=1, ticks_per_beat=resolution, tracks=[track]).save(file=buffer)
     buffer.seek(0)
-    return pretty_midi.PrettyMIDI(buffer)
+    midi = pretty_midi.PrettyMIDI(buffer, charset="utf-8")
+    midi.text_events.append(pretty_midi.Text(SIGNATURE, 0.0))
+    return midi
