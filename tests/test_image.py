@@ -48,6 +48,24 @@ def test_transparency_becomes_black() -> None:
     assert Image(size=8).to_tensor(Pictures.new("RGBA", (8, 8), (255, 255, 255, 0))).y.max() == 0
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_ink_on_nothing_is_seen(mode: str) -> None:
+    """Dark ink lies on white, as drawing programs mean it, and light ink on black."""
+    for ink, ground in ((20, 255), (235, 0)):
+        drawn = Pictures.new("LA", (40, 40), (0, 0))
+        drawn.paste((ink, 255), (18, 5, 22, 35))
+        if mode == "P":
+            drawn = Pictures.new("P", (40, 40), 0)
+            drawn.putpalette([0, 0, 0, ink, ink, ink])
+            drawn.paste(1, (18, 5, 22, 35))
+            drawn.info["transparency"] = 0
+        else:
+            drawn = drawn.convert(mode)
+        for flat in ("L", "RGB"):
+            values = np.asarray(flatten(drawn, flat))
+            assert (values[0, 0] == ground).all() and (abs(values[20, 20] - ink) <= 1).all()
+
+
 def test_exif_rotation_is_obeyed(tmp_path: Path) -> None:
     picture = Pictures.new("L", (20, 10))
     exif = picture.getexif()

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image as Pictures
-from PIL import ImageOps, UnidentifiedImageError
+from PIL import ImageChops, ImageOps, ImageStat, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 from pydantic import Field
 from torch import Tensor
@@ -181,7 +181,11 @@ def pad(picture: Picture, size: tuple[int, int]) -> Picture:
 
 
 def flatten(picture: Picture, mode: str) -> Picture:
-    """Brings any picture to `L` or `RGB`; what is transparent becomes black."""
+    """Brings any picture to `L` or `RGB`.
+
+    What is transparent becomes paper that the ink stands out from: white where the ink is dark in
+    the mean, as drawing programs export it, else black.
+    """
     if picture.mode.startswith("I;16") or picture.mode in ("I", "F"):
         values = np.asarray(picture)
         top = 65535.0 if values.max(initial=0) > 255 else 255.0
@@ -193,8 +197,12 @@ def flatten(picture: Picture, mode: str) -> Picture:
     if "transparency" in picture.info:
         picture = picture.convert("RGBA")
     if picture.mode in ("LA", "PA", "RGBA"):
-        sheet = Pictures.new(mode, picture.size)
-        sheet.paste(picture.convert(mode), mask=picture.getchannel("A"))
+        ink, alpha = picture.convert("L"), picture.getchannel("A")
+        covered, light = (
+            ImageStat.Stat(p).sum[0] for p in (alpha, ImageChops.multiply(ink, alpha))
+        )
+        sheet = Pictures.new(mode, picture.size, "white" if light < covered / 2 else "black")
+        sheet.paste(picture.convert(mode), mask=alpha)
         return sheet
     return picture if picture.mode == mode else picture.convert(mode)
 
