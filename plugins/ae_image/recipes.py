@@ -101,7 +101,7 @@ def mnist_sparse_ae() -> Recipe:
 
 
 def mnist_denoise() -> Recipe:
-    """Takes noise N(0.5, 0.5), added and clipped, off digits and off pictures of any size."""
+    """Takes noise N(0.5, 0.5), added and clipped, off digits, and off handwriting of any size."""
     return Recipe.of(
         {
             "name": "mnist-denoise",
@@ -118,7 +118,7 @@ def mnist_denoise() -> Recipe:
 
 
 def mnist_superres() -> Recipe:
-    """Doubles the size of digits, which were halved by averaging, and of pictures of any size."""
+    """Doubles digits, which were halved by averaging, and handwriting of any size."""
     return Recipe.of(
         {
             "name": "mnist-superres",
@@ -135,7 +135,7 @@ def mnist_superres() -> Recipe:
 
 
 def mnist_superres_4x() -> Recipe:
-    """Makes digits of 7x7 pixels four times as large, and pictures of any size."""
+    """Makes digits of 7x7 pixels four times as large, and handwriting of any size."""
     return mnist_superres().with_(
         {"name": "mnist-superres-4x", "corruption.factor": 4, "encoder.patch": 1}
     )
