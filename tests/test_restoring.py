@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ae_image.pictures import as_digit, is_form, restore
+from ae_image.datasets import mnist_sample
+from ae_image.modality import Image
+from ae_image.pictures import (
+    BORDER,
+    NO_INK,
+    SEVERAL,
+    as_digit,
+    decibels,
+    in_frame,
+    is_explained,
+    is_form,
+    restore,
+)
 from conftest import SAMPLES
+from matplotlib.cbook import get_sample_data
 from PIL import Image as Pictures
-from PIL import ImageDraw, ImageFilter
+from PIL import ImageChops, ImageDraw, ImageFilter, ImageOps
 
 from ae_toolkit import Misuse, load
 from ae_toolkit.autoencoder import Autoencoder
@@ -94,7 +108,7 @@ def photograph(digit: Path, *, size: tuple[int, int] = (300, 400)) -> Pictures.I
 def test_photograph_becomes_the_digit(digit: int) -> None:
     """MNIST's own normalisation undoes the photograph: nearly the digit that was pasted in."""
     original = SAMPLES / f"digit-{digit}.png"
-    steps = as_digit(photograph(original))
+    steps = as_digit(photograph(original)).steps
     assert list(steps) == ["inverted", "cropped", "centred"]
     result = steps["centred"]
     assert is_form(result)
@@ -107,7 +121,117 @@ def test_photograph_becomes_the_digit(digit: int) -> None:
 
 def test_blank_photographs_are_survived() -> None:
     for size in ((1, 1), (1, 5000), (300, 300)):
-        assert as_digit(Pictures.new("RGB", size, "white"))["centred"].size == (28, 28)
+        framed = as_digit(Pictures.new("RGB", size, "white"))
+        assert framed.steps["centred"].size == (28, 28) and framed.doubts == [NO_INK]
+
+
+def on_paper(*digits: np.ndarray, size: int = 200, lines: int = 0, desk: int = 0) -> Pictures.Image:
+    """Digits `(28, 28)` written side by side on unevenly lit paper.
+
+    Args:
+        digits: of MNIST.
+        size: of each, in pixels.
+        lines: dark ones, from side to side.
+        desk: pixels at the left and above that are no paper.
+    """
+    row = Pictures.fromarray(np.concatenate(digits, 1))
+    ink = np.pad(
+        np.asarray(row.resize((len(digits) * size, size), Pictures.Resampling.BICUBIC)), 40
+    )
+    sheet = 230 - 0.75 * ink
+    for i in range(lines):
+        y = (2 * i + 1) * sheet.shape[0] // (2 * lines)
+        sheet[y : y + 3] = np.minimum(sheet[y : y + 3], 90)
+    sheet = np.pad(sheet, ((desk, 0), (desk, 0)), constant_values=60)
+    light = np.linspace(0.7, 1, sheet.shape[1])
+    noise = np.random.default_rng(0).normal(0, 3, sheet.shape)
+    return Pictures.fromarray((sheet * light + noise).clip(0, 255).astype(np.uint8))
+
+
+def digits(num: int) -> list[np.ndarray]:
+    return [*mnist_sample(modality=Image(), split="test").y[:num, 0].numpy()]
+
+
+def test_what_is_no_single_digit_is_spoken_of() -> None:
+    """Also of thick and of thin strokes, and with no false alarm in thirty digits."""
+    some = digits(30)
+    alarms = [
+        as_digit(on_paper(digit, size=120 + 20 * (i % 9))).doubts for i, digit in enumerate(some)
+    ]
+    assert sum(map(bool, alarms)) == 0
+    for first, second in zip(some[::6], some[3::6], strict=True):
+        assert as_digit(on_paper(first, second)).doubts == [SEVERAL]
+        row = Pictures.fromarray(np.concatenate([first, second, first], 1))  # as small as MNIST is
+        assert as_digit(row).doubts == [SEVERAL]
+        assert as_digit(on_paper(first, lines=6)).doubts == [BORDER]
+        assert as_digit(on_paper(first, desk=50)).doubts == [BORDER]
+        sheet = Pictures.new("L", (500, 500), 40)  # of paper, all of it on a desk
+        sheet.paste(on_paper(first), (120, 120))
+        assert as_digit(sheet).doubts == [BORDER]
+        assert as_digit(on_paper(np.zeros_like(first))).doubts == [NO_INK]
+    for digit in (3, 5, 8):
+        large = Pictures.open(SAMPLES / f"digit-{digit}.png").resize((280, 280))
+        assert (
+            not as_digit(large).doubts
+            and not as_digit(photograph(SAMPLES / f"digit-{digit}.png")).doubts
+        )
+
+
+def test_a_reconstruction_goes_back_to_where_the_ink_was() -> None:
+    paper = Pictures.new("L", (300, 400), "white")
+    ink = Pictures.open(THREE).resize((140, 140), Pictures.Resampling.BICUBIC)
+    paper.paste(ImageOps.invert(ink), (100, 30))
+    framed = as_digit(paper)
+    back = framed.put_back(framed.steps["centred"])
+    assert decibels(in_frame(paper), back) > 21
+    assert decibels(in_frame(paper), ImageChops.offset(back, 20, 0)) < 17
+
+
+def test_both_errors_and_all_doubts_are_told(ae, tmp_path: Path) -> None:
+    on_paper(*digits(2)).save("two.png")
+    Pictures.new("L", (28, 28)).save("black.png")
+    told = ae("image", "reconstruct", "two.png", "black.png", THREE, "-o", "x.png").stderr
+    assert told == f"two.png: {SEVERAL}\nblack.png: {NO_INK}\n"
+    result = ae("image", "reconstruct", "two.png", "-o", "x.png").stdout
+    errors = re.search(r"PSNR ([\d.]+) dB from what the model saw, ([\d.]+) dB from your", result)
+    assert errors and float(errors[1]) > float(errors[2]) + 3
+    assert SEVERAL in ae("image", "traverse", "two.png", "-n", 1, "-o", "y.png").stderr
+    assert SEVERAL in ae("image", "interpolate", THREE, "two.png", "-o", "z.png").stderr
+
+
+def test_pictures_unlike_the_training_data_are_spoken_of(ae, tmp_path: Path) -> None:
+    with get_sample_data("grace_hopper.jpg") as file, Pictures.open(file) as picture:
+        picture.convert("L").crop((150, 60, 310, 220)).save("photo.png")
+    for verb in ("denoise", "upscale"):
+        told = ae("image", verb, "photo.png", "-o", "out.png", "--overwrite").stderr
+        assert "photo.png: does not look like what 'mnist-" in told
+    rng = np.random.default_rng(0)
+    row = np.concatenate(digits(8), 1) / 255
+    noisy = (row + rng.normal(0.5, 0.5, row.shape)).clip(0, 1)
+    Pictures.fromarray((255 * noisy).astype(np.uint8)).save("noisy.png")
+    Pictures.fromarray((255 * (1 - noisy)).astype(np.uint8)).save("paper.png")
+    for arguments in (
+        ("denoise", "noisy.png", "paper.png", THREE),
+        ("upscale", THREE, "--figure", "figure.png"),
+        ("upscale", THREE, "--factor", 4),
+    ):
+        assert ae("image", *arguments, "--overwrite").stderr == "", arguments
+
+
+def test_explained_are_faithful_results_only() -> None:
+    x = Pictures.effect_noise((64, 64), 80)
+    assert is_explained(x, x) and is_explained(x, x.resize((128, 128), Pictures.Resampling.BOX))
+    assert not is_explained(x, x.resize((128, 128)).point(lambda value: value // 2))
+    stripes = Pictures.linear_gradient("L").resize((64, 64))
+    assert not is_explained(stripes, stripes.rotate(90)) and is_explained(stripes, stripes)
+    assert is_explained(x, Pictures.new("L", (64, 64))), "noise is nothing to be explained"
+
+
+def test_codes_that_no_prior_was_learned_for_are_spoken_of(ae, tmp_path: Path) -> None:
+    said, out = "charges its codes no rate", ("-o", "a.png")
+    for verb in (("sample", "-n", 4), ("grid", "-n", 2), ("traverse", "-n", 1, "--steps", 2)):
+        assert said in ae("image", *verb, "--model", "mnist-ae", *out).stderr
+    assert said not in ae("image", "sample", "-n", 4, *out).stderr
 
 
 def test_paper_and_colour_come_back_as_they_were() -> None:

@@ -27,6 +27,7 @@ from ae_toolkit.options import (
     model_option,
     out_option,
     seed_option,
+    warn_untrained_prior,
 )
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ def grid(
         square = latent.plane(*codes, size, margin=near)
         ticks: dict[str, Any] = {"corners": [(near, near), (near, far), (far, near)]}
     else:
+        warn_untrained_prior(loaded)
         i, j = axes or _most_active(loaded, condition)
         across, down = latent.axes(loaded.z_dim, i, j)
         noise = latent.lattice(size, across=across, down=-down, spread=spread)
@@ -236,6 +238,7 @@ def sample(
 
     from ae_image.figures import grid_figure, save_figure
 
+    warn_untrained_prior(loaded)
     condition = labels_of(loaded, labels)
     if not condition and len(loaded.autoencoder.condition) == 1:
         ((name, classes),) = loaded.autoencoder.condition.items()
@@ -302,7 +305,10 @@ def interpolate(
         raise Misuse(f"{out}: the strip is a still picture, and the animation goes beside it")
     condition = labels_of(loaded, labels)
     need_condition(loaded, condition)
-    ends = [as_input(loaded, p, photo=photo)[0] for p in read_pictures([a, b], loaded)]
+    ends = [
+        as_input(loaded, picture, photo=photo, name=str(path))[0]
+        for path, picture in zip((a, b), read_pictures([a, b], loaded), strict=True)
+    ]
     walk = loaded.interpolate(*ends, steps=steps, path=path, labels=condition)
     framed = [loaded.modality.from_tensor(y / 255) for y in loaded.examples(ends).y.float()]
     rows = {"": [framed[0], *walk, framed[1]]}
@@ -359,13 +365,14 @@ def traverse(
 
     condition = labels_of(loaded, labels)
     need_condition(loaded, condition)
+    warn_untrained_prior(loaded)
     axes = _axes(chosen, loaded) if chosen else _by_activity(loaded, condition)[:num]
     ways = torch.linspace(-spread, spread, steps)
     if file is None:
         start = torch.zeros(loaded.z_dim)
     else:
         (picture,) = read_pictures([file], loaded)
-        prepared, _ = as_input(loaded, picture, photo=photo)
+        prepared, _ = as_input(loaded, picture, photo=photo, name=str(file))
         start = loaded.encode([prepared], condition)[0].cpu()
     rows = {}
     for axis in axes:

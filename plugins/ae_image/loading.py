@@ -12,6 +12,7 @@ from ae_toolkit.options import parse_labels
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
+    from ae_image.pictures import Framed
     from ae_toolkit import Examples, Model
     from ae_toolkit.data import Split
 
@@ -72,22 +73,28 @@ def labels_of(model: Model, pairs: Sequence[str]) -> dict[str, float]:
     return parse_labels(pairs)
 
 
-def as_input(model: Model, picture: Picture, *, photo: str) -> tuple[Picture, dict[str, Picture]]:
-    """A picture in the model's form, and what was done to it, step by step.
+def as_input(
+    model: Model, picture: Picture, *, photo: str, name: str
+) -> tuple[Picture, Framed | None]:
+    """A picture in the model's form, and how it was brought there; None: as it was.
+
+    What makes it no picture of one digit is said on standard error.
 
     Args:
         model: of digits, if anything is to be done.
         picture: of a user's.
         photo: `auto` treats a picture that is not in the data's form already, `yes` any, `no` none.
+        name: of the picture.
     """
-    from ae_image.pictures import as_digit, is_form
+    from ae_image.pictures import as_digit, doubts_of_form, is_form
+    from ae_toolkit.console import tell
 
     if photo == "no" or (photo == "auto" and not of_digits(model)) or model.modality.shape[0] != 1:
-        return picture, {}
-    if photo == "auto" and is_form(picture):
-        return picture, {}
-    steps = as_digit(picture)
-    return list(steps.values())[-1], steps
+        return picture, None
+    framed = None if photo == "auto" and is_form(picture) else as_digit(picture)
+    for doubt in framed.doubts if framed else doubts_of_form(picture):
+        tell(f"{name}: {doubt}")
+    return (framed.steps["centred"], framed) if framed else (picture, None)
 
 
 def of_digits(model: Model) -> bool:

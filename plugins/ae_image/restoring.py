@@ -16,6 +16,7 @@ from ae_image.loading import (
     load_image_model,
     need_condition,
     need_input,
+    of_digits,
     sample_pictures,
 )
 from ae_toolkit import Failure, Misuse
@@ -83,7 +84,9 @@ def reconstruct(
     """Draw FILES above their reconstructions, with the error; bundled digits if there are none.
 
     A photograph of a handwritten digit is brought into the form of the data first (inverted,
-    cropped, centred), and the figure shows what was done to it. FILES may be folders; pictures
+    cropped, centred), and the figure shows what was done to it. The error is told twice: from what
+    the model saw, and from your file, with the digit put back onto its paper. A picture without
+    ink, with several digits or with ink at its border is spoken of. FILES may be folders; pictures
     that cannot be read are skipped and listed.
 
     \b
@@ -95,6 +98,7 @@ def reconstruct(
 
     from ae_image.figures import rows_figure, save_figure
     from ae_image.modality import flatten
+    from ae_image.pictures import BICUBIC, decibels, in_frame
     from ae_toolkit.corpus import list_files, read_each
 
     condition = labels_of(loaded, labels)
@@ -108,29 +112,34 @@ def reconstruct(
             f"{len(found)} pictures are too many for one sheet, which holds {MAX_ON_SHEET}; "
             f"'ae reconstruct' writes each into a file"
         )
-    names, pictures, prepared, forms = [], [], [], []
+    names, pictures, prepared, forms, given = [], [], [], [], []
     for file, picture in read_each(found, partial(_read, model=loaded), skipped):
-        ready, steps = as_input(loaded, picture, photo=photo)
+        ready, framed = as_input(loaded, picture, photo=photo, name=str(file))
         forms += tensors([ready], loaded)
+        given.append(in_frame(picture) if framed else _at_full_size(picture, loaded))
         shown = flatten(picture, "RGB")
         shown.thumbnail(SHOWN_SIZE)  # photographs at their own size would fill the memory
         pictures.append(shown)
         names.append(file.name)
-        prepared.append(steps)
+        prepared.append(framed)
     if not files:
-        pictures = sample_pictures(loaded, 10)
-        forms, prepared = list(tensors(pictures, loaded)), [{}] * 10
+        given = pictures = sample_pictures(loaded, 10)
+        forms, prepared = list(tensors(pictures, loaded)), [None] * 10
     originals = [loaded.modality.from_tensor(y) for y in forms]
     made = loaded.reconstruct(originals, condition)
     errors = psnr(originals, made, loaded)
+    whole = [
+        decibels(mine, framed.put_back(y) if framed else y.resize(mine.size, BICUBIC))
+        for mine, framed, y in zip(given, prepared, made, strict=True)
+    ]
 
     if any(prepared):
         # A row for each file, from left to right what was done to it.
         captions = ["your file", "light on dark", "cropped", "centred", "reconstruction"]
         rows = {}
-        for i, steps in enumerate(prepared):
-            between = list(steps.values())[:-1] or [originals[i]] * 2
-            name = f"{i + 1}. {names[i]}\n{errors[i]:.1f} dB"
+        for i, framed in enumerate(prepared):
+            between = list(framed.steps.values())[:-1] if framed else [originals[i]] * 2
+            name = f"{i + 1}. {names[i]}\n{errors[i]:.1f} dB\n{whole[i]:.1f} dB from the file"
             rows[name] = [pictures[i], *between, originals[i], made[i]]
     elif len(made) > ROW_PICTURES:
         captions, rows = [], {}
@@ -142,8 +151,9 @@ def reconstruct(
         captions = [f"{error:.1f} dB" for error in errors]
         rows = {"original": originals, "reconstruction": made}
     save_figure(rows_figure(rows, captions=captions), out)
-    mean = sum(errors) / len(errors)
-    click.echo(f"{out}: {len(made)} reconstructions by {model}, PSNR {mean:.1f} dB on average")
+    seen, yours = (sum(some) / len(some) for some in (errors, whole))
+    beside = f" from what the model saw, {yours:.1f} dB from your files" if files else ""
+    click.echo(f"{out}: {len(made)} reconstructions by {model}, PSNR {seen:.1f} dB{beside}")
     report_skipped(skipped, total=len(found))
 
 
@@ -169,8 +179,9 @@ def denoise(
     Of several pictures, or of a folder's, -o names the folder for the results, named like the
     originals; those that cannot be read are skipped and listed.
 
-    The bundled model knows strokes of about the width of MNIST's, and noise N(0.5, 0.5); what it
-    never saw, such as clothes, it draws with strokes. Colours go through it one by one.
+    The bundled model knows strokes of about the width of MNIST's, and noise N(0.5, 0.5). What it
+    never saw, such as photographs of the world, it ruins by strokes, and then says so. Colours go
+    through it one by one.
 
     \b
     Examples:
@@ -210,7 +221,9 @@ def upscale(
     Beside the result a figure is drawn, OUT with the ending .figure.png, that has the bicubic
     enlargement beside the model's; --figure gives it another name. Of several pictures, or of a
     folder's, -o names the folder for the results, named like the originals; no figure is drawn, and
-    those that cannot be read are skipped and listed.
+    those that cannot be read are skipped and listed. The bundled models know handwriting; a picture
+    that they do not know, such as a photograph of the world, is better enlarged by bicubic
+    interpolation, and then they say so.
 
     \b
     Examples:
@@ -236,6 +249,16 @@ def tensors(pictures: Sequence[Picture], model: Model) -> Tensor:
     return modality.prepare(torch.stack([modality.to_tensor(picture).y for picture in pictures]))
 
 
+def _at_full_size(picture: Picture, model: Model) -> Picture:
+    """What the model's form keeps of a picture, at most 512 pixels a side but not smaller."""
+    modality = model.modality
+    channels, height, width = modality.shape
+    scale = min(picture.height // height, picture.width // width, 512 // max(height, width))
+    scale = max(scale, 1)
+    y = modality.to_input(picture, (channels, scale * height, scale * width))
+    return modality.from_tensor(modality.prepare(y[None])[0])
+
+
 def psnr(original: Sequence[Picture], made: Sequence[Picture], model: Model) -> list[float]:
     """The peak signal-to-noise ratio of each picture, in dB."""
     both = tensors(original, model), tensors(made, model)
@@ -255,7 +278,7 @@ def _restore(
         invert: as in `restore`.
         done: what the result is said to be.
     """
-    from ae_image.pictures import restore
+    from ae_toolkit.console import tell
     from ae_toolkit.corpus import list_files, read_each
     from ae_toolkit.files import check_output, safe_names, writing
 
@@ -274,12 +297,14 @@ def _restore(
     for place in [*places, *([beside] if beside else [])]:
         check_output(place, named=alone and place is not beside)
 
-    def run(picture: Picture) -> Picture:
-        return model.reconstruct([picture], progress=True)[0]
-
     place_of = dict(zip(found, places, strict=True))
     for file, before in read_each(found, partial(_read, model=model, factor=factor), skipped):
-        after = restore(run, before, channels=model.modality.shape[0], invert=invert)
+        after, is_known = _restored(model, before, invert)
+        if not is_known:
+            tell(
+                f"{file}: does not look like what {model.recipe.name!r} was trained on "
+                f"({model.recipe.data.name}): its result shows things that are not there"
+            )
         with writing(place_of[file], named=alone) as temporary:
             model.modality.write([after], temporary)
     if alone:
@@ -290,6 +315,34 @@ def _restore(
     else:
         click.echo(f"{out}: {len(found) - len(skipped)} pictures {done}")
     report_skipped(skipped, total=len(found))
+
+
+def _restored(model: Model, picture: Picture, invert: Any) -> tuple[Picture, bool]:
+    """A restored picture, and whether it accounts for what the model was given.
+
+    Where it does not, and whether it is dark on light was guessed, a small one is tried both ways.
+    """
+    from ae_image.pictures import is_dark_on_light, is_explained, restore
+    from ae_toolkit.pieces import PIECE
+
+    def attempt(way: Any) -> tuple[Picture, bool]:
+        explained: list[bool] = []
+
+        def run(given: Picture) -> Picture:
+            made = model.reconstruct([given], progress=True)[0]
+            explained.append(is_explained(given, made))
+            return made
+
+        return restore(run, picture, channels=model.modality.shape[0], invert=way), all(explained)
+
+    if invert != "auto" or not of_digits(model):
+        return attempt(invert)
+    ways = ["yes", "no"] if is_dark_on_light(picture) else ["no", "yes"]
+    first = attempt(ways[0])
+    if first[1] or max(picture.size) > PIECE:
+        return first
+    second = attempt(ways[1])
+    return second if second[1] else first
 
 
 def _folder(out: Path, figure: Path | None, model: Model) -> Path:
