@@ -234,8 +234,8 @@ def active_units(codes: Tensor, *, threshold: float = 0.01) -> int:
 def principal_axes(x: Tensor, num: int) -> Tensor:
     """The projections `(N, num)` of `(N, D)` on their principal axes."""
     centred = x - x.mean(0)
-    _, vectors = torch.linalg.eigh(centred.T @ centred)
-    return centred @ vectors[:, -num:].flip(1)
+    # Of the rows themselves: of few of them, their products have eigenvalues that are nearly equal.
+    return centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:num].T
 
 
 def neighbour_accuracy(codes: Tensor, classes: Tensor, *, num: int = 10) -> float:

@@ -597,7 +597,7 @@ def outcome(tmp_path: Path, random_models: dict[str, Path]) -> Callable[[str], d
         folder.mkdir()
         with chdir(folder):
             arguments = [str(words.get(word, word)) for word in line.split()]
-            result = CliRunner().invoke(main, arguments)
+            result = CliRunner().invoke(main, arguments, catch_exceptions=False)
         files = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*.*")}
         return {"code": result.exit_code, "said": result.output, **files}
 

@@ -17,6 +17,7 @@ from conftest import SAMPLES
 from PIL import Image as Pictures
 
 from ae_toolkit import Failure, Misuse, registry
+from ae_toolkit.evaluate import principal_axes
 from ae_toolkit.files import is_signed
 from ae_toolkit.noise import Source
 from ae_toolkit.recipe import named
@@ -199,6 +200,19 @@ def test_bundled_digits_are_digits() -> None:
         border = examples.y.clone()
         border[:, :, 2:-2, 2:-2] = 0
         assert border.float().mean() < 1, "the sheet was cut in the wrong places"
+
+
+def test_few_digits_have_principal_axes() -> None:
+    """Of fewer rows than columns, on one core too, where LAPACK is not always at its best."""
+    pixels = mnist_sample(modality=Image(), split="test").y[:30].flatten(1).float() / 255
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        found = principal_axes(pixels, 2)
+    finally:
+        torch.set_num_threads(threads)
+    assert found.var(0)[0] > found.var(0)[1] > pixels.var(0).max()
+    assert found.T.corrcoef()[0, 1].abs() < 1e-4
 
 
 def test_bundled_digits_are_mnists(real_mnist: Path) -> None:
