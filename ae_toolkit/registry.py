@@ -21,7 +21,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.metadata import Distribution, EntryPoint, distributions, packages_distributions
 from typing import Any, NamedTuple, TypeVar
 
@@ -150,7 +150,12 @@ def culprit(error: BaseException) -> str:
 
 
 def _origin(point: EntryPoint) -> Origin:
-    return Origin(point.dist.name, point.dist.version) if point.dist else Origin("unknown", "")
+    return _origin_of(point.dist) if point.dist else Origin("unknown", "")
+
+
+@cache
+def _origin_of(distribution: Distribution) -> Origin:
+    return Origin(distribution.name, distribution.version)  # each of the two parses its metadata
 
 
 class Registry:

@@ -376,7 +376,8 @@ def test_music_is_sung(ae, tmp_path: Path) -> None:
 
 
 def test_sampled_notes_have_the_pitch(ae, tmp_path: Path) -> None:
-    ae("audio", "sample", "--pitch", "C4", "-n", "3", "-o", "a.wav", "--png", "a.png")
+    said = ae("audio", "sample", "--pitch", "C4", "-n", "3", "-o", "a.wav", "--png", "a.png")
+    assert "seed 0" in said.output
     sound, rate = soundfile.read(tmp_path / "a.wav", dtype="float32")
     each = len(sound) // 3
     found = [
@@ -384,9 +385,6 @@ def test_sampled_notes_have_the_pitch(ae, tmp_path: Path) -> None:
         for i in range(3)
     ]
     assert sum(abs(pitch - 60) < 0.5 for pitch in found) >= 2, found
-    again = ae("audio", "sample", "--pitch", "C4", "-n", "3", "-o", "b.wav")
-    assert "seed 0" in again.output
-    assert (tmp_path / "a.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()
 
 
 def test_denoising_takes_hiss_off_a_sound_of_any_length(ae, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import dis
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -231,8 +232,6 @@ def test_own_part_from_a_file(ae, tmp_path: Path) -> None:
 
 
 def test_image_commands(ae, run: Path) -> None:
-    ae("image", "grid", "--model", run, "-n", 6, "-o", "grid.png")
-    ae("image", "grid", "--model", run, "-n", 6, "--through", THREE, EIGHT, SAMPLES / "digit-5.png")
     output = ae("image", "scatter", "--model", run, "--json", "-o", "s.png").output
     assert 0 < json.loads(output)["accuracy"]["pca"] < 1
     ae("image", "sample", "--model", run, "-n", 5, "-o", "sheet.pdf")
@@ -570,7 +569,7 @@ SAID = [
 
 @pytest.fixture
 def outcome(tmp_path: Path, random_models: dict[str, Path]) -> Callable[[str], dict[str, Any]]:
-    """Runs a command in a folder of its own: its exit code, what it says and what it writes."""
+    """Runs a command in a folder of its own: what it writes, or its exit code and what it says."""
     folders = count()
     np.savez(tmp_path / "codes.npz", **{"z": np.ones((2, 4)), "label.digit": np.array([1, 2])})
     midi = pretty_midi.PrettyMIDI()
@@ -587,7 +586,9 @@ def outcome(tmp_path: Path, random_models: dict[str, Path]) -> Callable[[str], d
             arguments = [str(words.get(word, word)) for word in line.split()]
             result = CliRunner().invoke(main, arguments, catch_exceptions=False)
         files = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*.*")}
-        return {"code": result.exit_code, "said": result.output, **files}
+        if files and "--json" not in line:  # what is only repeated is no effect
+            return files
+        return {"code": result.exit_code, "said": re.sub(r'seed"?:? \d+', "", result.output)}
 
     return run
 
@@ -595,7 +596,7 @@ def outcome(tmp_path: Path, random_models: dict[str, Path]) -> Callable[[str], d
 @pytest.mark.parametrize(("line", "more"), SAID, ids=[line for line, _ in SAID])
 def test_every_option_changes_something(outcome, line: str, more: list[str]) -> None:
     before = outcome(line)
-    assert before["code"] == 0, before["said"]
+    assert before.get("code", 0) == 0, before["said"]
     if "--seed 1" in more:
         assert outcome(line) == before, "it must do the same, where nothing else is asked for"
     for words in more:

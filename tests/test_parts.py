@@ -39,8 +39,20 @@ KINDS = ("corruption", "encoder", "bottleneck", "prior", "decoder", "likelihood"
 PARTS = [(kind, name) for kind in KINDS for name in registry.ALL[kind].names()]
 
 
-@pytest.mark.parametrize(("kind", "name"), PARTS)
-@pytest.mark.parametrize("condition", [False, True], ids=["free", "conditioned"])
+#: Kinds of parts that know nothing of a condition.
+FREE = ("corruption", "likelihood", "objective")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "condition"),
+    [
+        pytest.param(
+            kind, name, condition, id=f"{'conditioned' if condition else 'free'}-{kind}-{name}"
+        )
+        for kind, name in PARTS
+        for condition in ([False] if kind in FREE else [False, True])
+    ],
+)
 def test_part_keeps_its_contract(kind: str, name: str, condition: bool) -> None:
     check_part(kind, name, condition=condition, **NEEDS.get((kind, name), {}))
 
@@ -62,18 +74,16 @@ def test_convolutions_take_any_size_and_code(
     check_part("encoder", family, shape=shape, changes=changes, condition=True)
 
 
-@pytest.mark.parametrize("kind", ["encoder", "bottleneck", "decoder"])
 @pytest.mark.parametrize("family", ["conv", "resnet", "transformer"])
-def test_spatial_codes_are_conditioned(family: str, kind: str) -> None:
-    data = WORDS if family == "transformer" else {}
-    small = {"name": family, "widths": [8]} if not data else {"name": family, "width": 8}
-    parts = {"encoder": small, "decoder": small, "bottleneck": {"name": "gaussian"}}
-    names = {"encoder": family, "bottleneck": "gaussian", "decoder": family}
-    changes = {**parts, "bottleneck.spatial": True, "bottleneck.z_dim": 3}
-    arguments = {key: value for key, value in parts[kind].items() if key != "name"}
-    if kind == "bottleneck":
-        arguments = {"spatial": True, "z_dim": 3}
-    check_part(kind, names[kind], condition=True, arguments=arguments, changes=changes, **data)
+def test_spatial_codes_are_conditioned(family: str) -> None:
+    data, widths = (WORDS, {"width": 8}) if family == "transformer" else ({}, {"widths": [8]})
+    spatial = {"name": "gaussian", "spatial": True, "z_dim": 3}
+    parts = {"encoder": {"name": family, **widths}, "bottleneck": spatial}
+    parts |= {"decoder": {"name": family, **widths}}
+    for kind in ("encoder", "bottleneck", "decoder") if data else ("bottleneck", "decoder"):
+        arguments = {key: value for key, value in parts[kind].items() if key != "name"}
+        name = parts[kind]["name"]
+        check_part(kind, name, condition=True, arguments=arguments, changes=parts, **data)
 
 
 @pytest.mark.parametrize("family", ["mlp", "conv", "resnet"])

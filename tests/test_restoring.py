@@ -29,8 +29,9 @@ from matplotlib.cbook import get_sample_data
 from PIL import Image as Pictures
 from PIL import ImageChops, ImageDraw, ImageFilter, ImageOps
 
-from ae_toolkit import Misuse, load
+from ae_toolkit import Misuse, Model, load
 from ae_toolkit.autoencoder import Autoencoder
+from ae_toolkit.checkpoint import Config
 from ae_toolkit.corruption import Downsample
 from ae_toolkit.latent import quantiles
 from ae_toolkit.noise import Source
@@ -87,6 +88,15 @@ def test_pieces_are_the_whole(name: str) -> None:
     whole = net.translate(x, c, STEP)
     pieces = in_pieces(lambda piece: net.translate(piece, c, STEP), x)
     assert torch.allclose(whole, pieces, atol=1e-5)
+
+
+def test_noise_is_pushed_to_every_level() -> None:
+    recipe = named("mnist-ae").with_({"encoder.levels": 2})
+    modality = recipe.make("modality")
+    net = Autoencoder(recipe, modality=modality)
+    model = Model(net, modality=modality, config=Config(recipe, {}, {}), folder=Path())
+    noise = torch.randn(2, model.z_dim)
+    assert len(model.z_shapes) == 2 and torch.equal(model.push(noise), noise)
 
 
 def test_dense_models_have_one_size() -> None:
@@ -443,7 +453,6 @@ def test_misuse_is_one_sentence(arguments: str, words: str, ae, tmp_path: Path) 
 
 
 def test_conditional_samples(ae, tmp_path: Path) -> None:
-    ae("image", "sample", "--model", "mnist-cvae", "--label", "7", "-n", 9, "-o", "sevens.png")
     result = ae("image", "sample", "--model", "mnist-cvae", "-n", 3, "-o", "styles.png")
     assert "3 styles of mnist-cvae in 10 classes" in result.output
     model = load("mnist-cvae")

@@ -52,10 +52,9 @@ def test_a_run_leaves_what_it_promises(run: Path) -> None:
     assert not list(run.rglob(".*")), "a temporary file was left"
 
 
-def test_same_seed_same_bits_other_seed_other_bits(run: Path, tmp_path: Path) -> None:
+def test_same_seed_same_bits(run: Path, tmp_path: Path) -> None:
     again = fit(small(), tmp_path / "again", progress=False)
-    other = fit(small(train__seed=1), tmp_path / "other", progress=False)
-    assert last_weights(again) == last_weights(run) != last_weights(other)
+    assert last_weights(again) == last_weights(run)
     assert (again / "metrics.jsonl").read_bytes() == (run / "metrics.jsonl").read_bytes()
 
 
@@ -169,12 +168,6 @@ def test_nan_names_step_and_term_and_keeps_the_good_checkpoint(tmp_path: Path) -
     point = checkpoint.checkpoints(tmp_path / "r")[-1]
     assert str(point.folder) in str(caught.value)
     assert all(torch.isfinite(w).all() for w in checkpoint.load_weights(point.folder).values())
-
-
-def test_early_stopping(tmp_path: Path) -> None:
-    recipe = small(train__epochs=50, train__patience=2, train__lr=1e-12, train__schedule="constant")
-    run = fit(recipe.with_({"train.ema": 0.0}), tmp_path / "r", progress=False)
-    assert len(rows(run, "validation")) < 50
 
 
 def test_best_and_last_checkpoints_stay(run: Path) -> None:
