@@ -12,7 +12,12 @@ from torch import Tensor
 
 from ae_toolkit import Misuse, Modality, Model, registry
 from ae_toolkit.autoencoder import Autoencoder
-from ae_toolkit.backbones.recurrent import HierarchicalDecoder, RecurrentDecoder, RecurrentEncoder
+from ae_toolkit.backbones.recurrent import (
+    HierarchicalDecoder,
+    RecurrentDecoder,
+    RecurrentEncoder,
+    Start,
+)
 from ae_toolkit.backbones.transformer import (
     AutoregressiveDecoder,
     TransformerDecoder,
@@ -100,6 +105,12 @@ def test_encoders_do_not_see_what_is_masked(make: Any) -> None:
     (mine,), (its,) = part(x, c, mask), part(other, c, mask)
     assert torch.allclose(mine, its, atol=1e-6)
     assert not torch.allclose(part(x, c, None)[0], mine)
+
+
+def test_the_first_state_is_told_the_code_and_the_condition() -> None:
+    first, (z, c, _) = Start(((4,),), cond_dim=2, layers=2, width=8), inputs()
+    for other in (first(z, c + 1), first((z[0] + 1,), c)):
+        assert not torch.allclose(first(z, c), other)
 
 
 def test_a_recurrent_encoder_reads_both_ways() -> None:
