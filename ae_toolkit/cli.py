@@ -164,10 +164,11 @@ def models(as_json: bool) -> None:
 
     rows = []
     for name, folder in zoo.bundled().items():
-        size = (folder / checkpoint.WEIGHTS).stat().st_size
+        weights = folder / checkpoint.WEIGHTS
+        size = weights.stat().st_size if weights.is_file() else 0
         try:
-            card = checkpoint.load_config(folder).card
-            text = card.get("summary", "")
+            text = checkpoint.load_config(folder).card.get("summary", "")
+            checkpoint.shapes(folder)
         except Failure as error:
             text = f"broken: {error}"
         rows.append({"name": name, "size": f"{size / 1e6:.2f} MB", "summary": text})

@@ -15,12 +15,13 @@ from tqdm import tqdm
 
 from ae_toolkit.contracts import Batch, Step, flatten, repeat
 from ae_toolkit.data import Examples, from_option, load_data
-from ae_toolkit.errors import Fault, Misuse, blaming
+from ae_toolkit.errors import Failure, Fault, Misuse, blaming
 from ae_toolkit.modality import Modality, describe
 from ae_toolkit.model import Model
 from ae_toolkit.objective import logmeanexp
 
 CHUNK = 500  #: examples at once
+MAX_KNOWN_SAMPLES = 10_000  #: per example, that are drawn because a card says so
 DECODED = 5000  #: decoded samples at once, in the importance-weighted estimate
 
 
@@ -80,7 +81,10 @@ def evaluate(
     means = totals.means()
     if num_samples is None:
         shipped = model.config.card.get("metrics", {"nll_num_samples": 500})
-        num_samples = shipped.get("nll_num_samples", 0) if density and model.has_rate else 0
+        known = shipped.get("nll_num_samples", 0)
+        if not isinstance(known, int) or not 0 <= known <= MAX_KNOWN_SAMPLES:
+            raise Failure(f"{model.folder}: its card has nll_num_samples {known!r}; give --nll")
+        num_samples = known if density and model.has_rate else 0
     report: dict[str, Any] = {
         "data": recipe.data.name,
         "split": "test",

@@ -4,26 +4,38 @@ Inputs are regular files of a bounded size. Results are written beside their pla
 it: by `replacing` at once, as a training does; by `writing` when the command has succeeded, so that
 all of its results appear or none does. No result is ever written onto an input, onto what is no
 regular file, or onto a file that the user did not name and this program did not write.
+
+What this program reads again carries checksums, CRC-32: they notice a disk that forgets, and are no
+proof against somebody who wants to deceive.
 """
 
 from __future__ import annotations
 
 import errno
+import json
+import math
 import os
 import shutil
 import stat
 import tempfile
 import unicodedata
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ae_toolkit.errors import Failure, Misuse
 
 SIGNATURE = "ae-toolkit"  #: what a result may carry in its metadata, to be known again
 
+CHECKSUM = "checksum"  #: the key of a JSON object's own checksum
+
+MAX_JSON_BYTES = 8 << 20
+MAX_JSON_DEPTH = 50  #: of objects and lists within each other
+
+_CHECKED_BYTES = 1 << 20  #: that are read at a time
 _SIGNED_BYTES = 4096  #: from the start of a file, within which its metadata lie
 _MAX_NAME_BYTES = 200  #: of a file name; systems allow 255, and an ending and a number follow
 _KINDS = {
@@ -166,6 +178,78 @@ def read_bytes(path: Path, *, max_bytes: int) -> bytes:
             return file.read(max_bytes)
     except OSError as error:
         raise Failure(f"{path}: cannot be read, {error.strerror or error}") from None
+
+
+def read_json(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        Misuse: there is no such file.
+        Failure: as `check_input`.
+        ValueError: as `parse_json`.
+    """
+    return parse_json(read_bytes(path, max_bytes=max_bytes).decode())
+
+
+def parse_json(text: str) -> Any:
+    """What a JSON text holds.
+
+    Raises:
+        ValueError: it is no JSON, is nested too deeply, or holds strings that are no text.
+    """
+    try:
+        found = json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    values = [found]
+    for _ in range(MAX_JSON_DEPTH):
+        nested = [value for value in values if isinstance(value, (dict, list))]
+        values = [v for n in nested for v in (n.values() if isinstance(n, dict) else n)]
+        keys = [key for n in nested if isinstance(n, dict) for key in n]
+        "".join([*keys, *(v for v in values if isinstance(v, str))]).encode()
+        if not values:
+            return found
+    raise ValueError("it is nested too deeply")
+
+
+def seal(content: Mapping[str, Any], *, but: Collection[str] = ()) -> dict[str, Any]:
+    """A JSON object with the checksum of what it holds, however it is laid out.
+
+    Args:
+        content: what it holds; a former checksum is replaced.
+        but: keys that anybody may change.
+    """
+    known = json.loads(json.dumps(content))
+    known.pop(CHECKSUM, None)
+    checked = {key: value for key, value in known.items() if key not in but}
+    return {**known, CHECKSUM: checksum(json.dumps(checked, sort_keys=True).encode())}
+
+
+def is_sealed(content: Mapping[str, Any], *, but: Collection[str] = ()) -> bool:
+    """Whether a JSON object holds what it held when it was sealed, or never was."""
+    return CHECKSUM not in content or content[CHECKSUM] == seal(content, but=but)[CHECKSUM]
+
+
+def checksum(what: Path | bytes, *, start: int = 0, size: int | None = None) -> str:
+    """The checksum of a file, or of what one will hold.
+
+    Args:
+        what: the file, or bytes.
+        start: where it begins.
+        size: of what counts; None: up to the end.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if isinstance(what, bytes):
+        return f"{zlib.crc32(what):08x}"
+    found, left = 0, math.inf if size is None else size
+    some = memoryview(bytearray(_CHECKED_BYTES))
+    with what.open("rb", buffering=0) as file:
+        file.seek(start)
+        while num := file.readinto(some[: int(min(left, len(some)))]):
+            found, left = zlib.crc32(some[:num], found), left - num
+    return f"{found:08x}"
 
 
 def check_output(path: Path, *, named: bool = True) -> Path:

@@ -6,18 +6,30 @@ any; a batch is judged by what a few of its examples leave for the backward pass
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
+from torch.overrides import TorchFunctionMode
 
 from ae_toolkit.errors import Failure
 
 COPIES = 5  #: of every weight: itself, its gradient, two moments and its average
+SPARE_NUMBERS = 1 << 26  #: that a model may have beside its weights, such as tables of positions
+SPARE_PIECES = 1000  #: modules, weights and tables that a model may have beside …
+PIECES_PER_TENSOR = 20  #: … so many for each tensor of weights
+TABLE_NUMBERS = 1 << 22  #: that a table may have to be made where a model is only planned
+FACTORIES = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn)
 FEW = 8  #: examples of a batch that is judged
 
 
@@ -71,6 +83,73 @@ def weighing(device: torch.device, *, share: int = 1, copies: int = COPIES) -> I
             yield
     finally:
         hook.remove()
+
+
+class Planning(TorchFunctionMode):
+    """Within it weights, and large tables, are made on the meta device, where they take no memory.
+
+    Small tables stay real, and nothing is drawn: on the meta device that imports for seconds.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        named = dict(kwargs or {})
+        if func in FACTORIES:
+            sizes = args[:1] if func is torch.full else args
+            kept = {key: named[key] for key in ("size", "dtype", "requires_grad") if key in named}
+            planned = torch.empty(*sizes, **kept, device="meta")
+            if func is torch.empty or planned.numel() > TABLE_NUMBERS:
+                return planned
+        drawn = args[0] if args else named.get("tensor")
+        whose = getattr(func, "__module__", "")
+        draws = whose == nn.init.__name__ or func in (Tensor.normal_, Tensor.uniform_)
+        if draws and isinstance(drawn, Tensor) and drawn.is_meta:
+            return drawn
+        return func(*args, **named)
+
+
+@contextmanager
+def bounded(shapes: Collection[Sequence[int]], what: str) -> Iterator[None]:
+    """Ends the building of a model that has much more than the tensors that are there for it.
+
+    Args:
+        shapes: of the tensors.
+        what: is wrong then.
+
+    Raises:
+        Failure: so it is.
+    """
+    numbers = sum(math.prod(shape) for shape in shapes)
+    left = len(shapes) * PIECES_PER_TENSOR + SPARE_PIECES
+    seen: dict[int, Tensor] = {}
+    taken = 0
+
+    def weigh(module: nn.Module, name: str, piece: Tensor | nn.Module | None) -> None:
+        nonlocal left, taken
+        left -= 1
+        if left < 0:
+            raise Failure(f"{what}, which are {len(shapes):,} tensors: it has many more pieces")
+        if not isinstance(piece, Tensor) or id(piece) in seen:
+            return
+        seen[id(piece)] = piece
+        taken += piece.numel()
+        if taken > 2 * numbers + SPARE_NUMBERS:  # twice: a part may replace what it has made
+            raise Failure(
+                f"{what}, which are {numbers:,} numbers: with {name!r} of a "
+                f"{type(module).__name__} it has {taken:,}"
+            )
+
+    hooks = [
+        register_module_parameter_registration_hook(weigh),
+        register_module_buffer_registration_hook(weigh),
+        register_module_module_registration_hook(weigh),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def weigh_batch(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,18 +18,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ae_toolkit import checkpoint, latent, zoo
+from ae_toolkit import checkpoint, latent, memory, zoo
 from ae_toolkit.autoencoder import Autoencoder
 from ae_toolkit.checkpoint import Config
 from ae_toolkit.contracts import Batch, Code, Example, Shape, Step, flatten, label_row, unflatten
 from ae_toolkit.data import Examples
 from ae_toolkit.device import pick_device
-from ae_toolkit.errors import Failure, Misuse, blaming, choose
+from ae_toolkit.errors import Failure, Fault, Misuse, blaming, choose
 from ae_toolkit.modality import Modality, describe, examples_of
 from ae_toolkit.noise import Source
 from ae_toolkit.pieces import in_pieces
+from ae_toolkit.recipe import Recipe
 
 CHUNK = 500  #: items that are decoded at once
+MAX_EXAMPLE_NUMBERS = 1 << 26  #: of a model that is loaded
 
 PATHS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
     "lerp": latent.lerp,
@@ -45,22 +48,52 @@ def load(model: str | Path, *, device: str = "cpu") -> Model:
     """
     folder = zoo.find(str(model))
     config = checkpoint.load_config(folder)
-    weights = checkpoint.load_weights(folder)
     modality = config.recipe.make("modality")
     with torch.random.fork_rng(devices=[]):  # random weights, which are replaced at once
-        autoencoder = Autoencoder(config.recipe, modality=modality)
-    expected = autoencoder.state_dict()
-    for name in sorted({*expected, *weights}):
-        if (
-            name not in weights
-            or name not in expected
-            or expected[name].shape != weights[name].shape
-        ):
-            raise Failure(f"{folder}: the weights do not fit the recipe, see {name!r}")
-    weights = {name: w.to(expected[name].dtype) for name, w in weights.items()}
+        _need_fit(config.recipe, modality, folder)
+        with ThreadPoolExecutor(1) as thread:  # reads and checks them meanwhile
+            reading = thread.submit(checkpoint.load_weights, folder)
+            autoencoder = Autoencoder(config.recipe, modality=modality)
+            weights = reading.result()
+    parameters = dict(autoencoder.named_parameters())
+    for name, mine in autoencoder.state_dict().items():
+        if weights[name].is_floating_point() != mine.is_floating_point():
+            raise _misfit(folder, name)
+        weights[name] = weights[name].to(mine.dtype)
+        if not checkpoint.is_sound(weights[name], finite=name in parameters):
+            raise Failure(f"{folder / checkpoint.WEIGHTS}: {name!r} is not finite; train it again")
     autoencoder.load_state_dict(weights, assign=True)
     autoencoder.to(pick_device(device)).to(memory_format=torch.channels_last).eval()
     return Model(autoencoder.requires_grad_(False), modality=modality, config=config, folder=folder)
+
+
+def _need_fit(recipe: Recipe, modality: Modality, folder: Path) -> None:
+    """Compares the shapes of weights with those of a recipe, before memory is taken for any.
+
+    Raises:
+        Misuse: the recipe cannot be built.
+        Failure: they are not the same, or an example of the recipe is too large.
+    """
+    if math.prod(modality.shape) > MAX_EXAMPLE_NUMBERS:
+        raise Failure(
+            f"{folder}: its examples have the shape {tuple(modality.shape)}, and more than "
+            f"{MAX_EXAMPLE_NUMBERS:,} numbers are refused"
+        )
+    shapes = checkpoint.shapes(folder)
+    with memory.bounded(shapes.values(), f"{folder}: the weights do not fit the recipe"):
+        try:
+            with memory.Planning():
+                planned = Autoencoder(recipe, modality=modality)
+        except Fault:  # a part that calculates with its weights
+            planned = Autoencoder(recipe, modality=modality)
+    expected = {name: tuple(tensor.shape) for name, tensor in planned.state_dict().items()}
+    for name in sorted({*expected, *shapes}):
+        if expected.get(name) != shapes.get(name):
+            raise _misfit(folder, name)
+
+
+def _misfit(folder: Path, name: str) -> Failure:
+    return Failure(f"{folder}: the weights do not fit the recipe, see {name!r}")
 
 
 class Model:

@@ -22,6 +22,8 @@ from ae_toolkit.contracts import SUPPLIED
 from ae_toolkit.errors import Fault, Misuse, blaming, choose
 from ae_toolkit.modality import Modality, check_declared
 
+SHOWN = 200  #: characters of a value that does not fit
+
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Above0 = Annotated[float, Field(gt=0, lt=1e12, allow_inf_nan=False)]
@@ -97,7 +99,7 @@ class Recipe(BaseModel):
         try:
             return cls.model_validate(settings)
         except pydantic.ValidationError as error:
-            raise Misuse(f"recipe: {_sentence(error, cls)}") from None
+            raise Misuse(f"recipe: {complaint(error, cls)}") from None
 
     def with_(self, changes: Mapping[str, Any]) -> Recipe:
         """Returns a changed copy; keys are dotted paths such as `encoder.width`.
@@ -226,7 +228,7 @@ def check_arguments(factory: Any, part: Part, *, kind: str) -> dict[str, Any]:
     try:
         checked = model.model_validate(part.arguments)
     except pydantic.ValidationError as error:
-        raise Misuse(f"{label}: {_sentence(error, model)}") from None
+        raise Misuse(f"{label}: {complaint(error, model)}") from None
     return {name: getattr(checked, name) for name in part.arguments}
 
 
@@ -288,7 +290,7 @@ def summary(part: Any) -> str:
     return (inspect.getdoc(part) or "").partition("\n")[0]
 
 
-def _sentence(error: pydantic.ValidationError, model: type[BaseModel]) -> str:
+def complaint(error: pydantic.ValidationError, model: type[BaseModel]) -> str:
     """Says the first of pydantic's complaints in words, with the nearest name."""
     first = error.errors()[0]
     path = [str(step) for step in first["loc"]]
@@ -300,4 +302,6 @@ def _sentence(error: pydantic.ValidationError, model: type[BaseModel]) -> str:
     if first["type"] == "missing":
         return f"the setting {where!r} is missing"
     message = first["msg"][0].lower() + first["msg"][1:]
-    return f"{where!r} is {first['input']!r}, but {message}"
+    given = repr(first["input"])
+    given = f"{given[:SHOWN]} …" if len(given) > SHOWN else given
+    return f"{repr(where) if where else 'it'} is {given}, but {message}"

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ae_toolkit import checkpoint, registry
+from ae_toolkit.console import tell
 from ae_toolkit.errors import Failure, Misuse, choose
-from ae_toolkit.files import is_signed, outputs, writing
+from ae_toolkit.files import checksum, is_signed, outputs, writing
 
 
 def find(model: str) -> Path:
@@ -23,6 +24,10 @@ def find(model: str) -> Path:
     if (path / checkpoint.WEIGHTS).is_file():
         return path
     if (path / "checkpoints").is_dir():
+        whole = {point.folder for point in checkpoint.checkpoints(path)}
+        for _, folder in checkpoint.folders(path):
+            if folder not in whole:
+                tell(f"{folder}: its {checkpoint.CONFIG} is broken, it is passed over")
         if point := checkpoint.best(path):
             return point.folder
         raise Failure(f"{path}: this run has no whole checkpoint yet")
@@ -96,12 +101,16 @@ def export(model: str, out: Path, *, dtype: str = "fp32", card: Any = None) -> i
         weights = {n: w.bfloat16() if w.is_floating_point() else w for n, w in weights.items()}
     if out.resolve() == folder.resolve():
         raise Misuse(f"{out}: is the model itself, which stays as it is; choose another folder")
-    text = checkpoint.config_json(config.recipe, metrics=config.metrics, card=card or config.card)
     if out.is_dir() and any(out.iterdir()) and not is_signed(out / checkpoint.CONFIG):
         raise Misuse(f"{out}: is a folder with something else in it; choose another")
-    contents = {checkpoint.CONFIG: text.encode(), checkpoint.WEIGHTS: checkpoint.pack(weights)}
+    contents = {checkpoint.WEIGHTS: checkpoint.pack(weights)}
     for extra in folder.glob("*.safetensors"):  # what a data type ships beside its weights
         contents.setdefault(extra.name, extra.read_bytes())
+    files = {name: checksum(content) for name, content in contents.items()}
+    text = checkpoint.config_json(
+        config.recipe, metrics=config.metrics, card=card or config.card, files=files
+    )
+    contents[checkpoint.CONFIG] = text.encode()
     with outputs():
         for name, content in contents.items():
             with writing(out / name) as temporary:

@@ -148,6 +148,7 @@ def measure(weights: Path) -> None:
     card = {**config.card, "summary": named_as, "metrics": report}
     text = checkpoint.config_json(config.recipe, metrics=config.metrics, card=card)
     checkpoint.write_text(weights / checkpoint.CONFIG, text)
+    checkpoint.note_checksums(weights)
     checkpoint.write_text(weights / "README.md", readme(weights, card))
 
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import resource
+import shutil
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import small
 
-from ae_toolkit import Failure, Misuse, checkpoint, load, zoo
+from ae_toolkit import Failure, Misuse, checkpoint, files, load, zoo
 from ae_toolkit.testing import Tensors, check_modality
 
 
@@ -56,6 +61,7 @@ def test_writing_leaves_nothing_half_done(tmp_path: Path) -> None:
 def broken(exported: Path, kind: str) -> None:
     weights, config = exported / checkpoint.WEIGHTS, exported / checkpoint.CONFIG
     settings = json.loads(config.read_text())
+    del settings["checksum"], settings["files"]  # as former versions wrote it
     if kind == "cut":
         weights.write_bytes(weights.read_bytes()[:-100])
     elif kind == "empty":
@@ -95,6 +101,110 @@ def test_broken_models(exported: Path, kind: str, sentence: str) -> None:
     with pytest.raises((Failure, Misuse)) as caught:
         load(exported)
     assert sentence in str(caught.value)
+
+
+def change_config(folder: Path, **changes: Any) -> None:
+    """As somebody would who means harm: the checksum fits."""
+    path = folder / checkpoint.CONFIG
+    config = json.loads(path.read_text())
+    for key, value in changes.items():
+        *where, last = key.split("__")
+        target = config
+        for word in where:
+            target = target[word]
+        target[last] = value
+    path.write_text(json.dumps(files.seal(config, but=checkpoint.FREE)))
+
+
+@pytest.mark.parametrize("name", [checkpoint.WEIGHTS, checkpoint.CONFIG])
+def test_a_flipped_bit_is_noticed(name: str, exported: Path) -> None:
+    path = exported / name
+    content = bytearray(path.read_bytes())
+    at = len(content) // 2 if name == checkpoint.WEIGHTS else content.index(b'"z_dim": 2') + 9
+    content[at] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(Failure, match=r"is damaged, its checksum is|has changed since it was wr"):
+        load(exported)
+
+
+def test_a_card_may_be_edited_and_files_without_checksums_load(exported: Path) -> None:
+    path = exported / checkpoint.CONFIG
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "card": {"summary": "mine"}}))
+    assert load(exported).config.card == {"summary": "mine"}
+    del config["files"], config["checksum"]
+    path.write_text(json.dumps(config))
+    load(exported)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_not_finite_are_named(value: float, exported: Path) -> None:
+    weights = checkpoint.load_weights(exported)
+    weights["decoder.layers.0.weight"][3, 1] = value
+    (exported / checkpoint.WEIGHTS).write_bytes(checkpoint.pack(weights))
+    checkpoint.note_checksums(exported)
+    with pytest.raises(Failure, match=r"'decoder.layers.0.weight' is not finite"):
+        load(exported)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"recipe__encoder__hidden": [40_000, 40_000]},
+        {"recipe__encoder__hidden": [1] * 300_000},
+        {"recipe__bottleneck__z_dim": 10**9},
+        {"recipe__modality__size": 100_000},
+        {"recipe__prior": {"name": "autoregressive", "width": 10**6}},
+        {"recipe__prior": {"name": "flow", "layers": 10**6}},
+    ],
+    ids=["wide", "deep", "code", "picture", "prior", "flow"],
+)
+def test_a_small_folder_takes_no_large_memory(changes: dict[str, Any], exported: Path) -> None:
+    """What a config promises is compared with the weights before memory is taken."""
+    change_config(exported, **changes)
+    began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises((Failure, Misuse), match=r"do not fit|are refused"):
+        load(exported)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # kB
+    assert time.monotonic() - began < 10
+
+
+HOSTILE: dict[str, str] = {
+    "deep": "[" * 100_000,
+    "nested": '{"format": 1, "recipe": ' + '{"a": ' * 400 + "1" + "}" * 400 + ', "requires": {}}',
+    "a list": "[1]",
+    "requires": '{"format": 1, "recipe": {}, "requires": ["mlp"]}',
+    "origin": '{"format": 1, "recipe": {}, "requires": {"encoder": 5}}',
+    "recipe": '{"format": 1, "recipe": "mlp", "requires": {}}',
+    "metrics": '{"format": 1, "recipe": {}, "requires": {}, "metrics": [1]}',
+    "loss": '{"format": 1, "recipe": {}, "requires": {}, "metrics": {"loss": "x"}}',
+    "card": '{"format": 1, "recipe": {}, "requires": {}, "card": {"summary": {}}}',
+    "no text": '{"format": 1, "recipe": {}, "requires": {}, "written_by": "\\ud800"}',
+    "large": " " * (files.MAX_JSON_BYTES + 1),
+}
+
+
+@pytest.mark.parametrize("kind", [*HOSTILE, "pipe", "device", "folder"])
+def test_a_broken_config_is_one_sentence_and_one_model(
+    kind: str, exported: Path, ae: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken_one = exported.with_name("broken")
+    shutil.copytree(exported, broken_one)
+    path = broken_one / checkpoint.CONFIG
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.write_text(HOSTILE[kind])
+    said = ae("evaluate", broken_one, "--data", "mnist-sample", code=1).output
+    assert str(path) in said and len(said) < 1000
+    monkeypatch.setattr(zoo, "bundled", lambda: {"broken": broken_one, "whole": exported})
+    bad, good = ae("models").output.splitlines()
+    assert bad.startswith("broken") and "broken: " in bad and "broken" not in good
 
 
 def test_training_state_with_code_is_refused(run: Path, tmp_path: Path) -> None:

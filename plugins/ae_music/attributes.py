@@ -123,11 +123,12 @@ def measure(
 
 def directions(model: Model) -> Directions:
     """Name -> `(meters, D)`: as shipped with the weights, else from the model's training data."""
-    from safetensors.torch import load_file
+    from ae_toolkit import checkpoint
 
     path = model.folder / FILE
     if path.is_file():
-        return {name: rows.float() for name, rows in load_file(path).items()}
+        found = checkpoint.load_weights(model.folder, FILE)
+        return {name: rows.float() for name, rows in found.items()}
     from ae_toolkit.data import load_data
 
     train = load_data(model.recipe, model.modality, "train")
