@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ae_toolkit.contracts import Batch, Step
 from ae_toolkit.errors import Failure, said
 from ae_toolkit.learner import Learner, Pace
-from ae_toolkit.leftovers import remove_cut_libraries
+from ae_toolkit.leftovers import remove_cut_libraries, use_own_cache
 from ae_toolkit.noise import replay
 
 
@@ -123,6 +123,7 @@ def compiling() -> Iterator[None]:
     from torch._dynamo.exc import TorchDynamoException
     from torch._inductor.exc import InductorError
 
+    use_own_cache()
     remove_cut_libraries()
     chatter = logging.getLogger("torch.utils.cpp_extension")
     level = chatter.level

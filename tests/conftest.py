@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 
 from ae_toolkit import CONTRACT, Recipe, checkpoint, fit, load, registry
 from ae_toolkit.autoencoder import Autoencoder
+from ae_toolkit.leftovers import use_own_cache
 from ae_toolkit.model import Model
 from ae_toolkit.recipe import named
 
@@ -29,6 +30,7 @@ def pytest_configure() -> None:
     shared = ROOT.parent / "shared/data"
     if "AE_DATA" not in os.environ and shared.is_dir():
         os.environ["AE_DATA"] = str(shared)
+    use_own_cache()  # of the compiler, from test to test
     # Corpora that tests make are no business of the user's cache.
     os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="ae-toolkit-tests-")
     torch.set_num_threads(2)
