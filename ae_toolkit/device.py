@@ -6,16 +6,20 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
+from pydantic import Field, TypeAdapter, ValidationError
 
 from ae_toolkit import checkpoint
 from ae_toolkit.console import tell
-from ae_toolkit.errors import Misuse
+from ae_toolkit.errors import Failure, Misuse
+from ae_toolkit.files import CHECKSUM, is_sealed, read_json, seal
 from ae_toolkit.recipe import Train
 
 ENGINE = "engine.json"  #: in a run directory
+
+MAX_THREADS = 1024
 
 
 def pick_device(name: str = "auto", *, local_rank: int | None = None) -> torch.device:
@@ -53,8 +57,8 @@ class Engine(NamedTuple):
     device: str
     bf16: bool
     compiled: bool
-    threads: int
-    ranks: int
+    threads: Annotated[int, Field(ge=1, le=MAX_THREADS)]
+    ranks: Annotated[int, Field(ge=1)]
 
     def __str__(self) -> str:
         precision = "bf16" if self.bf16 else "fp32"
@@ -72,14 +76,23 @@ class Engine(NamedTuple):
 
     def write(self, run: Path) -> None:
         """Writes it down, so that a training goes on as it began wherever it is killed."""
-        checkpoint.write_text(run / ENGINE, json.dumps(self._asdict()) + "\n")
+        checkpoint.write_text(run / ENGINE, json.dumps(seal(self._asdict())) + "\n")
 
     @classmethod
     def written(cls, run: Path) -> Engine | None:
-        """How a former training worked; None where it is not known."""
+        """How a former training worked; None where it is not known, which is said."""
+        path = run / ENGINE
+        if not path.exists():
+            return None
         try:
-            return cls(**json.loads((run / ENGINE).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+            known = read_json(path)
+            if not is_sealed(known):
+                raise ValueError("it has changed since it was written")
+            known.pop(CHECKSUM, None)
+            return TypeAdapter(cls).validate_python(known, strict=True)
+        except (ValueError, TypeError, AttributeError, Failure) as error:
+            why = "" if isinstance(error, ValidationError) else f" ({error})"
+            tell(f"{path}: is broken{why}: it goes on as it would begin here, not bit for bit")
             return None
 
     def as_before(self, former: Engine, train: Train) -> Engine:

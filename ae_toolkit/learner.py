@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
+from ae_toolkit.checkpoint import is_sound
 from ae_toolkit.recipe import Train
 
 EPS = 1e-8  #: added to the root of AdamW's second moment, as in the paper
@@ -143,15 +144,23 @@ class Learner:
         }
 
     def load_state_dict(self, state: Mapping[str, Any], *, step: int) -> None:
-        """Goes back to a state, which may have been saved under another sharding."""
+        """Goes back to a state, which may have been saved under another sharding.
+
+        Raises:
+            KeyError: a weight is missing.
+            ValueError: a tensor has another shape or type, or is not finite where it must be.
+        """
         with torch.no_grad():
-            for name, tensor in self.model.state_dict().items():
-                _put(tensor, state["weights"][name], like=tensor)
-            for name in ("average", "first", "second"):
-                for mine, saved, like in zip(
-                    getattr(self, name), state[name], self.weights, strict=True
+            mine, names = self.model.state_dict(), [n for n, _ in self.model.named_parameters()]
+            if strange := {*state["weights"]} - {*mine}:
+                raise ValueError(f"there is no weight {min(strange)!r}")
+            for name, tensor in mine.items():
+                _put(tensor, state["weights"][name], like=tensor, finite=name in names, name=name)
+            for column in ("average", "first", "second"):
+                for here, saved, like, name in zip(
+                    getattr(self, column), state[column], self.weights, names, strict=True
                 ):
-                    _put(mine, saved, like=like)
+                    _put(here, saved, like=like, finite=True, name=f"{column} of {name}")
             for count in self.counts:
                 count.fill_(step)
 
@@ -215,8 +224,17 @@ def _whole(mine: Tensor, like: Any, *, keep: bool) -> Tensor:
     return _kept(spread.full_tensor(), keep)
 
 
-def _put(mine: Tensor, saved: Tensor, *, like: Any) -> None:
-    """Copies an entire tensor, or this rank's part of it."""
+def _put(mine: Tensor, saved: Tensor, *, like: Any, finite: bool, name: str) -> None:
+    """Copies an entire tensor, or this rank's part of it.
+
+    Raises:
+        ValueError: it would have to be stretched or converted, or would spoil what it is put into.
+    """
+    if saved.shape != like.shape or saved.dtype != like.dtype:
+        kinds = [f"{str(t.dtype).removeprefix('torch.')} {tuple(t.shape)}" for t in (saved, like)]
+        raise ValueError(f"{name} is {kinds[0]}, not {kinds[1]}")
+    if not is_sound(saved, finite=finite):
+        raise ValueError(f"{name} is not finite")
     if _is_shard(like):
         from torch.distributed.tensor import distribute_tensor
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Literal
 
 from ae_toolkit.errors import Failure
 
-NO_LOGS: Mapping[str, int] = {"metrics.jsonl": 0, "timings.jsonl": 0}  #: bytes in each
+LogName = Literal["metrics.jsonl", "timings.jsonl"]
+
+LOG_NAMES: tuple[LogName, ...] = ("metrics.jsonl", "timings.jsonl")
 
 
 class Logs:
@@ -18,28 +22,21 @@ class Logs:
 
     Args:
         run: the run directory.
-        size: bytes that a resumed checkpoint knows of; whatever follows is cut off.
+        sizes: bytes of each that a resumed checkpoint knows of; whatever follows is cut off.
         waiting: lines that it holds, because they could not be written.
 
     Raises:
-        Failure: they cannot be opened.
+        Failure: they cannot be opened, or are no regular files of the run directory.
     """
 
-    def __init__(
-        self, run: Path, size: Mapping[str, int], waiting: Mapping[str, str] | None = None
-    ):
-        self.paths = {name: run / name for name in size}
-        self.sizes, self.waiting = (
-            dict(size),
-            {name: (waiting or {}).get(name, "") for name in size},
-        )
+    def __init__(self, run: Path, sizes: Mapping[LogName, int], waiting: Mapping[LogName, str]):
+        self.paths = {name: run / name for name in LOG_NAMES}
+        self.sizes = {name: sizes.get(name, 0) for name in LOG_NAMES}
+        self.waiting = {name: waiting.get(name, "") for name in LOG_NAMES}
         for name, path in self.paths.items():
-            try:
-                with path.open("ab") as file:
-                    self.sizes[name] = min(size[name], path.stat().st_size)
-                    file.truncate(self.sizes[name])
-            except OSError as error:
-                raise Failure(f"{path}: cannot be written, {error.strerror or error}") from error
+            with _writing(path) as file:
+                self.sizes[name] = min(self.sizes[name], os.fstat(file.fileno()).st_size)
+                file.truncate(self.sizes[name])
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must know of them."""
@@ -78,14 +75,31 @@ class Logs:
             text = self.waiting[name].encode()
             if not text:
                 continue
-            try:
-                with path.open("r+b") as file:
-                    file.truncate(self.sizes[name])  # half a line of an attempt that failed
-                    file.seek(0, os.SEEK_END)
-                    file.write(text)
-                    file.flush()
-                    os.fsync(file.fileno())  # before a checkpoint counts these lines
-            except OSError as error:
-                raise Failure(f"{path}: cannot be written, {error.strerror or error}") from error
+            with _writing(path) as file:
+                file.truncate(self.sizes[name])  # half a line of an attempt that failed
+                file.seek(0, os.SEEK_END)
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())  # before a checkpoint counts these lines
             self.sizes[name] += len(text)
             self.waiting[name] = ""
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[IO[bytes]]:
+    """Opens a log, which is a file of the run directory and no link to another one.
+
+    Raises:
+        Failure: it is something else, or cannot be written.
+    """
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        opened = os.open(path, flags, 0o666)
+        if not stat.S_ISREG(os.fstat(opened).st_mode):
+            os.close(opened)
+            raise Failure(f"{path}: cannot be written, it is no regular file")
+        with os.fdopen(opened, "r+b") as file:
+            yield file
+    except OSError as error:
+        reason = "it is a link" if path.is_symlink() else error.strerror or error
+        raise Failure(f"{path}: cannot be written, {reason}") from error

@@ -28,7 +28,7 @@ from ae_toolkit.device import Engine, pick_device
 from ae_toolkit.errors import Failure, Interrupted, Misuse
 from ae_toolkit.learner import whole_state
 from ae_toolkit.lock import locked
-from ae_toolkit.logs import NO_LOGS, Logs
+from ae_toolkit.logs import LogName, Logs
 from ae_toolkit.profiler import profiling
 from ae_toolkit.ranks import Ranks, joined, launched, leads, local_rank
 from ae_toolkit.recipe import Recipe
@@ -156,7 +156,8 @@ def _train(
     data = rundir.fingerprint(examples, held_out)
 
     # Where a former run stood.
-    step, watch, log_size, waiting = 0, Watch(), NO_LOGS, dict[str, str]()
+    step, watch = 0, Watch()
+    log_size, waiting = dict[LogName, int](), dict[LogName, str]()
     history = torch.zeros(every, len(TERMS), device=where)
     decided = train.compile != "auto"
     if resume:
@@ -164,12 +165,13 @@ def _train(
             engine, decided = engine.as_before(former, train), engine.device == former.device
         if folder := ranks.agree(rundir.newest(run) if ranks.leads else None):
             with rundir.restoring(run):
-                state = checkpoint.load_state(folder)
-                rundir.check_data(state, data)
-                learner.load_state_dict(state["learner"], step=state["step"])
-                step, watch = state["step"], Watch(*state["watch"])
-                history[: len(state["history"])] = state["history"].to(where)
-                log_size, waiting = state["log_size"], state["log_waiting"]
+                state = rundir.TrainState.load(folder)
+                rundir.check_data(state.data, data)
+                state.need_fit(schedule, like=history)
+                learner.load_state_dict(dict(state.learner), step=state.step)
+                step, watch = state.step, Watch(*state.watch)
+                history[: len(state.history)] = state.history.to(where)
+                log_size, waiting = state.log_size, state.log_waiting
 
     # Everything is tried before the first step: which noise is asked for, and what is faster.
     shop.engine = engine
@@ -197,7 +199,7 @@ def _train(
             "step": step,
             "watch": tuple(watch),
             **logs.state(),
-            "data": data,
+            "data": data.model_dump(),
             "learner": learned,
             "history": history[: step % every].clone(),
         }

@@ -18,11 +18,13 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROOT, small
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from ae_toolkit import Failure, Misuse, checkpoint, fit, load, lock, memory, rundir, trainer
 from ae_toolkit.data import Examples
+from ae_toolkit.device import ENGINE, Engine
 from ae_toolkit.errors import Interrupted
-from ae_toolkit.leftovers import remove_cut_libraries
+from ae_toolkit.leftovers import CACHE, remove_cut_libraries, use_own_cache
 from ae_toolkit.lock import locked
 from ae_toolkit.registry import datasets, encoders
 
@@ -146,6 +148,29 @@ def test_libraries_that_a_killed_compiler_left_are_made_anew(tmp_path: Path) -> 
     assert left == {"whole", "foreign", "written"}
 
 
+@pytest.mark.parametrize("kind", ["new", "open to all", "a link", "chosen"])
+def test_what_is_compiled_lies_where_nobody_else_may_write(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv(CACHE, str(tmp_path / "mine") if kind == "chosen" else default_cache_dir())
+    place = tmp_path / "ae-toolkit/compiled"
+    if kind == "open to all":
+        place.mkdir(parents=True)
+        place.chmod(0o777)
+    elif kind == "a link":
+        (tmp_path / "theirs").mkdir(mode=0o700)
+        place.parent.mkdir()
+        place.symlink_to(tmp_path / "theirs")
+    use_own_cache()
+    used = Path(os.environ[CACHE])
+    if kind == "chosen":
+        assert used == tmp_path / "mine"
+        return
+    assert (used == place) == (kind == "new")
+    assert used.stat().st_mode & 0o777 == 0o700 and used.owner() == Path.home().owner()
+
+
 # Checkpoints that are broken.
 
 
@@ -189,8 +214,98 @@ def test_a_state_of_another_version_is_named(lost: str, short: Path, ae: Any) ->
         state = checkpoint.load_state(point.folder)
         (state if lost in state else state["learner"]).pop(lost)
         torch.save(state, point.folder / checkpoint.STATE)
+        checkpoint.note_checksums(point.folder)
     said = ae("train", "mnist-2d", "--out", short, "--resume", "--quiet", code=1).output
-    assert f"'{lost}'" in said and "that began this run, or begin another" in said
+    assert f"{lost}' is missing" in said and "that began this run, or begin another" in said
+
+
+def rewritten(short: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """All states of a run as somebody would write them who means harm: the checksums fit."""
+    for point in checkpoint.checkpoints(short):
+        state = checkpoint.load_state(point.folder)
+        change(state)
+        torch.save(state, point.folder / checkpoint.STATE)
+        checkpoint.note_checksums(point.folder)
+
+
+HOSTILE: dict[str, Callable[[dict[str, Any]], object]] = {
+    "another file": lambda s: s["log_size"].update({"../victim": 0}),
+    "its text": lambda s: s["log_waiting"].update({"../victim": "rm -r *"}),
+    "no log": lambda s: s["log_size"].pop("metrics.jsonl"),
+    "a negative size": lambda s: s["log_size"].update({"metrics.jsonl": -1}),
+    "a negative step": lambda s: s.update(step=-5),
+    "a later step": lambda s: s.update(step=10**6),
+    "half a step": lambda s: s.update(step=1.5),
+    "no watch": lambda s: s.update(watch=(float("nan"), 0)),
+    "a stale watch": lambda s: s.update(watch=(1.0, "x")),
+    "another key": lambda s: s.update(more=1),
+    "data of no number": lambda s: s["data"].update(num="many"),
+    "no tensors": lambda s: s["learner"].update(first=[1, 2]),
+    "fewer tensors": lambda s: s["learner"]["second"].pop(),
+    "a stretched tensor": lambda s: s["learner"]["average"].__setitem__(0, torch.zeros(1, 1)),
+    "another type": lambda s: s["learner"].update(first=[t.long() for t in s["learner"]["first"]]),
+    "a strange weight": lambda s: s["learner"]["weights"].update(more=torch.zeros(1)),
+    "no number": lambda s: s["learner"]["weights"]["encoder.layers.0.bias"].fill_(float("nan")),
+    "a long history": lambda s: s.update(history=torch.zeros(10**6, 4)),
+    "a history of nothing": lambda s: s.update(history=torch.zeros(0, 4, device="meta")),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_state_that_means_harm_does_none(kind: str, short: Path, ae: Any) -> None:
+    victim, outside = short / "../victim", short.parent / "victim"
+    outside.write_text("mine")
+    rewritten(short, HOSTILE[kind])
+    before = sorted(short.parent.rglob("*"))
+    said = ae("train", "mnist-2d", "--out", short, "--resume", "--quiet", code=1).output
+    assert "begin another" in said and len(said) < 1500
+    assert victim.read_text() == "mine" and sorted(short.parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_logs_are_files_of_the_run(kind: str, short: Path, tmp_path: Path, ae: Any) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("mine\n" * 10_000)
+    log = short / "metrics.jsonl"
+    log.unlink()
+    log.symlink_to(victim) if kind == "link" else os.mkfifo(log)
+    said = ae("train", "mnist-2d", "--out", short, "--resume", "--quiet", code=1).output
+    assert f"{log}: cannot be written, it is " in said
+    assert victim.read_text() == "mine\n" * 10_000
+
+
+@pytest.mark.parametrize("name", [checkpoint.STATE, checkpoint.WEIGHTS, checkpoint.CONFIG])
+def test_a_checkpoint_with_a_flipped_bit_is_passed_over(
+    name: str, short: Path, run: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = checkpoint.checkpoints(short)[-1].folder / name
+    content = bytearray(path.read_bytes())
+    content[content.index(b'"lr"') + 7 if name == checkpoint.CONFIG else len(content) // 2] ^= 1
+    path.write_bytes(content)
+    fit(small(), short, resume=True, progress=False)
+    said = capfd.readouterr().err
+    assert str(path) in said and "trying the one before" in said
+    assert last_weights(short) == last_weights(run)
+
+
+def test_a_run_whose_config_was_damaged_is_not_resumed(short: Path, ae: Any) -> None:
+    config = short / checkpoint.CONFIG
+    config.write_text(config.read_text().replace('"lr": 0.005', '"lr": 0.006'))
+    said = ae("train", "mnist-2d", "--out", short, "--resume", "--quiet", code=1).output
+    assert f"{config}: has changed since it was written" in said
+
+
+@pytest.mark.parametrize("text", ["{", '{"threads": 1000000}', "[" * 100_000, "changed"])
+def test_an_engine_that_is_no_more_known_is_said(
+    text: str, short: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = short / ENGINE
+    known = path.read_text()
+    path.write_text(known.replace('"bf16": false', '"bf16": true') if text == "changed" else text)
+    before = torch.get_num_threads()
+    assert Engine.written(short) is None
+    assert f"{path}: is broken" in capfd.readouterr().err
+    assert torch.get_num_threads() == before
 
 
 # Disks.
