@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ae_toolkit.files import printable
 from ae_toolkit.options import (
     FIGURE_ENDINGS,
     device_option,
@@ -149,7 +150,7 @@ def runs(folders: tuple[Path, ...], out: Path | None, as_json: bool) -> None:
         found += some
         passed += others
     for sentence in passed:
-        click.echo(sentence, err=True)
+        click.echo(printable(sentence), err=True)
     if len(found) > 1 and all(run.path in folders for run in found):
         names = [str(run.path) for run in found]
         tables = {"settings": differing(found), "outcomes": outcomes(found)}

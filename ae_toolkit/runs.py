@@ -8,16 +8,19 @@ Reads JSON and nothing else, so that it answers at once and also of runs whose p
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ae_toolkit.errors import Failure, Misuse
+from ae_toolkit.files import is_sealed, parse_json, read_bytes, read_json
 from ae_toolkit.lock import in_training
 
 METRICS, TIMINGS, CONFIG = "metrics.jsonl", "timings.jsonl", "config.json"
+
+MAX_LOG_BYTES = 256 << 20
+LAST_SECOND = 253_402_300_799  #: of the year 9999, since 1970
 
 
 class Run(NamedTuple):
@@ -61,26 +64,28 @@ def read(path: Path) -> Run:
         Failure: it is none, or broken.
     """
     try:
-        settings = dict(leaves(json.loads((path / CONFIG).read_text(encoding="utf-8"))["recipe"]))
-        recipe, epochs = str(settings["name"]), float(settings["train.epochs"])
-        patience = int(settings["train.patience"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise Failure(f"{path}: holds no run, it is passed over") from None
+        raw = read_json(path / CONFIG)
+        sealed, settings = is_sealed(raw, but=("card",)), dict(leaves(raw["recipe"]))
+        recipe, epochs = str(settings["name"]), _number(settings, "train.epochs", below=1e12)
+        patience = _number(settings, "train.patience", whole=True)
+    except (Misuse, ValueError, KeyError, TypeError, AttributeError) as error:
+        why = f" ({error})" if (path / CONFIG).exists() else ""
+        raise Failure(f"{path}: holds no run, it is passed over{why}") from None
+    if not sealed:
+        raise Failure(f"{path}: its {CONFIG} has changed since it was written, it is passed over")
     if not ((path / METRICS).exists() or (path / "checkpoints").is_dir()):
         raise Failure(f"{path}: is a model, not a run; it is passed over")
-    try:
-        rows, timings = _lines(path / METRICS), _lines(path / TIMINGS)
-        last = rows[-1] if rows else {"step": 0, "epoch": 0.0}
-        step = int(last["step"])
-        steps = max(round(epochs * step / last["epoch"]), 1) if last["epoch"] else 0
-        checked = [row for row in rows if row["split"] == "validation"]
-        best: dict[str, Any] = min(
-            reversed(checked or rows[-1:]), key=lambda row: row["loss"], default={}
-        )
-        losses = [row["loss"] for row in checked]
-        stale = len(losses) - losses.index(min(losses)) - 1 if losses else 0
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise Failure(f"{path}: its {METRICS} is broken, it is passed over") from None
+    rows, timings = _lines(path / METRICS), _lines(path / TIMINGS)
+    last: dict[str, Any] = rows[-1] if rows else {"step": 0, "epoch": 0.0}
+    step = last["step"]
+    ends = epochs * step / last["epoch"] if last["epoch"] else 0.0
+    steps = max(round(ends), 1) if 0 < ends < 2**63 else 0
+    checked = [row for row in rows if row["split"] == "validation"]
+    best: dict[str, Any] = min(
+        reversed(checked or rows[-1:]), key=lambda row: row["loss"], default={}
+    )
+    losses = [row["loss"] for row in checked]
+    stale = len(losses) - losses.index(min(losses)) - 1 if losses else 0
     saved = [folder.name for folder in path.glob("checkpoints/step_*")]
     over = (0 < steps <= step) or (patience and stale >= patience)
     if in_training(path):
@@ -96,7 +101,7 @@ def read(path: Path) -> Run:
         steps=steps,
         best=best,
         examples_per_second=timings[-1].get("examples_per_second", 0) if timings else 0,
-        moved=max(place.stat().st_mtime for place in written if place.exists()),
+        moved=min(max(p.stat().st_mtime for p in written if p.exists()), LAST_SECOND),
         settings=settings,
         rows=rows,
     )
@@ -201,8 +206,53 @@ def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """The rows of a `.jsonl`, less a last one that is just being written."""
+    """The rows of a `.jsonl`, less a last one that is just being written.
+
+    Raises:
+        Failure: a row is none; the sentence says which and why.
+    """
     if not path.exists():
         return []
-    lines: Iterable[str] = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    rows: list[dict[str, Any]] = []
+    try:
+        text = read_bytes(path, max_bytes=MAX_LOG_BYTES).decode()
+        for line in text.split("\n")[:-1]:
+            row = parse_json(line)
+            rows.append(row)
+            _number(row, "step", whole=True, below=2**53)
+            _number(row, "epoch", below=1e12)
+            if path.name == TIMINGS:
+                _number(row, "examples_per_second", below=math.inf)
+                continue
+            if row.get("split") not in ("train", "validation"):
+                raise ValueError(f"'split' is {row.get('split')!r}")
+            for name in {"loss", "distortion", "rate"} & {"loss", *row}:
+                _number(row, name, least=None)
+    except (ValueError, TypeError, Failure) as error:
+        raise Failure(
+            f"{path.parent}: its {path.name} is broken, it is passed over "
+            f"(line {len(rows)}: {error})"
+        ) from None
+    return rows
+
+
+def _number(
+    row: Any,
+    name: str,
+    *,
+    least: float | None = 0.0,
+    below: float | None = None,
+    whole: bool = False,
+) -> Any:
+    """A number of a row that was read.
+
+    Raises:
+        ValueError: it is missing, or is none, or lies outside.
+    """
+    if not isinstance(row, Mapping):
+        raise ValueError("it is no object")
+    value: Any = row.get(name)
+    good = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+    if good and (least is None or value >= least) and (below is None or value < below):
+        return value
+    raise ValueError(f"{name!r} is {repr(value)[:100]}")

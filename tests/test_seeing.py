@@ -430,6 +430,7 @@ def several(run: Path, tmp_path: Path) -> Path:
     shutil.copytree(run, folder / "cut")
     config = json.loads((folder / "cut/config.json").read_text())
     config["recipe"]["train"]["lr"] = 0.25
+    del config["checksum"]
     (folder / "cut/config.json").write_text(json.dumps(config))
     lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
     (folder / "cut/metrics.jsonl").write_text("".join(lines[:4]) + lines[4][:20])
@@ -508,6 +509,54 @@ def test_nothing_to_list(ae, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "no loss to draw" in ae("runs", "empty", "-o", "curves.png", code=2).output
     assert find(tmp_path / "empty") == ([], [])
+
+
+ROW = '{"step": 14, "epoch": 1.0, "split": "train", "loss": 1.0}'
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("metrics.jsonl", "[1]"),
+        ("metrics.jsonl", "5"),
+        ("metrics.jsonl", '{"metrics": [1]}'),
+        ("metrics.jsonl", ROW.replace("14", "-5")),
+        ("metrics.jsonl", ROW.replace("14", "1e400")),
+        ("metrics.jsonl", ROW.replace("14", "true")),
+        ("metrics.jsonl", ROW.replace("14", "9" * 5000)),
+        ("metrics.jsonl", ROW.replace("1.0, ", "1e-400, ").replace("1.0}", '"x"}')),
+        ("metrics.jsonl", ROW.replace('"train"', "{}")),
+        ("metrics.jsonl", ROW[:-1] + ', "rate": []}'),
+        ("metrics.jsonl", "[" * 100_000),
+        ("metrics.jsonl", '"\\ud800"'),
+        ("timings.jsonl", '{"step": 1, "epoch": 1, "examples_per_second": "fast"}'),
+        ("config.json", '{"recipe": {"name": "a", "train": {"epochs": "x", "patience": 0}}}'),
+        ("config.json", '{"recipe": []}'),
+        ("config.json", "[" * 100_000),
+        ("config.json", '{"recipe": ' + '{"a": ' * 500 + "1" + "}" * 501),
+    ],
+)
+def test_a_broken_run_is_named_and_the_others_are_listed(
+    name: str, text: str, ae, run: Path, tmp_path: Path
+) -> None:
+    for other in ("bad", "good"):
+        shutil.copytree(run, tmp_path / "runs" / other, ignore=shutil.ignore_patterns("*.png"))
+    (tmp_path / "runs/bad" / name).write_text(text + "\n")
+    said = ae("runs")
+    assert [row.split()[0] for row in said.stdout.splitlines()] == ["run", "runs/good"]
+    assert said.stderr.startswith("runs/bad: ") and len(said.stderr) < 1000
+    ae("runs", "--json")
+
+
+def test_a_run_of_pipes_does_not_hang(ae, run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "runs/good")
+    for name in ("config.json", "metrics.jsonl"):
+        bad = tmp_path / "runs" / name.partition(".")[0]
+        shutil.copytree(run, bad)
+        (bad / name).unlink()
+        os.mkfifo(bad / name)
+    said = ae("runs")
+    assert said.stderr.count("is a pipe, not a file") == 2 and "runs/good" in said.stdout
 
 
 def test_listing_runs_builds_nothing(several: Path) -> None:
