@@ -8,6 +8,7 @@ Axes: N rows, B of them at once, R runs.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from io import FileIO
 from itertools import pairwise
@@ -18,10 +19,15 @@ import numpy as np
 import torch
 
 from ae_toolkit.errors import Failure
+from ae_toolkit.files import checksum
 
 READ = 4 << 20  #: bytes that are read at once, at most
+CHECKED = 1 << 20  #: bytes of a block that has a checksum
+DIGITS = 8  #: of a checksum
 GAP = 64 << 10  #: bytes between two wanted rows that are rather read than skipped
 MANY = 1 << 16  #: rows or names that are looked at at once
+
+CACHED = "rest.json"  #: beside the files of a cache: what else it holds, and that it is whole
 
 KEPT = "surrogatepass"  # what is no UTF-8 in a file's name
 
@@ -33,14 +39,17 @@ class Stored:
 
     Args:
         path: of the file. It is opened anew for each reading, so nothing has to be closed.
+        checksums: of its blocks, as `checksums_of` gives them; each is checked before the first
+            row of it is given away. Empty: none is known.
 
     Raises:
         Failure: it cannot be read.
         ValueError: it is no `.npy` file of numbers, or is cut short.
     """
 
-    def __init__(self, path: Path | str):
+    def __init__(self, path: Path | str, checksums: str = ""):
         self.path = Path(path)
+        self.unchecked = dict(enumerate(re.findall("." * DIGITS, checksums)))
         try:
             header = np.load(path, mmap_mode="r", allow_pickle=False)
         except OSError as error:
@@ -50,6 +59,9 @@ class Stored:
         self.shape, self.dtype = torch.Size(header.shape), header.dtype
         self.offset = header.offset
         self.row_bytes = header.nbytes // len(header)
+        if self.unchecked:
+            with FileIO(self.path) as file:
+                self._check(file, 0, self.offset)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -97,7 +109,10 @@ class Stored:
 
     def _fill(self, out: Array, file: FileIO, first: int) -> None:
         rest = out.reshape(-1).view(np.uint8).data
-        file.seek(self.offset + first * self.row_bytes)
+        start = self.offset + first * self.row_bytes
+        if self.unchecked:
+            self._check(file, start, start + len(rest))
+        file.seek(start)
         while rest:
             num = file.readinto(rest)
             if not num:
@@ -108,8 +123,42 @@ class Stored:
                 )
             rest = rest[num:]
 
+    def _check(self, file: FileIO, start: int, stop: int) -> None:
+        """Compares the blocks of some bytes with their checksums, once.
+
+        Raises:
+            Failure: one is damaged. What says that the cache is whole is removed.
+        """
+        for block in range(start // CHECKED, -(-stop // CHECKED)):
+            known = self.unchecked.get(block)
+            if known is None:
+                continue
+            file.seek(block * CHECKED)
+            if checksum(_read(file, CHECKED)) != known:
+                (self.path.parent / CACHED).unlink(missing_ok=True)
+                raise Failure(f"{self.path}: is damaged; run it again, and it is made anew")
+            self.unchecked.pop(block, None)  # another thread may have been faster
+
     def _failure(self, error: OSError) -> Failure:
         return Failure(f"{self.path}: cannot be read, {error.strerror or error}")
+
+
+def checksums_of(path: Path) -> str:
+    """The checksums of the blocks of a file, one after the other.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with FileIO(path) as file:
+        return "".join(checksum(block) for block in iter(lambda: _read(file, CHECKED), b""))
+
+
+def _read(file: FileIO, num: int) -> bytes:
+    """So many bytes of a file, or as many as there are."""
+    found = b""
+    while some := file.read(num - len(found)):
+        found += some
+    return found
 
 
 Column = torch.Tensor | Stored

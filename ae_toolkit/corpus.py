@@ -2,7 +2,8 @@
 
 What was read is kept in the user's cache, under a key of all that it depends on: the files' names
 and contents, the data type's settings and the code of its package. Delete the cache whenever you
-like; it is made again. Nothing is ever deleted from it for you.
+like; it is made again. Nothing is ever deleted from it for you. Every MB of it has a checksum that
+is looked at when the MB is first used, and what is damaged is made again.
 
     corpora/KEY/{y, mask, label_0 …, groups, names, ends}.npy  rest.json
     corpora/KEY.parts/      of a reading that goes on, or that was ended; the next one goes on
@@ -28,12 +29,13 @@ import numpy as np
 import torch
 
 from ae_toolkit import CONTRACT, __version__, registry
-from ae_toolkit.columns import Array, Groups, Names, Stored, as_bytes
+from ae_toolkit.columns import CACHED, Array, Groups, Names, Stored, as_bytes
 from ae_toolkit.console import tell
 from ae_toolkit.contracts import Example
 from ae_toolkit.data import COPIED, CPU, Examples, Split, cache_root, choose_groups
 from ae_toolkit.digests import digests
 from ae_toolkit.errors import Failure, Misuse
+from ae_toolkit.files import is_sealed
 from ae_toolkit.ingest import at_work, ingest
 from ae_toolkit.modality import Modality, examples_of, read_items
 from ae_toolkit.parts import File, Skipped
@@ -363,12 +365,17 @@ def _readers(modality: Modality) -> Iterator[str]:
 def _load(folder: Path) -> Corpus | None:
     """Opens a cache, in memory where it is small; None where there is none, or a broken one."""
     try:
-        rest = json.loads((folder / "rest.json").read_text(encoding="utf-8"))
-        y, groups, text, ends = (
-            Stored(folder / f"{name}.npy") for name in ("y", "groups", "names", "ends")
-        )
-        mask = Stored(folder / "mask.npy") if (folder / "mask.npy").exists() else None
-        labels = {name: Stored(folder / f"label_{i}.npy") for i, name in enumerate(rest["labels"])}
+        rest = json.loads((folder / CACHED).read_text(encoding="utf-8"))
+        if not is_sealed(rest):
+            return None
+        sums = rest.get("checksums", {})
+
+        def stored(name: str) -> Stored:
+            return Stored(folder / name, sums.get(name, ""))
+
+        y, groups, text, ends = map(stored, ("y.npy", "groups.npy", "names.npy", "ends.npy"))
+        mask = stored("mask.npy") if (folder / "mask.npy").exists() else None
+        labels = {name: stored(f"label_{i}.npy") for i, name in enumerate(rest["labels"])}
         skipped = [Skipped(*row) for row in rest["skipped"]]
         names: Sequence[str] = Names(text, ends)
         if text.row_bytes * len(text) <= COPIED:

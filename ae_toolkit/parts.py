@@ -24,9 +24,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ae_toolkit.columns import Array, as_bytes
+from ae_toolkit.columns import CACHED, Array, as_bytes, checksums_of
 from ae_toolkit.errors import Failure, Fault, Misuse
-from ae_toolkit.files import sync
+from ae_toolkit.files import checksum, is_sealed, seal, sync
 from ae_toolkit.modality import Modality, describe, each_item, examples_of
 
 PART_FILES = 256  #: files in a part, at most
@@ -76,14 +76,30 @@ class Part(NamedTuple):
         return cls(first, stop, work / f"part_{first:09d}_{stop:09d}")
 
     def about(self) -> dict[str, Any]:
-        return dict(json.loads((self.folder / "part.json").read_text(encoding="utf-8")))
+        about = json.loads((self.folder / "part.json").read_text(encoding="utf-8"))
+        self.need(is_sealed(about))
+        return dict(about)
 
     def lengths(self) -> Array:
-        return np.asarray(np.load(self.folder / "lengths.npy"))
+        return self._column("lengths.npy")
 
     def label(self, name: str) -> Array:
-        at = self.about()["labels"].index(name)
-        return np.asarray(np.load(self.folder / f"label_{at}.npy"))
+        return self._column(f"label_{self.about()['labels'].index(name)}.npy")
+
+    def _column(self, name: str) -> Array:
+        content = (self.folder / name).read_bytes()
+        self.need(checksum(content) == self.about()["checksums"][name])
+        return np.asarray(np.load(BytesIO(content)))
+
+    def need(self, whole: bool) -> None:
+        """Removes a part that is damaged, so that its files are read again.
+
+        Raises:
+            ValueError: it is.
+        """
+        if not whole:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise ValueError(f"{self.folder} is damaged")
 
 
 def write_part(
@@ -195,8 +211,9 @@ class _Rows:
             "labels": [*self.labels],
             "groups": runs,
             "skipped": self.skipped,
+            "checksums": {path.name: checksum(path) for path in folder.iterdir()},
         }
-        (folder / "part.json").write_text(json.dumps(about), encoding="utf-8")
+        (folder / "part.json").write_text(json.dumps(seal(about)), encoding="utf-8")
 
 
 class _Kinds(Fault):
@@ -286,6 +303,7 @@ class Joining:
                     about = part.about()
                     if about["rows"]:
                         self._expect(about)
+                        part.need(checksum(part.folder / Y) == about["checksums"][Y])
                         y.truncate(self._size())
                         with (part.folder / Y).open("rb") as mine:
                             shutil.copyfileobj(mine, y, 1 << 20)
@@ -315,8 +333,10 @@ class Joining:
                 return skipped
             self._write_columns()
             self._write_groups()
-            rest = {"labels": self.labels, "skipped": skipped}
-            (self.whole / "rest.json").write_text(json.dumps(rest), encoding="utf-8")
+            self._check_rows()
+            sums = {path.name: checksums_of(path) for path in self.whole.glob("*.npy")}
+            rest = {"labels": self.labels, "skipped": skipped, "checksums": sums}
+            (self.whole / CACHED).write_text(json.dumps(seal(rest)), encoding="utf-8")
             sync(*self.whole.iterdir(), self.whole)
             if folder.exists():
                 os.replace(folder, self.reader.work / "former")
@@ -339,6 +359,17 @@ class Joining:
             ) from error
         except OSError as error:
             raise _unwritable(written, error) from error
+
+    def _check_rows(self) -> None:
+        """Makes sure that the rows of all parts are still what they were when they were read."""
+        start = self._size() - self._bytes(self.rows, {"dtype": self.dtype})
+        for part in self.parts():
+            about = part.about()
+            if about["rows"]:
+                size = self._bytes(about["rows"], about)
+                found = checksum(self.whole / "y.npy", start=start, size=size)
+                part.need(found == about["checksums"][Y])
+                start += size
 
     def _write_columns(self) -> None:
         with (self.whole / "y.npy").open("r+b") as file:

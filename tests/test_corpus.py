@@ -18,7 +18,7 @@ import pytest
 import torch
 from conftest import Site
 
-from ae_toolkit import Failure, corpus, data, digests, ingest, parts
+from ae_toolkit import Failure, columns, corpus, data, digests, ingest, parts
 from ae_toolkit.columns import Stored
 from ae_toolkit.corpus import Corpus, part_of, read_corpus
 from ae_toolkit.modality import Modality
@@ -261,6 +261,75 @@ def test_a_part_that_was_cut_is_read_anew(lines, tmp_path: Path, monkeypatch, ca
     os.truncate(cut, cut.stat().st_size - 4)
     same(whole, read_corpus([folder], lines(), processes=1))
     assert "26 of 30 files were read before" in capfd.readouterr().err
+
+
+def flip(path: Path, at: int) -> None:
+    """Flips a bit of a byte, as a disk does that forgets."""
+    content = bytearray(path.read_bytes())
+    content[at] ^= 16
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["y", "mask", "label_0", "groups", "names", "ends", "rest"])
+def test_a_cache_that_was_damaged_is_made_anew(
+    name: str, lines, tmp_path: Path, monkeypatch
+) -> None:
+    anew(monkeypatch, tmp_path / "cache")
+    folder = folder_of(tmp_path, BAD)
+    whole = read_corpus([folder], lines(), processes=1)
+    assert whole.folder
+    path = next(whole.folder.glob(f"{name}.*"))
+    content = path.read_bytes()
+    flip(path, len(content) - 2 if path.suffix == ".json" else -1)
+    damaged = path.read_bytes()
+    same(whole, read_corpus([folder], lines(), processes=1))
+    assert path.read_bytes() not in (damaged, b"")
+
+
+def test_a_damaged_block_of_a_large_cache_is_noticed_when_it_is_used(
+    lines, tmp_path: Path, monkeypatch
+) -> None:
+    anew(monkeypatch, tmp_path / "cache")
+    monkeypatch.setattr(columns, "CHECKED", 64)
+    monkeypatch.setattr(corpus, "COPIED", 0)
+    folder = folder_of(tmp_path, {})
+    whole = read_corpus([folder], lines(), processes=1)
+    assert whole.folder
+    y = whole.examples.at(range(len(whole.examples))).y
+    flip(whole.folder / "y.npy", -1)
+    damaged = read_corpus([folder], lines(), processes=1).examples
+    assert torch.equal(damaged.at(range(3)).y, y[:3])
+    for _ in range(2):
+        with pytest.raises(Failure, match=r"y.npy: is damaged; run it again, and it is made anew"):
+            damaged.at(range(len(y) - 2, len(y)))
+    again = read_corpus([folder], lines(), processes=1).examples
+    assert torch.equal(again.at(range(len(y))).y, y)
+
+
+@pytest.mark.parametrize("harm", ["y.bin", "y.npy", "part.json", "lengths.npy", "label_0.npy"])
+def test_parts_that_are_damaged_are_read_again(
+    harm: str, lines, tmp_path: Path, monkeypatch
+) -> None:
+    folder = folder_of(tmp_path, {})
+    whole = read_corpus([folder], lines(), processes=1)
+    anew(monkeypatch, tmp_path / "cache")
+    finish = parts.Joining.finish
+
+    def damaged(self: parts.Joining, place: Path) -> list[parts.Skipped]:
+        if harm == "y.npy":
+            self.move(least=0)
+        path = sorted(self.reader.work.rglob(harm))[-1]
+        flip(path, path.stat().st_size // 2 if path.suffix == ".json" else -1)
+        return finish(self, place)
+
+    monkeypatch.setattr(parts, "PART_BYTES", 1 << 20)
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        pytest.raises(Failure, match="damaged while it was"),
+    ):
+        patch.setattr(parts.Joining, "finish", damaged)
+        read_corpus([folder], lines(), processes=1)
+    same(whole, read_corpus([folder], lines(), processes=1))
 
 
 @pytest.mark.parametrize("harm", ["gone", "broken", "cut"])
