@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ae_toolkit.errors import Failure, Misuse
+from ae_toolkit.errors import Failure
 from ae_toolkit.options import (
     FiniteRange,
     device_option,
@@ -25,13 +25,16 @@ from ae_toolkit.options import (
     seed_option,
     warn_untrained_prior,
 )
-from ae_toolkit.runs import leaves
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ae_toolkit.corpus import Reading
     from ae_toolkit.model import Model
+
+
+MAX_CODES_BYTES = 256 << 20  #: of codes that are packed in a file of any size …
+MAX_GROWTH = 4  #: … and of a larger one, so many times its size
 
 
 @click.command("evaluate")
@@ -64,6 +67,7 @@ def evaluate_command(
     """
     from ae_toolkit.evaluate import evaluate
     from ae_toolkit.model import load
+    from ae_toolkit.runs import leaves
 
     loaded = load(model, device=device)
     report = {
@@ -284,10 +288,20 @@ def _read_codes(path: Path) -> tuple[Tensor, list[str], list[int], dict[str, Ten
     Returns:
         The codes, and of the items that they make the names and the numbers of codes; labels.
     """
+    import zipfile
+
     import numpy as np
     import torch
 
+    from ae_toolkit.files import check_input
+
+    size = check_input(path)
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                promised = sum(entry.file_size for entry in archive.infolist())
+            if promised > max(MAX_GROWTH * size, MAX_CODES_BYTES):
+                raise Failure(f"would take {promised / 1e6:,.0f} MB")
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             arrays = {"z": loaded}
@@ -295,8 +309,6 @@ def _read_codes(path: Path) -> tuple[Tensor, list[str], list[int], dict[str, Ten
             with loaded:
                 arrays = dict(loaded)
         z = torch.from_numpy(np.atleast_2d(arrays["z"])).float()
-    except FileNotFoundError:
-        raise Misuse(f"{path}: there is no such file") from None
     except KeyError:
         raise Failure(f"{path}: holds no array 'z'") from None
     except Exception as error:  # numpy raises half a dozen kinds for a file that is none of its own

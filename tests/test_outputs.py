@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import SAMPLES
 
-from ae_toolkit import Failure, Misuse, files
+from ae_toolkit import Failure, Misuse, files, verbs
 from ae_toolkit.files import outputs, writing
 
 THREE, EIGHT = SAMPLES / "digit-3.png", SAMPLES / "digit-8.png"
@@ -132,6 +132,25 @@ def test_terminals_are_not_steered_by_names() -> None:
 
 def save_codes(path: str, num: int, **arrays: object) -> None:
     np.savez(path, z=np.zeros((num, 2), np.float32), **arrays)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "packed", "promised"])
+def test_codes_that_hang_or_grow_are_refused(kind: str, ae, run: Path, monkeypatch) -> None:
+    path = Path("z.npz")
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "packed":
+        monkeypatch.setattr(verbs, "MAX_CODES_BYTES", 10_000)
+        np.savez_compressed(path, z=np.zeros((10_000, 2)))
+    else:
+        with path.open("wb") as file:
+            head = {"descr": "<f8", "fortran_order": False, "shape": (10**12, 2)}
+            np.lib.format.write_array_header_1_0(file, head)
+    said = ae("decode", run, path, "-o", "out", code=1).output
+    wanted = {"pipe": "is a pipe", "device": "is a device", "packed": "holds no codes (would take"}
+    assert f"{path}: {wanted.get(kind, 'holds no codes')}" in said
 
 
 def test_decoding_writes_below_its_folder_only(ae, run: Path) -> None:
