@@ -13,7 +13,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from traceback import walk_tb
 from types import ModuleType
-from typing import Any
+from typing import IO, Any
 
 import click
 
@@ -31,6 +31,14 @@ class Sentence(click.ClickException):
     def __init__(self, error: Misuse | Failure):
         super().__init__(printable(str(error)))
         vars(self)["exit_code"] = error.exit_code  # click declares it for the class
+        self.stopped = isinstance(error, Interrupted)
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Prints it; whoever stops a command knows that nothing has gone wrong."""
+        if self.stopped:
+            click.echo(self.message, file=file or sys.stderr)
+        else:
+            super().show(file)
 
 
 class Commands(click.Group):
@@ -79,7 +87,7 @@ class Commands(click.Group):
         except (click.ClickException, click.Abort, click.exceptions.Exit):
             raise
         except KeyboardInterrupt:
-            raise Sentence(Interrupted("stopped")) from None
+            raise Sentence(Interrupted("Stopped")) from None
         except SystemExit as error:
             whose = registry.culprit(error)
             if whose and ctx.invoked_subcommand in self.commands:  # a command of theirs may exit

@@ -1,28 +1,219 @@
-"""What is said on the terminal while something goes on: sentences on standard error, by rank 0."""
+"""What is said on the terminal while something goes on: sentences and bars on standard error.
+
+On a terminal, bars move at the bottom of the screen and sentences appear above them. Elsewhere, as
+in a log, a line is printed now and then, without colours or carriage returns. Only rank 0 speaks.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
-from typing import Any
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ae_toolkit.errors import Failure
 from ae_toolkit.files import printable
-from ae_toolkit.ranks import leads
+
+if TYPE_CHECKING:
+    from rich.live import Live
+
+T = TypeVar("T")
+
+DELAY_SECONDS = 1.0  #: what is done sooner shows no bar
+PLAIN_SECONDS = 30.0  #: between two lines about the same work where there is no terminal
+
+_bars: list[Bar] = []  # of all work that goes on, the outermost first
+_screen: Live | None = None  # what shows them, where there is a terminal
 
 
-def tell(line: str, *, bar: tqdm[Any] | None = None) -> None:
-    """Says something on standard error, above the progress bar if there is one; rank 0 only."""
+def leads() -> bool:
+    """Returns whether this process is rank 0, as far as can be told before the others are met."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def tell(line: str) -> None:
+    """Says something on standard error, above the bars if there are any; rank 0 only."""
     if not leads():
         return
-    line = printable(line)
-    if bar is not None and not bar.disable:
-        bar.write(line, file=sys.stderr)
+    if _screen is None:
+        print(printable(line), file=sys.stderr, flush=True)
     else:
-        print(line, file=sys.stderr, flush=True)
+        from rich.text import Text
+
+        _screen.console.print(Text(printable(line)), soft_wrap=True)
+
+
+def duration(seconds: float) -> str:
+    """Returns a time for people, such as `26 s` or `3 min 5 s`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes_left = divmod(minutes, 60)
+    if hours:
+        return f"{hours:,} h {minutes_left} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+class Bar:
+    """How far some work is, within a `with` block; work whose end is not known gets a spinner.
+
+    Bars may be nested. What goes on within work that is not shown is not shown either.
+
+    Args:
+        title: what is being done.
+        total: how much there is to do; None: that is not known.
+        done: how much of it had been done before.
+        unit: what is counted, such as `files`; without one a bar shows a percentage.
+        shown: whether anything is to be seen of it.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        *,
+        total: int | None = None,
+        done: int = 0,
+        unit: str = "",
+        shown: bool = True,
+    ):
+        self.title, self.total, self.done, self.unit = title, total, done, unit
+        self.shown: bool = shown and leads() and all(bar.shown for bar in _bars)
+        self.text, self.first, self.visible = "", done, False
+        self.began = self.said = time.monotonic()
+        self.spinner: Any = None
+
+    def __enter__(self) -> Bar:
+        _bars.append(self)
+        if self.total is None:
+            self.say(self.title)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        global _screen
+        try:
+            if _bars == [self] and _screen is not None:
+                _screen.stop()  # erases what it shows, so the bar must still be there
+                _screen = None
+        finally:
+            _bars.remove(self)
+
+    def say(self, title: str) -> None:
+        """Says what is being done now, where it is not known how long it takes."""
+        self.title, self.total, self.began = title, None, time.monotonic()
+        if self.shown and _is_terminal():
+            self._show()
+        else:
+            self.tell(f"{title} …")
+
+    def tell(self, line: str) -> None:
+        """Says a sentence that nobody needs who does not want to see a bar."""
+        if self.shown:
+            tell(line)
+
+    def advance(self, num: int = 1) -> None:
+        """Counts what has been done."""
+        self.update(self.done + num)
+
+    def update(
+        self, done: int, *, total: int | None = None, title: str | None = None, text: str = ""
+    ) -> None:
+        """Shows how far the work is.
+
+        Args:
+            done: in all.
+            total: how much there is to do, where that was not known.
+            title: another one.
+            text: more about it, in a line of its own.
+        """
+        now = time.monotonic()
+        if self.total is None:
+            self.total, self.first, self.began = total, done, now
+        self.done, self.text, self.title = done, text, self.title if title is None else title
+        if not self.shown:
+            return
+        if _is_terminal():
+            if self.visible or now - self.began > DELAY_SECONDS:
+                self._show()
+        elif now - self.said > PLAIN_SECONDS:
+            self.said = now
+            self.tell(", ".join(filter(None, [self.title, self.amount, text, self.left])))
+
+    @property
+    def amount(self) -> str:
+        """How much is done, in words."""
+        if self.unit:
+            return f"{self.done:,} of {self.total or 0:,} {self.unit}"
+        return f"{self.done / (self.total or 1):.0%}"
+
+    @property
+    def left(self) -> str:
+        """How much time is left, in words; nothing where nobody knows yet."""
+        moved = self.done - self.first
+        each = (time.monotonic() - self.began) / moved if moved else 0.0
+        return f"{duration(each * ((self.total or 0) - self.done))} left" if moved else ""
+
+    def _show(self) -> None:
+        """Puts the bar on the screen, if it is not there."""
+        global _screen
+        self.visible = True
+        if _screen is not None:
+            return
+        from rich.console import Console, Group
+        from rich.live import Live
+
+        # Whatever the environment says of colours in logs, this is a terminal.
+        console = Console(stderr=True, force_terminal=True, force_jupyter=False)
+        _screen = Live(
+            console=console,
+            get_renderable=lambda: Group(*(bar for bar in _bars if bar.visible)),
+            transient=True,
+            redirect_stdout=sys.stdout.isatty(),
+        )
+        _screen.start(refresh=True)
+        console.show_cursor(True)  # whoever kills this process keeps a cursor
+
+    def __rich__(self) -> Any:
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.spinner import Spinner
+        from rich.table import Table
+        from rich.text import Text
+
+        row = Table.grid(padding=(0, 1))
+        if self.total is None:
+            self.spinner = self.spinner or Spinner("dots", style="cyan")
+            spent = duration(time.monotonic() - self.began)
+            row.add_row(self.spinner, printable(self.title), Text(spent, style="dim"))
+            return row
+        row.expand = True
+        row.add_column()
+        row.add_column(ratio=1)
+        title, left = Text(printable(self.title), style="bold"), Text(self.left, style="cyan")
+        bar = ProgressBar(total=self.total, completed=self.done)
+        row.add_row(title, bar, self.amount, left)
+        return Group(row, Text(printable(self.text))) if self.text else row
+
+
+def track(
+    items: Iterable[T], title: str, *, total: int | None = None, unit: str = "", shown: bool = True
+) -> Iterator[T]:
+    """Yields items and shows how many of them are done.
+
+    Args:
+        items: of which there are `total`, where they have no length.
+        title: as of a `Bar`, and likewise the others.
+    """
+    total = len(items) if isinstance(items, Sized) else total
+    with Bar(title, total=total, unit=unit, shown=shown) as bar:
+        for item in items:
+            yield item
+            bar.advance()
+
+
+def _is_terminal() -> bool:
+    if _screen is not None:
+        return True
+    return sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
 
 
 class Trouble:
@@ -32,12 +223,11 @@ class Trouble:
         self.met: set[str] = set()
 
     @contextmanager
-    def survived(self, what: str, *, bar: tqdm[Any] | None = None) -> Iterator[None]:
+    def survived(self, what: str) -> Iterator[None]:
         """Lets a block fail that writes something, since that must not end a training.
 
         Args:
             what: it writes.
-            bar: of the progress.
         """
         try:
             yield
@@ -47,8 +237,8 @@ class Trouble:
                 why = str(error)
                 if isinstance(error, OSError) and error.filename:
                     why = f"{error.filename}: cannot be written, {error.strerror}"
-                tell(f"{why}; the training goes on and will try again", bar=bar)
+                tell(f"{why}; the training goes on and will try again")
         else:
             if what in self.met:
                 self.met.remove(what)
-                tell(f"{what} can be written again", bar=bar)
+                tell(f"{what} can be written again")

@@ -20,8 +20,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ae_toolkit.columns import Array, Column, Groups, Runs, Stored, take, type_of
+from ae_toolkit.console import track
 from ae_toolkit.contracts import Batch, Example, Shape
-from ae_toolkit.errors import Fault, Misuse, blaming, choose
+from ae_toolkit.errors import Failure, Fault, Misuse, blaming, choose
 from ae_toolkit.modality import Modality, describe
 from ae_toolkit.noise import seed_of
 from ae_toolkit.recipe import Part, Recipe
@@ -31,6 +32,7 @@ Split = Literal["train", "test"]
 ON_DEVICE = 2 << 30  #: bytes up to which a data set is kept on the device
 COPIED = 256 << 20  #: bytes up to which a part of a data set is a copy of it
 PIECE = 1 << 20  #: numbers of examples that are looked at at once
+LOOKED_AT_BYTES = 64 << 20  #: of examples that are checked at once
 SOME = 64  #: examples that a digest looks at where the others are too many, or in files
 HASHED = 64 << 20  #: bytes in memory that a digest looks at whole
 
@@ -261,6 +263,33 @@ def load_data(recipe: Recipe, modality: Modality, split: Split) -> Examples:
                 f"{choose(name, examples.labels)}"
             )
     return examples
+
+
+def need_finite(examples: Examples, modality: Modality) -> None:
+    """Makes sure that no number of a data set is missing or infinite.
+
+    Raises:
+        Failure: one is; the sentence says in which example of which group.
+    """
+    num = max(LOOKED_AT_BYTES // examples.columns.row_bytes, 1)
+    bad, first, raw = 0, 0, True
+    for start in track(range(0, len(examples), num), "looking for nan in the data"):
+        y = examples.at(range(start, min(start + num, len(examples)))).y
+        wrong = ~modality.prepare(y).flatten(1).isfinite().all(1)
+        if not bad and wrong.any():
+            first = int(wrong.nonzero()[0])
+            raw = not bool(y[first].isfinite().all())
+            first += start
+        bad += int(wrong.sum())
+    if not bad:
+        return
+    group = examples.groups[first]
+    before = sum(examples.groups[i] == group for i in range(first))
+    cause = "" if raw else f" once {describe(modality)} has prepared it"
+    raise Failure(
+        f"the data holds nan or inf{cause}, in {bad:,} of {len(examples):,} examples; the first is "
+        f"number {before + 1} of {group!r}: mend it, or leave it out"
+    )
 
 
 def from_option(data: str) -> Part:

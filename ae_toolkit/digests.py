@@ -20,9 +20,8 @@ from pathlib import Path
 from threading import Lock
 from typing import TypeVar
 
-from tqdm import tqdm
-
 from ae_toolkit.columns import as_bytes
+from ae_toolkit.console import Bar
 from ae_toolkit.data import cache_root
 from ae_toolkit.parts import File
 
@@ -60,13 +59,13 @@ def digests(files: Sequence[File]) -> Iterator[bytes]:
         known = memo.known(keys)
         return [of(path, key, known) for path, key in zip(paths, keys, strict=True)]
 
-    bar = tqdm(
-        total=len(files), desc="comparing", unit=" files", delay=1, disable=None, leave=False
-    )
     try:
-        with bar, ThreadPoolExecutor() as threads:
+        with (
+            Bar("comparing files", total=len(files), unit="files") as bar,
+            ThreadPoolExecutor() as threads,
+        ):
             for some in threads.map(of_some, range(0, len(files), HASHED)):
-                bar.update(len(some))
+                bar.advance(len(some))
                 yield from some
     finally:
         memo.close()

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ae_toolkit.autoencoder import Autoencoder
 from ae_toolkit.batches import WINDOW
+from ae_toolkit.console import duration
 from ae_toolkit.contracts import Batch, Shape
 from ae_toolkit.data import ON_DEVICE, Examples
 from ae_toolkit.device import Engine, pick_device
@@ -222,7 +223,7 @@ def in_words(found: Estimate) -> str:
         "engine": found.engine,
         "a step": f"{found.step_seconds * 1000:.2f} ms{rest}, "
         f"{found.examples_per_second:,.0f} examples/s",
-        "all": f"about {_duration(found.seconds)}",
+        "all": f"about {duration(found.seconds)}",
     }
     return "\n".join(
         [
@@ -232,9 +233,3 @@ def in_words(found: Estimate) -> str:
             *listed("training", training),
         ]
     )
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from ae_toolkit.console import track
 from ae_toolkit.contracts import Batch, Step, flatten, repeat
 from ae_toolkit.data import Examples, from_option, load_data
 from ae_toolkit.errors import Failure, Fault, Misuse, blaming
@@ -68,7 +68,7 @@ def evaluate(
     beside: dict[str, Totals] = {}
     codes = []
     source = model.noise(seed, "evaluate")
-    starts = tqdm(range(0, len(examples), CHUNK), desc="evaluating", disable=_off(progress))
+    starts = track(range(0, len(examples), CHUNK), "evaluating", shown=progress)
     with torch.inference_mode():
         for start in starts:
             batch = model.to_device(examples, start, start + CHUNK)
@@ -203,13 +203,8 @@ def importance_weighted(
     net, source, total = model.autoencoder, model.noise(seed, "nll"), 0.0
     chunk = max(DECODED // num_samples, 1)
     each = min(num_samples, DECODED)
-    starts = tqdm(
-        range(0, len(examples), chunk),
-        desc=f"nll, k = {num_samples}",
-        unit_scale=chunk,
-        unit=" examples",
-        disable=_off(progress),
-    )
+    title = f"estimating the nll, k = {num_samples}"
+    starts = track(range(0, len(examples), chunk), title, shown=progress)
     with torch.inference_mode():
         for start in starts:
             batch = model.to_device(examples, start, start + chunk)
@@ -253,8 +248,3 @@ def neighbour_accuracy(codes: Tensor, classes: Tensor, *, num: int = 10) -> floa
         nearest = classes[distance.topk(min(num, len(codes) - 1), largest=False).indices]
         right += int((nearest.mode(1).values == classes[start : start + 1000]).sum())
     return right / len(codes)
-
-
-def _off(progress: bool) -> bool | None:
-    """What tqdm's `disable` takes: None shows a bar on terminals only."""
-    return None if progress else True

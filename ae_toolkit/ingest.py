@@ -25,10 +25,9 @@ from threading import Thread
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from ae_toolkit import registry
-from ae_toolkit.console import tell
+from ae_toolkit.console import Bar, tell
 from ae_toolkit.errors import Failure, Fault, said
 from ae_toolkit.modality import Modality, describe
 from ae_toolkit.parts import PART_SECONDS, File, Joining, Reader, Skipped, write_part
@@ -66,20 +65,12 @@ def ingest(
     todo, before = deque(joining.gaps()), sum(p.stop - p.first for p in joining.parts())
     if before:
         tell(f"{before:,} of {len(files):,} files were read before: going on from there")
-    with tqdm(
-        total=len(files),
-        initial=before,
-        desc="reading",
-        unit=" files",
-        delay=1,
-        disable=None,
-        leave=False,
-    ) as bar:
+    with Bar("reading files", total=len(files), done=before, unit="files") as bar:
 
         def done(first: int, num: int) -> None:
             joining.add(first, num)
             joining.move()
-            bar.update(num)
+            bar.advance(num)
 
         # Where an earlier reading ended early, a file may have ended it: not this process again.
         if not before and processes is None:

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
+
+from ae_toolkit.console import track
 
 PIECE = 512  #: positions along an axis that a piece answers for; a multiple of every stride
 MARGIN = 64  #: positions that it sees on either side beyond those; likewise
@@ -31,9 +32,9 @@ def in_pieces(
     """
     axes = [_cuts(size, margin) for size in x.shape[2:]]
     total = math.prod(map(len, axes))
-    off = None if progress and total > 1 else True
+    shown = progress and total > 1
     whole, scale = torch.empty(0), [1] * len(axes)
-    for piece in tqdm(product(*axes), total=total, unit=" pieces", disable=off, leave=False):
+    for piece in track(product(*axes), "piece by piece", total=total, unit="pieces", shown=shown):
         y = run(x[_index([(cut.low, cut.high) for cut in piece], [1] * len(axes))])
         if whole.dim() == 1:  # the first piece says how large all of them are
             scale = [m // (cut.high - cut.low) for m, cut in zip(y.shape[2:], piece, strict=True)]

@@ -9,11 +9,9 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
-from tqdm import tqdm
 
 from ae_toolkit.console import tell
 from ae_toolkit.errors import Failure
@@ -28,15 +26,12 @@ TRACE = "profile.json"
 
 
 @contextmanager
-def profiling(
-    run: Path | None, device: torch.device, *, bar: tqdm[Any] | None = None
-) -> Iterator[Callable[[], None]]:
+def profiling(run: Path | None, device: torch.device) -> Iterator[Callable[[], None]]:
     """Yields what is to be called after every step, which is nothing at all where `run` is None.
 
     Args:
         run: the run directory that the trace goes to.
         device: where the work is done.
-        bar: a progress bar above which the table is printed.
     """
     if run is None:
         yield lambda: None
@@ -57,9 +52,9 @@ def profiling(
             with replacing(run / TRACE) as temporary:
                 recorder.export_chrome_trace(str(temporary))
         except Failure as error:
-            tell(f"--profile: {error}", bar=bar)
+            tell(f"--profile: {error}")
         text = table(recorder, device, num_steps=passed - PASSED - WARM)
-        tell(f"{run / TRACE}: {text}", bar=bar)
+        tell(f"{run / TRACE}: {text}")
 
     when = schedule(wait=PASSED, warmup=WARM, active=RECORDED, repeat=1)
     recorder = profile(activities=kinds, schedule=when, on_trace_ready=keep, acc_events=True)

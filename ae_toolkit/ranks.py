@@ -133,11 +133,6 @@ def launched() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
-def leads() -> bool:
-    """Whether this process is rank 0, as far as can be told before the others are met."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
 def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 

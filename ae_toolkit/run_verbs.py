@@ -6,12 +6,15 @@ Everything heavy is imported inside the callbacks.
 from __future__ import annotations
 
 import json
+import shlex
+import time
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ae_toolkit.console import Bar, duration, leads
 from ae_toolkit.files import printable
 from ae_toolkit.options import (
     FIGURE_ENDINGS,
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in --out.")
 @click.option("--keep", type=click.IntRange(1), default=2, show_default=True,
               help="How many of the last checkpoints stay, beside the best.")  # fmt: skip
-@click.option("--quiet", is_flag=True, help="No progress bar.")
+@click.option("--quiet", is_flag=True, help="Say only what came out, and what went wrong.")
 @click.option("--track", multiple=True, metavar="NAME",
               help="Tell the numbers to tensorboard or wandb too; repeatable.")  # fmt: skip
 @click.option("--profile", is_flag=True, help="Record some steps in profile.json of --out.")
@@ -45,7 +48,9 @@ if TYPE_CHECKING:
               help="Print shapes, sizes, memory and time, and train nothing.")  # fmt: skip
 @json_option
 @device_option
+@click.pass_context
 def train(
+    ctx: click.Context,
     recipe: str,
     data: str | None,
     out: Path | None,
@@ -70,23 +75,28 @@ def train(
       ae train mnist-2d --out runs/small --resume
       ae train mnist-2d --dry-run
     """
-    from ae_toolkit.checkpoint import CONFIG, load_config
-    from ae_toolkit.recipe import named, parse_settings
-
+    began = time.monotonic()
     run = out or Path("runs") / recipe.rpartition(":")[2]
-    changes = parse_settings(settings)
-    if data is not None:
-        from ae_toolkit.data import from_option
+    with Bar(f"Starting to train {recipe}", shown=not (quiet or dry_run)):
+        # PyTorch takes its time.
+        from ae_toolkit.checkpoint import CONFIG, best, load_config
+        from ae_toolkit.recipe import named, parse_settings
+        from ae_toolkit.trainer import fit
+        from ae_toolkit.validation import TERMS, terms_in_words
 
-        changes["data"] = from_option(data).model_dump()
-    if seed is not None:
-        changes["train.seed"] = seed
-    chosen = named(recipe)
-    if resume and (run / CONFIG).exists():
-        # The run knows its own settings; whoever repeats one wrongly is told by `fit`.
-        former = load_config(run).recipe
-        chosen = former if former.name == chosen.name else chosen
-    chosen = chosen.with_(changes).check()
+        changes = parse_settings(settings)
+        if data is not None:
+            from ae_toolkit.data import from_option
+
+            changes["data"] = from_option(data).model_dump()
+        if seed is not None:
+            changes["train.seed"] = seed
+        chosen = named(recipe)
+        if resume and (run / CONFIG).exists():
+            # The run knows its own settings; whoever repeats one wrongly is told by `fit`.
+            former = load_config(run).recipe
+            chosen = former if former.name == chosen.name else chosen
+        chosen = chosen.with_(changes).check()
 
     if dry_run:
         from ae_toolkit.estimate import estimate, in_words
@@ -95,16 +105,13 @@ def train(
 
         claim(run, chosen, resume=resume)
         Trackers(track, run=run, settings={})
-        found = estimate(chosen, device=device)
+        with Bar(f"Measuring {recipe}", shown=not (quiet or as_json)):
+            found = estimate(chosen, device=device)
         if as_json:
             print_json(found._asdict())
         else:
             click.echo(in_words(found))
         return
-
-    from ae_toolkit.checkpoint import best
-    from ae_toolkit.ranks import leads
-    from ae_toolkit.trainer import fit
 
     fit(
         chosen,
@@ -123,8 +130,21 @@ def train(
     assert point is not None, "a finished run has a checkpoint"
     if as_json:
         print_json({"run": str(run), "best_step": point.step, "validation_loss": point.loss})
-    else:
-        click.echo(f"{run}: seed {chosen.train.seed}, best checkpoint at step {point.step}")
+        return
+    metrics = load_config(point.folder).metrics
+    what = (
+        f"validation loss {terms_in_words(metrics[name] for name in TERMS)}"
+        if metrics
+        else "nothing was held out"
+    )
+    click.echo(
+        f"{run}: {what}, best checkpoint at step {point.step:,}, seed {chosen.train.seed}, "
+        f"in {duration(time.monotonic() - began)}"
+    )
+    if quiet:
+        return
+    scripts = [f"--import {shlex.quote(str(path))} " for path in ctx.find_root().params["scripts"]]
+    click.echo(f"Next: ae {''.join(scripts)}evaluate {shlex.quote(str(run))}", err=True)
 
 
 @click.command("runs")

@@ -23,7 +23,8 @@ from ae_toolkit.recipe import Recipe, complaint
 from ae_toolkit.runs import leaves
 from ae_toolkit.schedule import Schedule
 
-HOW = {"train.compile", "train.parallel"}  #: how a run is worked on, not what it is
+#: How a run is worked on, and how long: not what it is.
+HOW = {"train.compile", "train.parallel", "train.epochs", "train.patience"}
 
 
 def claim(run: Path, recipe: Recipe, *, resume: bool, begun: bool = False) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from ae_toolkit.console import tell
 from ae_toolkit.errors import Misuse
 from ae_toolkit.recipe import Train
 
@@ -66,6 +67,32 @@ class Schedule(NamedTuple):
         if self.shape == "constant":
             return 1.0
         return 0.5 + 0.5 * math.cos(math.pi * (step - warm) / max(self.steps - warm, 1))
+
+    def check_length(self, former: Train, train: Train, step: int) -> None:
+        """Says what follows from a training that goes on with another number of epochs.
+
+        Args:
+            former: the settings that it had.
+            train: the settings that it has.
+            step: the number of the next.
+
+        Raises:
+            Misuse: more epochs are done than it is to have.
+        """
+        if step > self.steps:
+            raise Misuse(
+                f"train.epochs={train.epochs:g} is less than this run has done, which is "
+                f"{step / self.per_epoch:.4g}: leave it out, or begin another run"
+            )
+        if former.epochs == train.epochs:
+            return
+        before = self._replace(steps=max(round(former.epochs * self.per_epoch), 1))
+        tell(
+            f"train.epochs was {former.epochs:g} and is {train.epochs:g}: the learning rate goes "
+            f"on at {train.lr * self.factor(step):.2g}, where it had come to "
+            f"{former.lr * before.factor(max(step - 1, 0)):.2g}, and warm-ups move along; a run "
+            f"that has {train.epochs:g} epochs from its start ends elsewhere"
+        )
 
 
 class Watch(NamedTuple):

@@ -11,6 +11,7 @@ machine. Several ranks, started by `torchrun`, do the same work as one.
 from __future__ import annotations
 
 import math
+import shlex
 import signal
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,25 +20,25 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from ae_toolkit import checkpoint, memory, rundir
 from ae_toolkit.collapse import Alarm
-from ae_toolkit.console import Trouble, tell
+from ae_toolkit.console import Bar, Trouble, duration, leads, tell
+from ae_toolkit.data import need_finite
 from ae_toolkit.device import Engine, pick_device
 from ae_toolkit.errors import Failure, Interrupted, Misuse
 from ae_toolkit.learner import whole_state
 from ae_toolkit.lock import locked
 from ae_toolkit.logs import LogName, Logs
 from ae_toolkit.profiler import profiling
-from ae_toolkit.ranks import Ranks, joined, launched, leads, local_rank
+from ae_toolkit.ranks import Ranks, joined, launched, local_rank
 from ae_toolkit.recipe import Recipe
 from ae_toolkit.schedule import Watch
 from ae_toolkit.signals import Signals, stop_signals
 from ae_toolkit.stepper import compiling
 from ae_toolkit.trackers import Trackers
-from ae_toolkit.trial import pays
-from ae_toolkit.validation import TERMS, draw, validate
+from ae_toolkit.trial import compile_seconds, pays
+from ae_toolkit.validation import TERMS, draw, losses_in_words, terms_in_words, validate
 from ae_toolkit.workshop import Workshop
 
 REFRESH_SECONDS = 0.5  #: how often the bar moves and the history is read
@@ -65,7 +66,7 @@ def fit(
         resume: go on from the last checkpoint in `out`.
         device: auto, cpu, cuda, cuda:1 … or mps.
         keep: how many of the last checkpoints stay, beside the best.
-        progress: show a bar.
+        progress: say how it goes on, and show a bar on a terminal.
         track: names of trackers that are told the numbers too, such as `tensorboard`.
         profile: record some steps into `profile.json`, and say what took longest.
 
@@ -95,7 +96,8 @@ def fit(
             ranks.remember(str(run))
             rundir.sweep(run)
         resume = ranks.agree(resume)
-        with closing(trackers):
+        title = f"Reading {recipe.data.name}"
+        with closing(trackers), Bar(title, shown=progress) as bar:
             _train(
                 recipe,
                 run,
@@ -103,9 +105,9 @@ def fit(
                 ranks,
                 trackers,
                 signals,
+                bar,
                 resume=resume,
                 keep=keep,
-                progress=progress,
                 profile=profile,
             )
     return run
@@ -126,14 +128,14 @@ def _stopping(recipe: Recipe, run: Path) -> Iterator[Signals]:
             at_once = len(signals.caught) > signals.patient
             if not at_once or isinstance(error, Interrupted):
                 raise
-            kept = "stopped before the first step: nothing was saved"
+            kept = "Stopped before the first step: nothing was saved"
             if checkpoint.checkpoints(run):
-                kept = f"stopped at once, the last checkpoint stays; {_cure(recipe, run)}"
+                kept = f"Stopped at once, the last checkpoint stays; {_cure(recipe, run)}"
             raise Interrupted(kept, number=signals.caught[-1]) from None
 
 
 def _cure(recipe: Recipe, run: Path) -> str:
-    return f"go on with: ae train {recipe.name} --out {run} --resume"
+    return f"go on with: ae train {recipe.name} --out {shlex.quote(str(run))} --resume"
 
 
 def _train(
@@ -143,10 +145,10 @@ def _train(
     ranks: Ranks,
     trackers: Trackers,
     signals: Signals,
+    bar: Bar,
     *,
     resume: bool,
     keep: int,
-    progress: bool,
     profile: bool,
 ) -> None:
     train, engine = recipe.train, Engine.pick(recipe.train, where, num_ranks=ranks.num)
@@ -167,6 +169,8 @@ def _train(
             with rundir.restoring(run):
                 state = rundir.TrainState.load(folder)
                 rundir.check_data(state.data, data)
+                former_train = checkpoint.load_config(folder).recipe.train
+                schedule.check_length(former_train, train, state.step)
                 state.need_fit(schedule, like=history)
                 learner.load_state_dict(dict(state.learner), step=state.step)
                 step, watch = state.step, Watch(*state.watch)
@@ -175,10 +179,11 @@ def _train(
 
     # Everything is tried before the first step: which noise is asked for, and what is faster.
     shop.engine = engine
+    bar.say("Trying a first step")
     shop.rehearse(step)
     enough = partial(memory.enough_for, schedule.batch_size, accumulate=train.accumulate)
     with enough():
-        stepper = shop.stepper(engine.compiled) if decided else pays(shop, step)
+        stepper = shop.stepper(engine.compiled) if decided else pays(shop, step, bar)
     engine = engine._replace(compiled=stepper.compiled)
     signals.patient, stopped = True, signals.caught  # from here on, a step is finished and saved
     if ranks.leads:
@@ -186,6 +191,11 @@ def _train(
         engine.write(run)
         logs = Logs(run, log_size, waiting)
     trouble = Trouble()
+    if step == schedule.steps or watch.over(train.patience):
+        more = f"epochs={2 * train.epochs:g}" if step == schedule.steps else "patience=0"
+        tell(f"{run} is finished: to go on, add --set train.{more}")
+    elif stepper.compiled and decided:
+        bar.say(f"Compiling, which takes about {duration(compile_seconds(learner))}")
 
     def save(metrics: Mapping[str, float] | None = None) -> bool:
         """Whether all went well; what cannot be written must not end a training."""
@@ -193,7 +203,7 @@ def _train(
         learned = learner.state_dict(keep=ranks.leads)
         if not ranks.leads:
             return True
-        with trouble.survived("logs", bar=bar):
+        with trouble.survived("logs"):
             logs.flush()
         state = {
             "step": step,
@@ -204,19 +214,13 @@ def _train(
             "history": history[: step % every].clone(),
         }
         folder, saved = run / "checkpoints" / f"step_{step:07d}", False
-        with trouble.survived("checkpoints", bar=bar):
+        with trouble.survived("checkpoints"):
             config = checkpoint.config_json(recipe, metrics=metrics)
             checkpoint.save(folder, weights, config, state=state)
             saved = True
             rundir.tidy(run, keep=keep)
         return saved
 
-    bar = tqdm(
-        total=schedule.steps,
-        initial=step,
-        disable=None if progress and ranks.leads else True,
-        bar_format="{percentage:3.0f}% |{bar:20}| {desc}{remaining} left",
-    )
     paces, known = torch.empty(0), range(0)
     checked, logged, spent, pause = step, step, 0.0, 1
     safe, alarm = True, Alarm(shop.objective)
@@ -227,12 +231,11 @@ def _train(
         enough(),
         compiling() if stepper.compiled else nullcontext(),
         shop.batches,
-        bar,
-        profiling(run if profile and ranks.leads else None, where, bar=bar) as profiled,
+        profiling(run if profile and ranks.leads else None, where) as profiled,
     ):
-        tell(
+        bar.tell(
             f"{recipe.name}: {model.num_parameters():,} parameters, {len(examples):,} examples, "
-            f"{schedule.steps:,} steps, {engine}"
+            f"{train.epochs:g} epochs, {schedule.steps:,} steps, {engine}"
         )
         while step < schedule.steps and not watch.over(train.patience):
             if step not in known:
@@ -252,14 +255,14 @@ def _train(
             past = slice(checked % every, (step - 1) % every + 1)
             history[past] = ranks.mean(history[past])
             rows = history[past].tolist()
-            _need_finite(rows, checked, run)
+            _need_finite(rows, checked, run, shop)
             now = time.perf_counter()
             stop, overdue = ranks.any(bool(stopped), ranks.leads and now - saved_at > SAVE_SECONDS)
             pause = ranks.agree(max(int(REFRESH_SECONDS * (step - checked) / (now - shown)), 1))
             spent, speed = spent + now - shown, (step - checked) * schedule.per_step / (now - shown)
-            numbers = f"distortion {rows[-1][1]:.2f}, rate {rows[-1][2]:.2f}"
-            bar.set_description_str(f"{numbers}, {speed:,.0f} examples/s, ", refresh=False)
-            bar.update(step - bar.n)
+            title = f"epoch {int((step - 1) / schedule.per_epoch) + 1}/{train.epochs:g}"
+            text = f"loss {terms_in_words(rows[-1])}, {speed:,.0f} examples/s"
+            bar.update(step, total=schedule.steps, title=title, text=text)
             checked, shown = step, now
 
             # Once in a while: validate, draw, log.
@@ -273,28 +276,30 @@ def _train(
                         averaged, shop.modality, shop.objective, held_out, train.seed, ranks
                     )
                     metrics = seen.terms
+                    if not math.isfinite(metrics["loss"]):
+                        need_finite(held_out, shop.modality)
                     watch = watch.after(metrics["loss"])
                 figure = run / "figures" / f"step_{step:07d}.png"
                 if ranks.agree(now - drawn_at > FIGURE_SECONDS or step == schedule.steps):
                     drawn_at = now
                     if whole := shop.shown():
-                        with trouble.survived("figures", bar=bar):
+                        with trouble.survived("figures"):
                             some = held_out if len(held_out) else examples
                             draw(whole, shop.modality, some, figure)
                             trackers.figure(step, figure)
                 if ranks.leads:
                     validated, usual = seen.row if seen else None, (step - logged) / spent
                     speed = usual * schedule.per_step  # since the last time, saving not counted
-                    with trouble.survived("logs", bar=bar):
+                    with trouble.survived("logs"):
                         logs.write(step, epoch, learned, validated, now - began, speed)
                     pace = {"examples_per_second": speed}
                     trackers.log(step, train=learned, validation=validated or {}, pace=pace)
-                tell(_line(epoch, learned, metrics), bar=bar)
+                bar.tell(f"epoch {epoch:.4g}/{train.epochs:g}: {losses_in_words(learned, metrics)}")
                 logged, spent = step, 0.0
                 if seen:
                     lost, far = seen.terms["distortion"], step / schedule.steps
                     if warning := alarm.look(seen.rates, distortion=lost, progress=far):
-                        tell(warning, bar=bar)
+                        tell(warning)
 
             # Once in a while: save; and stop, if somebody has asked for it.
             if due or overdue or stop:
@@ -302,7 +307,7 @@ def _train(
                 saved_at = shown = time.perf_counter()
             if stop:
                 raise Interrupted(
-                    f"stopped at step {step} of {schedule.steps}"
+                    f"Stopped at step {step} of {schedule.steps}"
                     + (" and saved; " if safe else ", which could not be saved; ")
                     + _cure(recipe, run),
                     number=stopped[0] if stopped else signal.SIGTERM,
@@ -316,24 +321,18 @@ def _train(
         )
 
 
-def _line(epoch: float, learned: Mapping[str, float], metrics: Mapping[str, float] | None) -> str:
-    def terms(row: Mapping[str, float]) -> str:
-        return f"{row['loss']:.2f} (distortion {row['distortion']:.2f}, rate {row['rate']:.2f})"
-
-    line = f"epoch {epoch:.4g}: train {terms(learned)}"
-    return f"{line}, validation {terms(metrics)}" if metrics else line
-
-
-def _need_finite(rows: list[list[float]], first: int, run: Path) -> None:
+def _need_finite(rows: list[list[float]], first: int, run: Path, shop: Workshop) -> None:
     """Stops a training at the step, and in the term, in which it diverged.
 
     Raises:
-        Failure: a number of the history is not finite.
+        Failure: a number of the history is not finite; the sentence says whether the data is to
+            blame.
     """
     for number, row in enumerate(rows, start=first + 1):
         # The loss is the sum of the others: a part of it is the better clue.
         for name, value in sorted(zip(TERMS, row, strict=True), key=lambda t: t[0] == "loss"):
             if not math.isfinite(value):
+                need_finite(shop.examples, shop.modality)
                 point = checkpoint.best(run)
                 kept = f"the last good checkpoint is {point.folder}" if point else "none was saved"
                 raise Failure(

@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import torch
 
-from ae_toolkit.console import tell
+from ae_toolkit.console import Bar, duration, tell
 from ae_toolkit.device import has_compiler
+from ae_toolkit.learner import Learner
 from ae_toolkit.stepper import Stepper, Uncompilable, compiling
 from ae_toolkit.workshop import Workshop
 
@@ -19,7 +20,7 @@ WORTH = 0.97  #: share of an eager step's time that a compiled one may take to b
 TRIED = 10  #: steps that are timed; the fastest counts, since machines are busy with other things
 
 
-def pays(shop: Workshop, step: int) -> Stepper:
+def pays(shop: Workshop, step: int, bar: Bar) -> Stepper:
     """Returns a compiled stepper where compiling will have paid at the end, else an eager one.
 
     An eager step is timed. If as many as are to come take long enough, so are some compiled ones,
@@ -28,6 +29,7 @@ def pays(shop: Workshop, step: int) -> Stepper:
     Args:
         shop: what is to be trained, rehearsed.
         step: the number of the next.
+        bar: says what is being tried.
     """
     eager, pace = shop.stepper(False), shop.paces(step, 1)[0]
     before = [tensor.detach().clone() for tensor in shop.learner.movable()]
@@ -38,9 +40,10 @@ def pays(shop: Workshop, step: int) -> Stepper:
     try:
         seconds(eager, 0)
         hoped = HOPED * seconds(eager, 1) * (shop.schedule.steps - step)
-        cost = COMPILE_SECONDS + TENSOR_SECONDS * len(shop.learner.weights)
+        cost = compile_seconds(shop.learner)
         if not shop.ranks.agree(hoped > cost and has_compiler(shop.device)):
             return eager
+        bar.say(f"Trying whether compiling pays, which takes about {duration(cost)}")
         slow = min(seconds(eager, number) for number in range(TRIED))
         began, reason = time.perf_counter(), ""
         try:
@@ -51,16 +54,26 @@ def pays(shop: Workshop, step: int) -> Stepper:
         except Uncompilable as error:
             reason = str(error)
         if shop.ranks.any(bool(reason))[0]:
-            tell(f"{reason or 'another rank cannot compile'}; steps stay as they are")
+            why = reason or "another rank cannot compile"
+            tell(f"The training goes on without compiling: {why}")
             return eager
         spent = time.perf_counter() - began
         fast = min(seconds(compiled, number) for number in range(TRIED))
         better = shop.ranks.agree(fast < WORTH * slow)
-        rest = "" if better else ", so steps stay as they are"
-        tell(f"compiled in {spent:.0f} s: a step takes {fast / slow:.2f} of its time{rest}")
+        if better:
+            gain = f"made a step {slow / fast:.2f} times as fast, so the rest of the training is"
+            bar.tell(f"Compiling took {duration(spent)} and {gain} compiled")
+        else:
+            loss = f"a compiled step takes {fast / slow:.2f} times as long as one that is not"
+            bar.tell(f"Compiling does not pay here: {loss}, so the training goes on without")
         return compiled if better else eager
     finally:
         shop.learner.put_back(before)
+
+
+def compile_seconds(learner: Learner) -> float:
+    """Returns about how long compiling takes, as measured on two cores."""
+    return COMPILE_SECONDS + TENSOR_SECONDS * len(learner.weights)
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:

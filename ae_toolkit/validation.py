@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -109,6 +110,23 @@ def draw(model: Autoencoder, modality: Modality, examples: Examples, path: Path)
             modality.figure(rows, temporary)
     except Exception as error:  # whatever a plugin's drawing may raise
         raise Failure(f"{path.name}: no figure, {said(error)}") from error
+
+
+def terms_in_words(row: Iterable[float]) -> str:
+    """Returns a row of `TERMS` for people: the loss, and its parts where it has several."""
+    loss, *others = (f"{value:.2f}" if abs(value) >= 10 else f"{value:.3g}" for value in row)
+    parts = [
+        f"{name} {value}" for name, value in zip(TERMS[1:], others, strict=True) if float(value)
+    ]
+    return f"{loss} ({', '.join(parts)})" if len(parts) > 1 else loss
+
+
+def losses_in_words(learned: Mapping[str, float], held_out: Mapping[str, float] | None) -> str:
+    """Returns what came of an epoch for people; the parts of the loss are those of `held_out`."""
+    if held_out is None:
+        return f"training {terms_in_words(learned.values())}"
+    loss = terms_in_words([learned["loss"], 0, 0, 0])
+    return f"validation {terms_in_words(held_out.values())}, training {loss}"
 
 
 def means(terms: Terms) -> tuple[Tensor, Tensor, Tensor]:

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ae_toolkit import load
+from ae_toolkit.console import track
 from ae_toolkit.data import load_data
 from ae_toolkit.model import Model
 from ae_toolkit.noise import Source
@@ -51,8 +51,7 @@ def train(model: Model, *, epochs: int, batch_size: int = 128) -> nn.Module:
     optimiser = torch.optim.AdamW(classifier.parameters(), lr=2e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps)
     source = Source(0, "judge")
-    bar = tqdm(range(steps), desc="training the judge", disable=None)
-    for step in bar:
+    for step in track(range(steps), "training the judge"):
         epoch, at = divmod(step, len(y) // batch_size)
         if at == 0:
             order = source.permutation(len(y), epoch)

@@ -244,7 +244,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
     options = parser.parse_args()
-    command = [sys.executable, "-m", "ae_toolkit", "train", options.recipe, "--quiet"]
+    command = [sys.executable, "-m", "ae_toolkit", "train", options.recipe]
     command += ["--data", options.data, "--device", "cpu"]
     own = SETTINGS if options.recipe == "mnist-2d" else SETTINGS[2:4]
     for setting in (*own, *options.settings):

@@ -25,8 +25,8 @@ import soundfile
 import torch
 from torch import Tensor
 from torchaudio.functional import resample
-from tqdm import tqdm
 
+from ae_toolkit.console import track
 from ae_toolkit.files import writing
 
 SAMPLES = Path(__file__).parents[1] / "plugins/ae_audio/samples"
@@ -136,7 +136,7 @@ def main(folder: Path | None, soundfont: Path | None, samples: bool) -> None:
     ending = ".flac" if samples else ".wav"
     one = partial(render, folder=folder, soundfont=soundfont, notes=notes, ending=ending)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        made = sum(tqdm(pool.map(one, programs), total=len(programs), unit=" programs"))
+        made = sum(track(pool.map(one, programs), "rendering", total=len(programs)))
     print(f"{folder}: {made} notes made")
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +18,7 @@ import pytest
 import torch
 from conftest import small as four_epochs
 
-from ae_toolkit import Autoencoder, Misuse, Recipe, checkpoint, fit, registry
+from ae_toolkit import Autoencoder, Misuse, Recipe, checkpoint, console, fit, registry
 from ae_toolkit.batches import WINDOW
 from ae_toolkit.collapse import Alarm, Units
 from ae_toolkit.columns import Stored
@@ -56,6 +58,115 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
             os.kill(os.getpid(), 15)
 
     monkeypatch.setattr(Learner, "update", update)
+
+
+# The terminal.
+
+#: A training as `console` sees it, in little.
+WORK = """
+import sys, time
+from ae_toolkit import console
+with console.Bar("Reading some", shown="quiet" not in sys.argv) as bar:
+    with console.Bar("reading files", total=9, unit="files") as inner:
+        for _ in range(9):
+            inner.advance()
+    text = "loss 31.58 (distortion 25.53, rate 6.05)"
+    for step in (1, 2, 3):
+        time.sleep(0.3)
+        bar.update(step, total=4, title="epoch 1/2", text=text)
+        bar.tell(f"a line after step {step}")
+    console.tell("a warning")
+    print("a stranger's line", file=sys.stderr)
+for _ in console.track([1, 2], "evaluating", shown="quiet" not in sys.argv):
+    pass
+"""
+
+
+def on_terminal(*words: str, columns: int = 80, **changes: str) -> str:
+    """What `WORK` prints on a terminal."""
+    ours, theirs = os.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": str(columns), **changes}
+    process = subprocess.Popen(
+        [sys.executable, "-c", WORK, *words], stdout=theirs, stderr=theirs, env=environment
+    )
+    os.close(theirs)
+    said = b""
+    with suppress(OSError):  # a terminal that nobody writes to any more
+        while some := os.read(ours, 1 << 16):
+            said += some
+    os.close(ours)
+    assert process.wait() == 0, said
+    return said.decode()
+
+
+@pytest.mark.parametrize("columns", [80, 40, 12])
+def test_a_bar_on_a_terminal(columns: int) -> None:
+    said = on_terminal(columns=columns)
+    assert "\x1b[36m" in said and "━" in said
+    for line in ("a line after step 3", "a warning", "a stranger's line"):
+        assert line in said.replace("\r\n", " " if columns < 20 else "\n")
+    shown = re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", said)
+    assert max(len(line) for line in re.split(r"[\r\n]", shown)) <= max(columns, 19)
+    if columns == 80:
+        assert "Reading some" in shown and "evaluating" not in shown, "that was over at once"
+        assert re.search(r"epoch 1/2 [━╸╺]+ +75% \d s left", shown)
+        assert "loss 31.58 (distortion 25.53, rate 6.05)" in shown
+
+
+def test_no_colours_where_none_are_wanted() -> None:
+    said = on_terminal(NO_COLOR="1")
+    assert "━" in said and not re.search(r"\x1b\[[\d;]*[34]\d[;m]", said)
+
+
+def test_plain_lines_where_there_is_no_terminal() -> None:
+    for said in (
+        on_terminal(TERM="dumb").replace("\r\n", "\n"),
+        subprocess.run(
+            [sys.executable, "-c", WORK], capture_output=True, text=True, check=True,
+            env={**os.environ, "FORCE_COLOR": "1"},
+        ).stderr,
+    ):  # fmt: skip
+        lines = [f"a line after step {step}" for step in (1, 2, 3)]
+        assert said.splitlines() == ["Reading some …", *lines, "a warning", "a stranger's line"]
+
+
+def test_quiet_work_says_only_what_went_wrong() -> None:
+    assert on_terminal("quiet").splitlines() == ["a warning", "a stranger's line"]
+
+
+def test_long_work_says_how_far_it_is_where_there_is_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console, "PLAIN_SECONDS", 0.0)
+    for _ in console.track([1, 2], "reading files", unit="files"):
+        pass
+    said = capfd.readouterr().err
+    assert said == "reading files, 1 of 2 files, 0 s left\nreading files, 2 of 2 files, 0 s left\n"
+
+
+def test_the_first_sentence_waits_for_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"  # whoever imports it fails
+        "from ae_toolkit.cli import main; main(['train', 'mnist-2d'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode and done.stderr.startswith("Starting to train mnist-2d …\n")
+    assert "rich" not in done.stderr.partition("Traceback")[0]
+
+
+def test_a_training_says_what_it_does_and_what_comes_next(ae) -> None:
+    words = ("train", "mnist-2d", "--data", "mnist-sample", "--set", "train.epochs=1")
+    sizes = ("--set", "encoder.hidden=[8]", "--set", "decoder.hidden=[8]", "--out", "a run")
+    said = ae(*words, *sizes)
+    first, reading, *_, last = said.stderr.splitlines()
+    assert first == "Starting to train mnist-2d …" and reading == "Reading mnist-sample …"
+    number = r"\d[\d.]*"
+    parts = rf"{number} \(distortion {number}, rate {number}\)"
+    assert re.search(rf"^epoch 1/1: validation {parts}, training {number}$", said.stderr, re.M)
+    assert re.match(rf"a run: validation loss {parts}, best checkpoint at step \d+, ", said.stdout)
+    assert last == "Next: ae evaluate 'a run'"
+    quiet = ae(*words, *sizes[:-1], "b", "--quiet")
+    assert not quiet.stderr and quiet.stdout.startswith("b: validation loss ")
 
 
 # Trackers.

@@ -14,6 +14,7 @@ import torch
 from conftest import small
 
 from ae_toolkit import Failure, Misuse, checkpoint, fit, load, trial
+from ae_toolkit.data import Examples, choose_groups
 from ae_toolkit.device import Engine, has_compiler
 from ae_toolkit.errors import Interrupted
 from ae_toolkit.learner import Learner, Pace
@@ -21,7 +22,7 @@ from ae_toolkit.logs import Logs
 from ae_toolkit.noise import Source
 from ae_toolkit.ranks import Ranks
 from ae_toolkit.recipe import Train
-from ae_toolkit.registry import corruptions, encoders
+from ae_toolkit.registry import corruptions, datasets, encoders
 from ae_toolkit.validation import validate
 from ae_toolkit.workshop import Workshop
 
@@ -142,7 +143,7 @@ def test_interrupted_run_resumes_to_the_same_bits(
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(Logs, "write", write)
-    with pytest.raises(Interrupted, match=r"stopped at step \d+ of \d+ .*--resume"):
+    with pytest.raises(Interrupted, match=r"Stopped at step \d+ of \d+ .*--resume"):
         fit(recipe, tmp_path / "cut", progress=False)
     monkeypatch.undo()
     fit(recipe, tmp_path / "cut", resume=True, progress=False)
@@ -170,6 +171,30 @@ def test_nan_names_step_and_term_and_keeps_the_good_checkpoint(tmp_path: Path) -
     assert all(torch.isfinite(w).all() for w in checkpoint.load_weights(point.folder).values())
 
 
+@pytest.mark.parametrize("split", ["training", "held out"])
+def test_nan_in_the_data_is_said_as_that(split: str, tmp_path: Path) -> None:
+    """Not as a learning rate that is too large: the example and its file are named."""
+
+    @datasets.register("faulty")
+    def faulty(*, modality, split):
+        groups = [f"{i // 3}.csv" for i in range(300)]
+        y = torch.rand(300, 1, 28, 28)
+        y[bad + 1, 0, 3, 3] = float("nan")
+        y[bad + 2, 0, 3, 3] = float("inf")
+        return Examples(y, None, {}, groups)
+
+    held_out = choose_groups([f"{i // 3}.csv" for i in range(300)], 0.05, seed=0)
+    bad = next(i for i in range(0, 300, 3) if held_out[i] == (split == "held out"))
+    num = sum(held_out == held_out[bad])
+    recipe = small(data={"name": "faulty"}, train__epochs=2)
+    with pytest.raises(Failure) as caught:
+        fit(recipe, tmp_path / "r", progress=False)
+    assert str(caught.value) == (
+        f"the data holds nan or inf, in 2 of {num} examples; the first is number 2 of "
+        f"'{bad // 3}.csv': mend it, or leave it out"
+    )
+
+
 def test_best_and_last_checkpoints_stay(run: Path) -> None:
     assert len(checkpoint.checkpoints(run)) <= 2
     best = checkpoint.best(run)
@@ -177,7 +202,9 @@ def test_best_and_last_checkpoints_stay(run: Path) -> None:
     assert load(run).folder == best.folder
 
 
-def test_running_twice_in_one_folder_is_refused(run: Path) -> None:
+def test_running_twice_in_one_folder_is_refused(
+    run: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(Misuse, match="already holds a run: add --resume"):
         fit(small(), run, progress=False)
     with pytest.raises(Misuse, match=r"another run: its train.lr is .*, not 0.5"):
@@ -185,6 +212,30 @@ def test_running_twice_in_one_folder_is_refused(run: Path) -> None:
     before = last_weights(run)
     fit(small(), run, resume=True, progress=False)  # finished: nothing left to do
     assert last_weights(run) == before
+    assert f"{run} is finished: to go on, add --set train.epochs=8\n" in capfd.readouterr().err
+
+
+def test_a_finished_run_goes_on_for_more_epochs_and_says_what_that_means(
+    run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    longer, copied = small(train__epochs=5), tmp_path / "r"
+    shutil.copytree(run, copied)
+    fit(longer, copied, resume=True, progress=False)
+    said = capfd.readouterr().err
+    assert "train.epochs was 4 and is 5: the learning rate goes on at 0.0005, where it had" in said
+    assert [row["epoch"] for row in rows(copied, "train")] == [1, 2, 3, 4, 5]
+    assert checkpoint.load_config(copied).recipe == longer
+    with pytest.raises(Misuse, match=r"train.epochs=3 is less than this run has done, which is 5:"):
+        fit(small(train__epochs=3), copied, resume=True, progress=False)
+    assert checkpoint.load_config(copied).recipe == longer
+
+
+def test_early_stopping_that_is_called_off_goes_on(tmp_path: Path) -> None:
+    recipe = small(train__patience=1, train__lr=1e-12, train__schedule="constant", train__ema=0.0)
+    run = fit(recipe, tmp_path / "r", progress=False)
+    assert len(rows(run, "validation")) < 4
+    fit(recipe.with_({"train.patience": 0}), run, resume=True, progress=False)
+    assert len(rows(run, "validation")) == 4
 
 
 def test_half_a_checkpoint_is_passed_over(
@@ -241,11 +292,13 @@ def test_compiling_is_tried_where_it_may_pay_and_leaves_no_trace(
 ) -> None:
     need_compiler()
     short = small(train__epochs=1)
-    fit(short, tmp_path / "short", progress=False)
-    assert "compiled" not in capfd.readouterr().err, "a short training pays for nothing"
+    fit(short, tmp_path / "short")
+    assert "ompil" not in capfd.readouterr().err, "a short training pays for nothing"
     monkeypatch.setattr(trial, "COMPILE_SECONDS", -1e9)
-    tried = fit(short, tmp_path / "tried", progress=False)
-    assert "a step takes" in capfd.readouterr().err
+    tried = fit(short, tmp_path / "tried")
+    said = capfd.readouterr().err
+    assert "Trying whether compiling pays, which takes about " in said
+    assert ("times as fast, so the rest" in said) != ("Compiling does not pay here: " in said)
     kept = json.loads((tried / "engine.json").read_text())["compiled"]
     forced = short.with_({"train.compile": "on" if kept else "off"})
     assert last_weights(fit(forced, tmp_path / "forced", progress=False)) == last_weights(tried)

@@ -490,7 +490,7 @@ def test_stopped_anywhere(
         fit(recipe, out, progress=False)
     assert caught.value.exit_code == 128 + number
     if where in ("start", "trial"):
-        assert str(caught.value) == "stopped before the first step: nothing was saved"
+        assert str(caught.value) == "Stopped before the first step: nothing was saved"
         assert not out.exists()
         fit(recipe, out, progress=False)
     else:
@@ -517,7 +517,7 @@ def test_a_second_signal_ends_at_once(
 
     monkeypatch.setattr(checkpoint, "pack", pack)
     out = tmp_path / "r"
-    with pytest.raises(Interrupted, match="stopped at once, the last checkpoint stays") as caught:
+    with pytest.raises(Interrupted, match="Stopped at once, the last checkpoint stays") as caught:
         fit(small(train__compile="off"), out, progress=False)
     assert caught.value.exit_code == 128 + number
     assert len(checkpoint.checkpoints(out)) == 1 and not list(out.glob("checkpoints/.*"))
@@ -532,6 +532,7 @@ def test_stopped_on_the_command_line(number: int, tmp_path: Path) -> None:
     wait_for(lambda: checkpoint.checkpoints(out) or process.poll() is not None)
     process.send_signal(number)
     said = end(process, 128 + number)
+    assert "Stopped at step " in said and "Error" not in said
     assert f"and saved; go on with: ae train mnist-2d --out {out} --resume" in said
 
 
@@ -541,7 +542,7 @@ def test_stopped_while_it_starts_on_the_command_line(number: int, tmp_path: Path
     process = start(*LONG, "--out", out)
     wait_for(out.exists)
     process.send_signal(number)
-    assert "stopped before the first step: nothing was saved" in end(process, 128 + number)
+    assert "Stopped before the first step: nothing was saved" in end(process, 128 + number)
 
 
 # Memory.

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ae_audio import spectrum
 from ae_audio.modality import note_of
@@ -25,6 +24,7 @@ from ae_audio.morph import evenly_bright
 from ae_audio.pitch import find_pitch
 from ae_audio.sound import Sound
 from ae_toolkit import Examples, Model
+from ae_toolkit.console import track
 from ae_toolkit.data import from_option, load_data
 from ae_toolkit.latent import lerp
 
@@ -85,7 +85,6 @@ def measure(
         recipe = recipe.with_({"data": from_option(data).model_dump()})
     train, test = (load_data(recipe, model.modality, split) for split in ("train", "test"))
     notes = evenly(test, limit)
-    off = None if progress else True
     report: dict[str, Any] = {
         "data": recipe.data.name,
         "split": "test",
@@ -97,8 +96,8 @@ def measure(
     originals = prepared(notes)
     pitch = notes.labels["pitch"].float()
     made = model.decode_tensor(model.encode_examples(notes), notes.labels)[:, 0]
-    model_heard = hear(made, originals, "model", off)
-    floor = hear(originals, originals, "floor", off)
+    model_heard = hear(made, originals, "model", progress)
+    floor = hear(originals, originals, "floor", progress)
     report["pitch_kept"] = kept(model_heard.pitch, pitch)
     report["pitch_kept_floor"] = kept(floor.pitch, pitch)
     report["lsd"] = float(model_heard.distance.mean())
@@ -109,25 +108,29 @@ def measure(
         if len(mine) > 1:
             by_pitch[number] = Components.of(train.select(mine.tolist()), model.z_dim)
     same = everywhere(originals)
-    report["lsd_pca"] = float(hear(same, originals, "PCA", off).distance.mean())
+    report["lsd_pca"] = float(hear(same, originals, "PCA", progress).distance.mean())
     own = torch.stack(
         [
             by_pitch.get(int(number), everywhere)(original[None])[0]
             for number, original in zip(pitch, originals, strict=True)
         ]
     )
-    report["lsd_pca_per_pitch"] = float(hear(own, originals, "PCA per pitch", off).distance.mean())
+    report["lsd_pca_per_pitch"] = float(
+        hear(own, originals, "PCA per pitch", progress).distance.mean()
+    )
     report["lsd_below_pca"] = 1 - report["lsd"] / report["lsd_pca"]
     for name, levels in (("", made), ("_pca", same), ("_pca_per_pitch", own)):
         distance = spectrum.log_spectral_distance(levels.clamp(0, 1), originals)
         report[f"level_distance{name}"] = float(distance.mean())
-    report |= interpolations(model, test, num=min(limit or PAIRS, PAIRS), seed=seed, off=off)
+    report |= interpolations(
+        model, test, num=min(limit or PAIRS, PAIRS), seed=seed, progress=progress
+    )
     report["decoding"] = speed(model)
     return report
 
 
 def interpolations(
-    model: Model, notes: Examples, *, num: int, seed: int, off: bool | None
+    model: Model, notes: Examples, *, num: int, seed: int, progress: bool
 ) -> dict[str, Any]:
     """Whether the centroid moves one way between notes of one pitch and two instruments.
 
@@ -144,7 +147,7 @@ def interpolations(
     even = torch.cat([evenly_bright(steps) for steps in plain.unflatten(0, (-1, STEPS))])
     rows = {}
     for name, made in (("morphs", even), ("plain", plain)):
-        centroid = hear(made, made, name, off).centroid.reshape(-1, STEPS)
+        centroid = hear(made, made, name, progress).centroid.reshape(-1, STEPS)
         onwards = centroid.diff() * (centroid[:, -1:] - centroid[:, :1]).sign()
         rows[name] = [share(onwards >= -tol * centroid[:, :-1]) for tol in (TOLERANCE, 0)]
     return {
@@ -197,10 +200,10 @@ class Components(NamedTuple):
         return (rows @ self.axes @ self.axes.T + self.mean).reshape(levels.shape)
 
 
-def hear(levels: Tensor, originals: Tensor, what: str, off: bool | None) -> Heard:
+def hear(levels: Tensor, originals: Tensor, what: str, progress: bool) -> Heard:
     """Makes levels `(B, T, F)` into sound and listens to it."""
     rows = []
-    for start in tqdm(range(0, len(levels), CHUNK), desc=f"hearing: {what}", disable=off):
+    for start in track(range(0, len(levels), CHUNK), f"hearing: {what}", shown=progress):
         samples = spectrum.synthesise(levels[start : start + CHUNK].clamp(0, 1))
         again = spectrum.analyse(samples)
         distance = spectrum.log_spectral_distance(again, originals[start : start + CHUNK])

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ae_audio import spectrum
 from ae_audio.sound import PEAK, Sound
 from ae_toolkit import Failure, Misuse
+from ae_toolkit.console import track
 
 if TYPE_CHECKING:
     from ae_toolkit import Model
@@ -83,7 +83,7 @@ def sing(model: Model, tones: Sequence[Tone], code: Tensor) -> Sound:
     end = max(tone.end for tone in tones)
     song = torch.zeros(round((end + RELEASE + 0.1) * spectrum.RATE))
     known: dict[tuple[int, int], Tensor] = {}
-    for tone in tqdm(tones, desc="singing", unit=" notes", delay=2, disable=None, leave=False):
+    for tone in track(tones, "singing", unit="notes"):
         seconds = min(max(tone.end - tone.start, SHORTEST), LONGEST) + RELEASE
         frames = int(seconds * spectrum.RATE / spectrum.HOP) + 2
         key = within(tone.pitch), frames

@@ -21,12 +21,12 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from PIL import Image as Pictures
 from torch import Tensor
-from tqdm import tqdm
 
 from ae_image.figures import STYLE, grid_figure, rows_figure, scatter_figure
 from ae_image.loading import data_of, load_image_model
 from ae_image.modality import Picture
 from ae_toolkit import Examples, Failure, Model, latent
+from ae_toolkit.console import Bar
 from ae_toolkit.data import Split
 from ae_toolkit.evaluate import neighbour_accuracy, principal_axes
 from ae_toolkit.figures import DPI
@@ -395,11 +395,11 @@ def as_tensor(item: Picture) -> Tensor:
 
 def write_page(lesson: Lesson, *, progress: bool = True) -> str:
     """Runs every chapter and returns the page."""
-    bar = tqdm(chapters(), unit=" chapters", disable=None if progress else True)
-    parts = []
-    for number, chapter in enumerate(bar, start=1):
-        bar.set_description(chapter.__name__.replace("_", " "))
-        parts.append(section(number, chapter(lesson)))
+    parts: list[str] = []
+    with Bar("", total=len(chapters()), unit="chapters", shown=progress) as bar:
+        for number, chapter in enumerate(chapters(), start=1):
+            bar.update(number - 1, title=chapter.__name__.replace("_", " "))
+            parts.append(section(number, chapter(lesson)))
     about = (
         f"Made by running the models that ship with ae-toolkit on {len(lesson.y):,} test digits "
         f"({lesson.test.groups[0].partition('/')[0]} split), seed {lesson.seed}."

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from ae_music.grid import FIRST, LOWEST, METERS
 from ae_music.modality import modality_of
 from ae_toolkit import Failure, Misuse
+from ae_toolkit.console import track
 from ae_toolkit.files import replacing
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def find_directions(model: Model, examples: Examples, *, progress: bool = False)
     found = {name: torch.zeros(len(METERS), model.z_dim) for name in ATTRIBUTES}
     known = [k for k in range(len(METERS)) if (meters == k).sum() >= LEAST]
     pairs = [(name, k) for name in ATTRIBUTES for k in known]
-    for name, k in tqdm(pairs, desc="directions", disable=None if progress else True, leave=False):
+    for name, k in track(pairs, "directions", shown=progress):
         mine = np.flatnonzero(meters == k)
         below, above = _extremes(values[name][mine])
         if not (below.any() and above.any()):

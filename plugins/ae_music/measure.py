@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from ae_music.attributes import ATTRIBUTES, combine, directions, intervals, pitch_classes
 from ae_music.attributes import measure as measure_attributes
 from ae_music.grid import FIRST, METERS
 from ae_music.modality import modality_of
 from ae_toolkit import Examples, Model, latent
+from ae_toolkit.console import track
 from ae_toolkit.data import from_option, load_data
 
 HELD_OUT = "by tune; windows that also occur in training, in any key, are dropped"
@@ -102,9 +102,7 @@ def reconstruction(
     net, source = model.autoencoder, model.noise(seed, "melodies")
     taught = isinstance(net.decoder, Autoregressive)
     rows: dict[str, list[Tensor]] = {}
-    starts = tqdm(
-        range(0, len(examples), CHUNK), desc="measuring", disable=None if progress else True
-    )
+    starts = track(range(0, len(examples), CHUNK), "measuring", shown=progress)
     for start in starts:
         batch, step = model.to_device(examples, start, start + CHUNK), source.step(start)
         y, mask = batch.y, batch.mask
