@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import runpy
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ import pretty_midi
 import pytest
 import soundfile
 import torch
-from ae_audio import spectrum
+from ae_audio import sound, spectrum
 from ae_audio.denoising import Hiss
 from ae_audio.modality import Notes, note_of
 from ae_audio.morph import evenly_bright
@@ -77,7 +79,9 @@ def not_a_number() -> np.ndarray:
 
 BAD = {
     "silent": (np.zeros(16_000, np.float32), "is silent"),
-    "nan": (not_a_number(), "10 of its 20800 samples are not numbers"),
+    "nan": (not_a_number(), "10 of its 20800 samples are not finite numbers"),
+    "infinite": (np.full(16_000, np.inf, np.float32), "16000 of its 16000 samples are not finite"),
+    "loud": (1e17 * tone(), "its samples reach 4.7e+16, and full scale is 1"),
     "one": (np.ones(1, np.float32), "holds 1 samples"),
     "none": (np.zeros(0, np.float32), "holds 0 samples"),
     "long": (np.zeros(61 * 8_000, np.float32), "lasts 61.0 seconds, and a note at most 60 seconds"),
@@ -101,6 +105,76 @@ def test_ten_hours_are_refused_before_they_are_read(tmp_path: Path) -> None:
             file.write(silence)
     with pytest.raises(Failure, match=r"lasts 10\.0 hours"):
         read_sound(tmp_path / "a.flac")
+
+
+def test_what_a_header_promises_is_refused_before_it_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a megabyte can hold gigabytes of silence."""
+    monkeypatch.setattr(sound, "MAX_SAMPLES", 20_000_000)
+    click = np.zeros((200_000, 8), np.int16)
+    click[100] = 20_000
+    for name, rate, num in (("rate", 655_350, 1), ("many", 96_000, 14), ("most", 96_000, 10)):
+        with soundfile.SoundFile(tmp_path / f"{name}.flac", "w", rate, 8) as file:
+            for _ in range(num):
+                file.write(click)
+    with pytest.raises(Failure, match=r"has 655,350 samples a second, and .* to 384,000 are read"):
+        read_sound(tmp_path / "rate.flac")
+    with pytest.raises(Failure, match=r"holds 22 million samples in 8 channels, and at most 20"):
+        read_sound(tmp_path / "many.flac")
+    tracemalloc.start()
+    assert len(read_sound(tmp_path / "most.flac").samples) == 2_000_000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10e6  # all channels at once are 64 MB
+
+
+def test_several_sounds_become_a_folder(ae, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        soundfile.write(tmp_path / f"{name}.wav", tone(), 16_000)
+    (tmp_path / "in").mkdir()
+    soundfile.write(tmp_path / "in/a.wav", tone(), 16_000)
+    (tmp_path / "in/bad\033[2J.wav").write_bytes(b"RIFF")
+    ae("audio", "reconstruct", "a.wav", "b.wav", "-o", "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.wav", "b.wav"}
+    said = ae("audio", "denoise", "a.wav", "b.wav", "-o", "out", code=2).output
+    assert "was not named to be replaced" in said
+    ae("audio", "denoise", "a.wav", "b.wav", "-o", "out", "--overwrite")
+    said = ae("audio", "denoise", "a.wav", "in", "-o", "clean", code=1, failed=False).output
+    assert "skipped 1 of 3 files" in said and "\033" not in said
+    assert {path.name for path in (tmp_path / "clean").iterdir()} == {"000-a.wav", "001-a.wav"}
+    said = ae("audio", "denoise", "a.wav", "b.wav", "-o", "c.wav", code=2).output
+    assert "-o is the folder" in said and not (tmp_path / "c.wav").exists()
+    said = ae("audio", "figure", "a.wav", "in", "flute", code=1, failed=False).output
+    assert "3 sounds" in said and (tmp_path / "spectrograms.png").is_file()
+    (tmp_path / "in/a.wav").unlink()
+    assert "none of 1 sounds" in ae("audio", "denoise", "in", code=1).output
+
+
+def test_steps_replace_nothing_that_was_not_named(ae, tmp_path: Path) -> None:
+    walk = ["audio", "interpolate", "flute", "guitar", "--steps", "2", "-o", "m.wav", "--each", "s"]
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s/m-01.wav").write_text("mine")
+    said = ae(*walk, code=2).output
+    assert "was not named to be replaced" in said and (tmp_path / "s/m-01.wav").read_text()
+    assert not (tmp_path / "m.wav").exists() and not (tmp_path / "s/m-00.wav").exists()
+    ae(*walk, "--overwrite")
+    assert read_sound(tmp_path / "s/m-01.wav").seconds > 0.5
+
+
+def test_sounds_are_files_by_whatever_name(ae, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.wav")
+    assert "is a pipe, not a file" in ae("audio", "denoise", "pipe.wav", code=1).output
+    said = ae("audio", "denoise", "flute", "-o", "pipe.wav", code=1).output
+    assert "is a pipe, not a file that could be replaced" in said
+    long = "n" * 300 + ".wav"
+    assert "File name too long" in ae("audio", "denoise", long, code=1).output
+    assert "File name too long" in ae("audio", "denoise", "flute", "-o", long, code=1).output
+    odd = os.fsdecode(b"\xff\x07.wav")
+    soundfile.write(tmp_path / "a.wav", tone(), 16_000)
+    os.rename(tmp_path / "a.wav", tmp_path / odd)
+    said = ae("audio", "interpolate", odd, "flute", "-o", odd.replace("\x07", "2")).output
+    assert "\x07" not in said and r"from \udcff\x07 to flute" in said
 
 
 @pytest.mark.parametrize(
@@ -132,7 +206,8 @@ HOSTILE = {
     "click": (click_at_the_end(), 16_000),
     "tiny": (tone(seconds=0.021)[1600:], 16_000),
     "low": (tone(55.0, rate=1_001), 1_001),
-    "high": (tone(rate=1_000_000, seconds=0.2), 1_000_000),
+    "high": (tone(rate=384_000, seconds=0.2), 384_000),
+    "shorts": (32_768 * tone(), 16_000),
     "constant": (np.full(16_000, 0.5, np.float32), 16_000),
     "noise": (np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32), 16_000),
 }
@@ -165,7 +240,9 @@ def test_folders_and_other_files_are_no_sounds(ae, tmp_path: Path) -> None:
     (tmp_path / "flute").mkdir()
     ae("audio", "reconstruct", "flute", "-o", "b.wav")  # the one that ships
     (tmp_path / "b.wav.wav").mkdir()
-    assert "is a folder" in ae("audio", "figure", "b.wav.wav", code=2).output
+    assert "there are no files" in ae("audio", "figure", "b.wav.wav", code=2).output
+    said = ae("audio", "interpolate", "b.wav.wav", "flute", code=1).output
+    assert "is a folder, not a file" in said
     (tmp_path / "a.raw").write_bytes(b"12345678")
     assert "end in .wav, .flac, .ogg" in ae("audio", "figure", "a.raw", code=2).output
     said = ae("audio", "play-with", "note-timbre", TUNE, "--mix", "nan", code=2).output

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from ae_audio.files import (
+    Sounds,
     check_endings,
+    find_sound,
     load_notes,
     load_timbres,
     open_note,
     open_sound,
+    out_each_options,
     out_options,
     write,
     write_each,
 )
 from ae_toolkit import Misuse
+from ae_toolkit.files import printable
 from ae_toolkit.options import (
     FiniteRange,
     device_option,
     json_option,
     model_option,
+    overwrite_option,
     print_json,
     seed_option,
 )
@@ -47,40 +51,51 @@ def audio() -> None:
 
 
 @audio.command()
-@click.argument("sound", type=SOUND)
+@click.argument("sounds", nargs=-1, required=True, type=SOUND)
 @model_option("note-timbre")
-@out_options("reconstructed.wav")
+@out_each_options("reconstructed")
 @json_option
 @device_option
 def reconstruct(
-    sound: Path, model: str, out: Path, png: Path | None, as_json: bool, device: str
+    sounds: tuple[Path, ...],
+    model: str,
+    out: Path | None,
+    png: Path | None,
+    as_json: bool,
+    device: str,
 ) -> None:
-    """Send a note through the code of a model and back.
+    """Send notes through the code of a model and back.
 
-    SOUND is a WAV, FLAC or Ogg file of any rate, mono or stereo, or the name of a note that ships.
-    Its first second from the onset is taken, its pitch is found, and what comes back has its rate,
-    loudness and tuning.
+    SOUNDS are WAV, FLAC or Ogg files of any rate, mono or stereo, folders of them, or names of
+    notes that ship. The first second from the onset is taken, its pitch is found, and what comes
+    back has its rate, loudness and tuning.
 
     \b
     Examples:
       ae audio reconstruct flute -o back.wav --png back.png
-      ae audio reconstruct my_note.wav -o back.wav
+      ae audio reconstruct my_notes/ -o back/
     """
-    check_endings(out, png)
-    original = open_note(sound)
+    found = Sounds(sounds, open_note)
+    out = found.out(out, png, default="reconstructed")
     loaded = load_notes(model, device)
-    [made] = loaded.reconstruct([original])
-    report = _compare(original, made)
-    write([made], out)
-    if png is not None:
-        _draw({"": [_titled(_heard(original), original.name), _titled(made, "reconstructed")]}, png)
+    rows = []
+    for name, original in found:
+        [made] = loaded.reconstruct([original])
+        place = out / f"{name}.wav" if found.many else out
+        write([made], place, named=not found.many)
+        report = _compare(original, made)
+        rows.append({"out": str(place), **report})
+        if png is not None:
+            pair = [_titled(_heard(original), original.name), _titled(made, "reconstructed")]
+            _draw({"": pair}, png)
+        if not as_json:
+            click.echo(printable(
+                f"{place}: {made.seconds:.2f} s at {report['pitch']}, {report['cents_off']:.0f} "
+                f"cents off; log-spectral distance {report['log_spectral_distance']:.1f} dB"
+            ))  # fmt: skip
     if as_json:
-        print_json({"out": str(out), **report})
-        return
-    click.echo(
-        f"{out}: {made.seconds:.2f} s at {report['pitch']}, {report['cents_off']:.0f} cents off; "
-        f"log-spectral distance {report['log_spectral_distance']:.1f} dB"
-    )
+        print_json(rows if found.many else rows[0])
+    found.report()
 
 
 @audio.command()
@@ -94,6 +109,7 @@ def reconstruct(
               help="Along the straight line or the great arc.")  # fmt: skip
 @click.option("--each", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER",
               help="Also write every step as a file of its own.")  # fmt: skip
+@overwrite_option
 @json_option
 @device_option
 def interpolate(
@@ -119,7 +135,7 @@ def interpolate(
       ae audio interpolate flute.wav guitar.wav -o morph.wav --steps 5 --each steps/
     """
     check_endings(out, png)
-    ends = [open_note(a), open_note(b)]
+    ends = [open_note(find_sound(path)) for path in (a, b)]
     loaded = load_notes(model, device)
     from ae_audio.measure import centroid_of
     from ae_audio.morph import morph
@@ -139,10 +155,10 @@ def interpolate(
         rows = [{"centroid_hz": round(value, 1)} for value in hertz]
         print_json({"out": str(out), "steps": rows})
         return
-    click.echo(
+    click.echo(printable(
         f"{out}: {steps} steps from {ends[0].name} to {ends[1].name}, "
         f"spectral centroid {hertz[0]:.0f} to {hertz[-1]:.0f} Hz"
-    )
+    ))  # fmt: skip
 
 
 @audio.command()
@@ -228,48 +244,56 @@ def play_with(
     """
     check_endings(out, None)
     from ae_audio.song import moved, read_melody, sing
+    from ae_toolkit.console import tell
 
     tones = read_melody(melody)
-    ends = [open_note(a), open_note(b)]
+    ends = [open_note(find_sound(path)) for path in (a, b)]
     loaded = load_timbres(model, device)
     codes = loaded.encode(ends)
     song = sing(loaded, tones, codes[0].lerp(codes[1], mix))
     write([song], out)
     if num := moved(tones):
-        print(f"{melody}: {num} notes are sung in another octave than written", file=sys.stderr)
-    click.echo(
+        tell(f"{melody}: {num} notes are sung in another octave than written")
+    click.echo(printable(
         f"{out}: {len(tones)} notes, {song.seconds:.1f} s, {1 - mix:.0%} {ends[0].name} and "
         f"{mix:.0%} {ends[1].name}"
-    )
+    ))  # fmt: skip
 
 
 @audio.command()
-@click.argument("sound", type=SOUND)
+@click.argument("sounds", nargs=-1, required=True, type=SOUND)
 @model_option("note-denoise")
-@out_options("clean.wav")
+@out_each_options("clean")
 @device_option
-def denoise(sound: Path, model: str, out: Path, png: Path | None, device: str) -> None:
-    """Take hiss off a recorded note, of any length up to a minute.
+def denoise(
+    sounds: tuple[Path, ...], model: str, out: Path | None, png: Path | None, device: str
+) -> None:
+    """Take hiss off recorded notes, of any length up to a minute.
 
-    Where the model hears a note far above the noise, the recording stays as it is. Nothing above
-    8 kHz comes back, as from all models of notes.
+    SOUNDS are WAV, FLAC or Ogg files, folders of them, or names of notes that ship. Where the model
+    hears a note far above the noise, the recording stays as it is. Nothing above 8 kHz comes back,
+    as from all models of notes.
 
     \b
-    Example:
+    Examples:
       ae audio denoise noisy.wav -o clean.wav --png clean.png
+      ae audio denoise recordings/ -o clean/
     """
-    check_endings(out, png)
-    original = open_sound(sound)
+    found = Sounds(sounds, open_sound)
+    out = found.out(out, png, default="clean")
     loaded = load_notes(model, device)
     if not loaded.autoencoder.any_size:
         raise Misuse(f"model {model!r} takes notes of one length; use one such as 'note-denoise'")
     from ae_audio.denoising import clean
 
-    made = clean(loaded, original)
-    write([made], out)
-    if png is not None:
-        _draw({"": [_titled(original, original.name), _titled(made, "denoised")]}, png)
-    click.echo(f"{out}: {made.seconds:.2f} s")
+    for name, original in found:
+        made = clean(loaded, original)
+        place = out / f"{name}.wav" if found.many else out
+        write([made], place, named=not found.many)
+        if png is not None:
+            _draw({"": [_titled(original, original.name), _titled(made, "denoised")]}, png)
+        click.echo(printable(f"{place}: {made.seconds:.2f} s"))
+    found.report()
 
 
 @audio.command()
@@ -280,13 +304,18 @@ def denoise(sound: Path, model: str, out: Path, png: Path | None, device: str) -
 def figure(sounds: tuple[Path, ...], out: Path) -> None:
     """Draw the spectrograms of SOUNDS side by side.
 
+    SOUNDS are WAV, FLAC or Ogg files, folders of them, or names of notes that ship.
+
     \b
     Example:
       ae audio figure flute guitar morph.wav -o spectrograms.png
     """
     check_endings(None, out)
-    _draw({"": [open_sound(path) for path in sounds]}, out)
-    click.echo(f"{out}: {len(sounds)} sounds")
+    found = Sounds(sounds, open_sound)
+    drawn = [sound for _, sound in found]
+    _draw({"": drawn}, out)
+    click.echo(printable(f"{out}: {len(drawn)} sounds"))
+    found.report()
 
 
 @audio.command()

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from ae_audio import spectrum
 from ae_audio.sound import PEAK, Sound
-from ae_toolkit import Failure, Misuse
+from ae_toolkit import Failure
 from ae_toolkit.console import track
+from ae_toolkit.files import check_input
 
 if TYPE_CHECKING:
     from ae_toolkit import Model
@@ -24,6 +25,7 @@ RELEASE = 0.05  #: seconds in which a note dies away after its end
 SHORTEST = 0.08  #: seconds, of a note that can be heard as one
 LONGEST = 30.0  #: seconds for which a note is held
 MAX_MINUTES = 20
+MAX_BYTES = 1 << 20  #: of a MIDI file, which is read in seconds
 LOWEST, HIGHEST = 36, 96  #: pitches that notes are rendered at; others are moved there by octaves
 
 
@@ -41,14 +43,11 @@ def read_melody(path: Path) -> list[Tone]:
 
     Raises:
         Misuse: there is no such file.
-        Failure: it is no MIDI file, holds no notes, or lasts too long.
+        Failure: it is no MIDI file, holds no notes, or is too large or too long.
     """
     import pretty_midi
 
-    if path.is_dir():
-        raise Misuse(f"{path}: is a folder, not a MIDI file")
-    if not path.is_file():
-        raise Misuse(f"{path}: there is no such file")
+    check_input(path, max_bytes=MAX_BYTES)
     try:
         midi = pretty_midi.PrettyMIDI(str(path))
     except Exception as error:  # the reader raises half a dozen kinds for a file that is none
