@@ -1,9 +1,9 @@
-"""Many files, read by many processes: what was read stays read, whatever happens.
+"""Many files, read by other processes: what was read stays read, whatever happens.
 
-This process begins alone, since a few files are read sooner than a process has started. Then every
-process reads a part at a time, in the order of the files. One that crashes in a file is replaced,
-and the file is skipped; where others cannot import the data type, as it was written in a notebook,
-this process reads everything.
+Every process reads a part at a time, in the order of the files. One that crashes or hangs in a file
+is replaced, and the file is skipped. On Linux they are copies of this process, as PyTorch's data
+loaders have them: they begin within milliseconds, and know a data type that was written in a
+notebook. Elsewhere they begin anew; what they cannot import, this process reads.
 """
 
 from __future__ import annotations
@@ -11,17 +11,16 @@ from __future__ import annotations
 import os
 import pickle
 import signal
-import subprocess
 import sys
-import time
 import traceback
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from importlib.util import find_spec
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Thread
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -30,13 +29,13 @@ from ae_toolkit import registry
 from ae_toolkit.console import Bar, tell
 from ae_toolkit.errors import Failure, Fault, said
 from ae_toolkit.modality import Modality, describe
-from ae_toolkit.parts import PART_SECONDS, File, Joining, Reader, Skipped, write_part
+from ae_toolkit.parts import File, Joining, Reader, Skipped, write_part
 
-ALONE_SECONDS = 2.0  #: that this process reads alone
-WORTH_SECONDS = 10.0  #: of reading, as far as it can be seen, that other processes are started for
-KILLED = 3  #: times that a process may be killed from outside in a file before that is to blame
+ITEM_SECONDS = 60  #: that a parser may take over one item, where the system has alarms
+END_SECONDS = 10  #: that a process may take to end
+MAX_KILLS = 3  #: times that a process may be killed from outside in a file before that is to blame
 
-COMMAND = (sys.executable, "-P", "-c", "from ae_toolkit.ingest import serve; serve()")
+CONTEXT: Any = get_context("fork" if sys.platform == "linux" else "spawn")
 
 
 def ingest(
@@ -56,7 +55,7 @@ def ingest(
         group: the key by which an item is split; None: its file.
         work: the folder for what is half done; what an earlier reading left there is gone on from.
         folder: does not come into being where no file holds an example.
-        processes: that read, from the beginning; None: one for each core, where it is worth it.
+        processes: that read; None: one for each core.
 
     Raises:
         Failure: the disk is full, or what the data type makes does not fit together.
@@ -72,44 +71,10 @@ def ingest(
             joining.move()
             bar.advance(num)
 
-        # Where an earlier reading ended early, a file may have ended it: not this process again.
-        if not before and processes is None:
-            _alone(joining.reader, todo, files, done, seconds=ALONE_SECONDS)
-        if (num := min(processes or _num_cores(), len(todo))) > 1 or (num and before):
-            _together(joining.reader, todo, files, done, num)
-        _alone(joining.reader, todo, files, done)
+        crashed: dict[int, str] = {}
+        _together(joining.reader, todo, files, done, crashed, processes or _num_cores())
+        _alone(joining.reader, todo, files, done, crashed)
     return joining.finish(folder)
-
-
-def _alone(
-    reader: Reader,
-    todo: deque[range],
-    files: Sequence[File],
-    done: Callable[[int, int], None],
-    *,
-    seconds: float | None = None,
-) -> None:
-    """Reads in this process: everything, or as long as it is not worth starting others."""
-    began, num = time.monotonic(), 0
-    while todo:
-        spent = time.monotonic() - began
-        left = sum(map(len, todo)) * spent / max(num, 1)
-        if seconds is not None and spent >= seconds and left > WORTH_SECONDS:
-            return
-        some = todo.popleft()
-        with _one_thread():
-            read = write_part(
-                reader,
-                [files[i] for i in some],
-                some.start,
-                crashed={},
-                before=lambda _: None,
-                seconds=seconds or PART_SECONDS,
-            )
-        done(some.start, read)
-        num += read
-        if read < len(some):
-            todo.appendleft(some[read:])
 
 
 def _together(
@@ -117,189 +82,199 @@ def _together(
     todo: deque[range],
     files: Sequence[File],
     done: Callable[[int, int], None],
+    crashed: dict[int, str],
     num: int,
 ) -> None:
-    """Reads in other processes; what they cannot read, as they cannot import it, is left."""
-    header = _header(reader)
-    if header is None:
-        return
-    events: SimpleQueue[Any] = SimpleQueue()
-    tenders = [_Tender(header, todo, files, events) for _ in range(num)]
-    try:
-        for tender in tenders:
-            tender.start()
-        while tenders:
-            event = events.get()
-            if isinstance(event, BaseException):
-                raise event
-            if isinstance(event, _Tender):
-                tenders.remove(event)
-            else:
-                done(*event)
-    finally:
-        for tender in tenders:
-            tender.stop()
-
-
-class _Tender(Thread):
-    """Keeps one process at work, and says of each part that it was read, at last itself.
+    """Reads in `num` other processes; leaves in `todo` what they cannot read.
 
     Args:
-        header: what the process has to know.
-        todo: parts that nobody reads yet.
+        reader: how.
+        todo: parts that nobody has read yet.
         files: all of them.
-        events: where it is said.
+        done: is told of each part that was read: its first file, and how many.
+        crashed: number of a file -> what became of the process that read it.
+        num: of processes.
+    """
+    workers: dict[Any, _Worker] = {}  # by the connection to them
+    kills: Counter[int] = Counter()
+    try:
+        while True:
+            while todo and len(workers) < num:
+                try:
+                    worker = _Worker(reader)
+                except Exception:  # settings that cannot be pickled, no more processes, and so on
+                    num = 0
+                    break
+                workers[worker.connection] = worker
+                worker.give(todo.popleft(), files, crashed)
+            if not workers:
+                return
+            for connection in wait(list(workers)):
+                worker = workers[connection]
+                match worker.receive():
+                    case "ready", _:
+                        worker.ready = True
+                    case "file", at:
+                        worker.at = at
+                    case "part", read:
+                        done(worker.some.start, read)
+                        if rest := worker.some[read:]:
+                            todo.appendleft(rest)
+                        if todo:
+                            worker.give(todo.popleft(), files, crashed)
+                        else:
+                            workers.pop(connection).end()
+                    case "fault", sentence:
+                        raise Fault(sentence)
+                    case "failure", sentence:
+                        raise Failure(sentence)
+                    case _:
+                        why, killed = workers.pop(connection).end()
+                        some, at = worker.some, worker.at
+                        if not worker.ready:  # nor will another one be
+                            num = 0
+                            todo.appendleft(some)
+                            continue
+                        kills[at] += 1
+                        if not killed or kills[at] == MAX_KILLS:
+                            crashed[at] = why
+                        # Should more of them crash it, what lies before is not read once more.
+                        rests = range(some.start, at + 1), range(at + 1, some.stop)
+                        todo.extendleft(rest for rest in reversed(rests) if rest)
+    finally:
+        for worker in workers.values():
+            worker.process.kill()
+            worker.end()
+
+
+class _Worker:
+    """A process that reads.
+
+    Attributes:
+        ready: whether it knows what it needs.
+        some: the files that it was given last.
+        at: which of them it reads.
+
+    Raises:
+        Exception: it cannot be started; of what kind depends on why.
     """
 
-    def __init__(
-        self,
-        header: bytes,
-        todo: deque[range],
-        files: Sequence[File],
-        events: SimpleQueue[Any],
-    ):
-        super().__init__(daemon=True)
-        self.header, self.todo, self.files, self.events = header, todo, files, events
-        self.process: subprocess.Popen[bytes] | None = None
-        self.stopped = False
-
-    def run(self) -> None:
+    def __init__(self, reader: Reader):
+        copied = CONTEXT.get_start_method() == "fork"
+        known = reader if copied else pickle.dumps(reader)
+        self.ready, self.some, self.at = False, range(0), 0
+        self.connection, theirs = CONTEXT.Pipe()
+        self.process = CONTEXT.Process(
+            target=_serve, args=(theirs, known, describe(reader.modality))
+        )
+        main = sys.modules["__main__"]
         try:
-            while not self.stopped and self.todo:
-                try:
-                    some = self.todo.popleft()
-                except IndexError:  # another one was faster
-                    break
-                if rest := self._read(some):
-                    self.todo.appendleft(rest)
-                    break
-            self._end()
-            self.events.put(self)
-        except BaseException as error:
-            self.events.put(error)
+            if not copied:  # else it would run the user's script again
+                sys.modules["__main__"] = ModuleType("__main__")
+            with warnings.catch_warnings():  # that copies of processes with threads are risky
+                warnings.simplefilter("ignore", DeprecationWarning)
+                self.process.start()
+        finally:
+            sys.modules["__main__"] = main
+            theirs.close()
 
-    def stop(self) -> None:
-        """Ends the process at once, and the thread with it."""
-        self.stopped = True
-        if self.process:
-            self.process.kill()
-        self.join()
-        self._end()
+    def give(self, some: range, files: Sequence[File], crashed: dict[int, str]) -> None:
+        self.some, self.at = some, some.start
+        with suppress(OSError):  # it has ended, and `receive` will say so
+            self.connection.send((some.start, [files[i] for i in some], crashed))
 
-    def _read(self, some: range) -> range:
-        """Has some files read; returns those for which no process can be had that is fit."""
-        crashed: dict[int, str] = {}
-        kills: dict[int, int] = {}
-        while some and not self.stopped:
-            if self.process is None and not self._begin():
-                break
-            at = some.start
-            try:
-                self._send((some.start, [self.files[i] for i in some], crashed))
-                while (event := self._receive())[0] == "file":
-                    at = event[1]
-            except (OSError, EOFError, pickle.UnpicklingError):
-                why, killed = self._end()
-                kills[at] = kills.get(at, 0) + 1
-                if not killed or kills[at] == KILLED:
-                    crashed[at] = why
-                continue
-            if event[0] != "part":
-                raise (Fault if event[0] == "fault" else Failure)(event[1])
-            self.events.put((some.start, event[1]))
-            some = some[event[1] :]
-        return some
-
-    def _begin(self) -> bool:
-        """Starts a process and returns whether it is fit to read."""
-        path = os.pathsep.join(place or os.getcwd() for place in sys.path)
-        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    def receive(self) -> Any:
+        """What it says; None: it has ended."""
         try:
-            self.process = subprocess.Popen(
-                COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
-            )
-            assert self.process.stdin is not None
-            self.process.stdin.write(self.header)
-            self.process.stdin.flush()
-            fit = self._receive()[0] == "ready"
-        except (OSError, EOFError, pickle.UnpicklingError):
-            fit = False
-        if not fit:
-            self._end()
-        return fit
+            return self.connection.recv()
+        except (EOFError, OSError, pickle.UnpicklingError):
+            return None
 
-    def _send(self, what: object) -> None:
-        assert self.process is not None and self.process.stdin is not None
-        pickle.dump(what, self.process.stdin)
-        self.process.stdin.flush()
-
-    def _receive(self) -> Any:
-        assert self.process is not None
-        return pickle.load(self.process.stdout)  # type: ignore[arg-type]  # it is a pipe
-
-    def _end(self) -> tuple[str, bool]:
-        """Waits until the process has ended; says how, and whether somebody else ended it."""
-        process, self.process = self.process, None
-        if process is None:
-            return "", False
-        with process, suppress(OSError):
-            process.stdin.close()  # type: ignore[union-attr]  # it is a pipe
-        code = process.returncode
+    def end(self) -> tuple[str, bool]:
+        """Waits until it has ended; says how, and whether somebody else ended it."""
+        with suppress(OSError):
+            self.connection.send(None)
+        self.connection.close()
+        self.process.join(END_SECONDS)
+        self.process.kill()
+        self.process.join()
+        code = self.process.exitcode
         names = {-number: number.name for number in signal.Signals}
         how = names.get(code, f"exit code {code}")
+        if how == "SIGALRM":
+            return f"the process that read it hung for {ITEM_SECONDS} seconds", False
         return f"the process that read it crashed ({how})", how in ("SIGKILL", "SIGTERM")
 
 
-def _header(reader: Reader) -> bytes | None:
-    """What a process must know to read; None: it could not import it."""
-    names = {type(reader.modality).__module__, getattr(reader.group, "__module__", __name__)}
-    try:
-        places = {name: find_spec(name) for name in names - {"__main__"}}
-        if "__main__" in names or not all(places.values()):
-            return None
-        origins = {name: spec.origin for name, spec in places.items() if spec}
-        # Without the name that the data type goes by here, others would say another reason why a
-        # file is skipped.
-        return pickle.dumps(origins) + pickle.dumps((reader, describe(reader.modality)))
-    except Exception:  # settings of any kind, modules of any kind
-        return None
+def _serve(connection: Connection, known: Reader | bytes, label: str) -> None:
+    """Reads parts for another process until that says None or ends.
 
-
-def serve() -> None:
-    """Reads parts for another process, as `_Tender` asks for them, until that hangs up."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who asks is interrupted, and hangs up
-    asked, told = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(2, 1)  # whatever the data type prints
+    Args:
+        connection: to that.
+        known: what to read by, perhaps pickled.
+        label: the name that the data type goes by there; else others would say another reason why a
+            file is skipped.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who asks is interrupted, and says so
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(2, 1)  # whatever the data type prints
     torch.set_num_threads(1)
+    try:
+        reader = pickle.loads(known) if isinstance(known, bytes) else known
+    except Exception:
+        return
+    registry.modalities._loaded[label] = type(reader.modality)
+    at, parent = -1, parent_process()
+    assert parent is not None
 
-    def say(*what: object) -> None:
-        pickle.dump(what, told)
-        told.flush()
+    def watch(i: int | None) -> None:
+        nonlocal at
+        _alarm(0 if i is None else ITEM_SECONDS)
+        if i is not None and i != at:
+            at = i
+            connection.send(("file", i))
 
-    with suppress(BrokenPipeError, EOFError):
-        try:
-            origins: Mapping[str, str] = pickle.load(asked)
-            reader, label = pickle.load(asked)
-            for name, origin in origins.items():
-                assert sys.modules[name].__file__ == origin, f"{name} is not {origin}"
-        except Exception as error:
-            return say("unfit", said(error))
-        registry.modalities._loaded[label] = type(reader.modality)
-        say("ready")
-        while True:
-            first, files, crashed = pickle.load(asked)
+    with suppress(EOFError, OSError):
+        connection.send(("ready", None))
+        # A copy holds the other end of its connection too, and so does not see that it was closed.
+        while connection in wait([connection, parent.sentinel]) and (task := connection.recv()):
+            first, files, crashed = task
             try:
-                num = write_part(
-                    reader, files, first, crashed=crashed, before=lambda i: say("file", i)
-                )
+                num = write_part(reader, files, first, crashed=crashed, watch=watch)
             except Failure as error:
-                say("fault" if isinstance(error, Fault) else "failure", str(error))
+                connection.send(("fault" if isinstance(error, Fault) else "failure", str(error)))
             except Exception as error:
                 traceback.print_exc()
-                say("failure", said(error))
+                connection.send(("failure", said(error)))
             else:
-                say("part", num)
+                connection.send(("part", num))
+
+
+def _alarm(seconds: int) -> None:
+    """Lets the system end this process after so many seconds, whatever it does; 0: no more."""
+    if sys.platform != "win32":
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(seconds)
+
+
+def _alone(
+    reader: Reader,
+    todo: deque[range],
+    files: Sequence[File],
+    done: Callable[[int, int], None],
+    crashed: dict[int, str],
+) -> None:
+    """Reads in this process what no other one could."""
+    while todo:
+        some = todo.popleft()
+        with _one_thread():
+            mine = [files[i] for i in some]
+            read = write_part(reader, mine, some.start, crashed=crashed, watch=lambda _: None)
+        done(some.start, read)
+        if read < len(some):
+            todo.appendleft(some[read:])
 
 
 @contextmanager

@@ -108,8 +108,7 @@ def write_part(
     first: int,
     *,
     crashed: Mapping[int, str],
-    before: Callable[[int], None],
-    seconds: float = PART_SECONDS,
+    watch: Callable[[int | None], None],
 ) -> int:
     """Reads some files into a part and returns how many; not all where that takes long.
 
@@ -118,14 +117,13 @@ def write_part(
         files: a few consecutive ones.
         first: the number of the first.
         crashed: number of a file -> why it is not to be read.
-        before: is told the number of each file before it is read.
-        seconds: after which the part ends.
+        watch: is told the number of the file before each of its items, and None after the last.
 
     Raises:
         Failure: the disk is full, or the data type makes tensors of several kinds.
     """
     until, num, part = (
-        time.monotonic() + seconds,
+        time.monotonic() + PART_SECONDS,
         0,
         reader.work / f".part_{first:09d}_{os.getpid()}",
     )
@@ -133,12 +131,12 @@ def write_part(
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
         with (part / Y).open("wb", buffering=1 << 20) as y:
-            rows = _Rows(reader, y)
+            rows = _Rows(reader, y, watch)
             for num, file in enumerate(files, start=1):
-                before(first + num - 1)
-                rows.add(file, crashed.get(first + num - 1, ""))
+                rows.add(file, first + num - 1, crashed.get(first + num - 1, ""))
                 if y.tell() > PART_BYTES or time.monotonic() > until:
                     break
+            watch(None)
         rows.save(part)
         sync(*part.iterdir(), part)
         os.replace(part, Part.at(reader.work, first, first + num).folder)
@@ -151,22 +149,24 @@ def write_part(
 class _Rows:
     """The columns of a part, as far as they are read."""
 
-    def __init__(self, reader: Reader, y: Any):
-        self.reader, self.y = reader, y
+    def __init__(self, reader: Reader, y: Any, watch: Callable[[int | None], None]):
+        self.reader, self.y, self.watch = reader, y, watch
         self.dtype: np.dtype[Any] | None = None
         self.lengths: list[int] = []
         self.labels: dict[str, list[float]] = {}
         self.groups: list[str] = []
         self.skipped: list[Skipped] = []
 
-    def add(self, file: File, crashed: str) -> None:
+    def add(self, file: File, number: int, crashed: str) -> None:
         """Reads a file: all of it or, where it fails, nothing."""
         start, num = self.y.tell(), len(self.lengths)
         try:
             if crashed:
                 raise Failure(crashed)
+            self.watch(number)
             for item in each_item(file.path, self.reader.modality):
                 self._add_item(item, file.name)
+                self.watch(number)
         except (Failure, Misuse, OSError) as error:
             if isinstance(error, _Kinds):
                 raise

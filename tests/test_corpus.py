@@ -7,11 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
+from multiprocessing import get_context
 from pathlib import Path
-from queue import SimpleQueue
 
 import numpy as np
 import pytest
@@ -40,15 +39,18 @@ class Lines(Modality):
 
     suffixes = (".lines",)
 
-    def __init__(self, *, delay=0.0, home=0):
-        self.shape, self.labels = (3, 2), {"first": 0, "even": 2}
-        self.delay, self.home = delay, home
+    def __init__(self, *, delay=0.0):
+        self.shape, self.labels, self.delay = (3, 2), {"first": 0, "even": 2}, delay
 
     def read(self, path):
         time.sleep(self.delay)
         for line in path.read_text().splitlines():
-            if line == "crash" and os.getpid() != self.home:
+            if line == "crash":
                 os.kill(os.getpid(), signal.SIGSEGV)
+            if line == "hang":
+                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+                while True:
+                    pass
             if line == "exit":
                 os._exit(3)
             if line == "killed" and not (flag := path.with_suffix(".flag")).exists():
@@ -163,33 +165,62 @@ def test_many_processes_read_what_one_reads(
     assert not [*(tmp_path / "cache 3").rglob("*.parts")]
 
 
-def test_a_crash_skips_its_file(lines, tmp_path: Path, monkeypatch) -> None:
-    texts = {"1/crash": "5 5 5\ncrash", "2/gone": "exit", "2/killed": "8 8 8\nkilled"}
-    folder = folder_of(tmp_path, texts)
-    found = read_corpus([folder], lines(home=os.getpid()), processes=2)
+@pytest.mark.parametrize("num", [1, 30])
+def test_a_crash_or_hang_skips_its_file(num: int, lines, site, tmp_path: Path, monkeypatch) -> None:
+    """In whatever process, first and last file included; and it is remembered."""
+    monkeypatch.setattr(ingest, "ITEM_SECONDS", 1)
+    texts = {
+        "!crash": "5 5 5\ncrash",
+        "!hang": "6 6 6\nhang",
+        "gone": "exit",
+        "killed": "8 8 8\nkilled",
+        "last": "crash",
+    }
+    folder = folder_of(tmp_path, texts, num=num)
+    found = read_corpus([folder], lines())
     assert found.skipped == [
-        ("1/crash.lines", "the process that read it crashed (SIGSEGV)"),
-        ("2/gone.lines", "the process that read it crashed (exit code 3)"),
+        ("!crash.lines", "the process that read it crashed (SIGSEGV)"),
+        ("!hang.lines", "the process that read it hung for 1 seconds"),
+        ("gone.lines", "the process that read it crashed (exit code 3)"),
+        ("last.lines", "the process that read it crashed (SIGSEGV)"),
     ]
-    assert len(found.examples) == 1 + sum(i % 4 for i in range(30))
+    assert len(found.examples) == 1 + sum(i % 4 for i in range(num))
+    assert read_corpus([folder], lines()).skipped == found.skipped
+    if num == 1:
+        anew(monkeypatch, tmp_path / "a folder of crashes only")
+        (folder / "killed.lines").unlink()
+        with pytest.raises(Failure, match=r"none of 5 files could be read, the process that read"):
+            read_corpus([folder], lines())
 
 
-def test_what_only_this_process_knows_is_read_here(lines, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(ingest._Tender, "_begin", lambda self: pytest.fail("this needs no process"))
-    folder = folder_of(tmp_path, {})
+def test_other_systems_begin_processes_anew(lines, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(ingest, "CONTEXT", get_context("spawn"))
+    found = read_corpus([folder_of(tmp_path, {"crash": "crash"})], lines(), processes=1)
+    assert found.skipped == [("crash.lines", "the process that read it crashed (SIGSEGV)")]
+    assert len(found.examples) == sum(i % 4 for i in range(30))
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_a_data_type_that_cannot_be_imported(
+    start: str, lines, tmp_path: Path, monkeypatch
+) -> None:
+    """As it is written in a notebook: a copy of this process knows it, another one does not."""
+    anew(monkeypatch, tmp_path / "cache")
+    monkeypatch.setattr(ingest, "CONTEXT", get_context(start))
 
     class Here(lines):  # type: ignore[misc,valid-type]
         pass
 
     Here.__module__ = "__main__"
-    found = read_corpus([folder], Here(), processes=2)
+    found = read_corpus([folder_of(tmp_path, {})], Here(), processes=2)
     assert len(found.examples) == sum(i % 4 for i in range(30))
 
 
-def test_processes_that_cannot_import_it_leave_it(lines, site, tmp_path: Path) -> None:
+def test_processes_that_cannot_import_it_leave_it(lines, site, tmp_path: Path, monkeypatch) -> None:
     """The module was changed on the disk in a way that another process cannot import."""
+    monkeypatch.setattr(ingest, "CONTEXT", get_context("spawn"))
     (site.folder / "lines_module.py").write_text("raise RuntimeError('not twice')")
-    found = read_corpus([folder_of(tmp_path, {})], lines(), processes=2)
+    found = read_corpus([folder_of(tmp_path, {})], lines(), processes=1)
     assert len(found.examples) == sum(i % 4 for i in range(30))
 
 
@@ -358,39 +389,29 @@ def test_an_error_at_work_stays_what_it_is(tmp_path: Path) -> None:
         raise FileNotFoundError("mine")
 
 
-def test_what_a_process_has_read_is_not_read_twice(tmp_path: Path, monkeypatch) -> None:
-    """It read two files, and is gone; no other one can be started."""
-    begun = iter([True, False])
-    answers = iter([("part", 2)])
+def test_where_no_other_process_can_begin_this_one_goes_on(
+    lines, tmp_path: Path, monkeypatch
+) -> None:
+    """But not with the file that ended the last one that could."""
+    folder, begin, begun = folder_of(tmp_path, {"0/gone": "exit"}), ingest._Worker.__init__, []
 
-    def begin(self: ingest._Tender) -> bool:
-        self.process = None if not (fit := next(begun)) else subprocess.Popen(["true"], stdin=-1)
-        return fit
+    def once(self: ingest._Worker, reader: parts.Reader) -> None:
+        if begun:
+            raise OSError("no more processes")
+        begun.append(self)
+        begin(self, reader)
 
-    def receive(self: ingest._Tender) -> object:
-        if (answer := next(answers, None)) is None:
-            raise EOFError
-        return answer
-
-    monkeypatch.setattr(ingest._Tender, "_begin", begin)
-    monkeypatch.setattr(ingest._Tender, "_receive", receive)
-    monkeypatch.setattr(ingest._Tender, "_send", lambda self, what: None)
-    todo, events = deque([range(4, 8)]), SimpleQueue()  # type: ignore[var-annotated]
-    files = [parts.File(tmp_path, str(i)) for i in range(8)]
-    tender = ingest._Tender(b"", todo, files, events)
-    tender.run()
-    assert [*todo] == [range(6, 8)]
-    assert events.get() == (4, 2) and events.get() is tender
+    monkeypatch.setattr(ingest._Worker, "__init__", once)
+    found = read_corpus([folder], lines())
+    assert found.skipped == [("0/gone.lines", "the process that read it crashed (exit code 3)")]
+    assert len(found.examples) == sum(i % 4 for i in range(30))
 
 
-def test_an_index_error_in_reading_is_said(tmp_path: Path, monkeypatch) -> None:
-    def read(self: ingest._Tender, some: range) -> range:
-        raise IndexError("of a parser")
-
-    monkeypatch.setattr(ingest._Tender, "_read", read)
-    events: SimpleQueue[object] = SimpleQueue()
-    ingest._Tender(b"", deque([range(4)]), [], events).run()
-    assert isinstance(events.get(), IndexError)
+def test_a_defect_in_reading_is_said(lines, tmp_path: Path, monkeypatch) -> None:
+    anew(monkeypatch, tmp_path / "cache")
+    monkeypatch.setattr(parts._Rows, "save", lambda self, folder: [][1])
+    with pytest.raises(Failure, match="IndexError: list index out of range"):
+        read_corpus([folder_of(tmp_path, {})], lines())
 
 
 # What files hold is remembered.
