@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import ast
 import json
+import os
+import random
 import re
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -224,3 +229,46 @@ def test_changelog_names_the_version() -> None:
 def test_cards_are_json() -> None:
     for folder in zoo.bundled().values():
         json.loads((folder / checkpoint.CONFIG).read_text())
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="its limits are Linux's")
+def test_broken_in_any_way_a_file_is_read_or_refused(tmp_path: Path) -> None:
+    kinds = [word for kind in ("image", "sound", "midi", "song") for word in ("--kind", kind)]
+    command = [sys.executable, ROOT / "scripts/fuzz.py", "found", *kinds, "--num", "40"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count(": 40 broken in") == 4 and not list(tmp_path.iterdir())
+
+
+def test_fuzzing_notices_what_must_not_be(tmp_path: Path, monkeypatch) -> None:
+    """An exception, a crash, a hang and much memory; and the broken file is kept."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import fuzz
+
+    def read(path: Path) -> None:
+        first = path.read_bytes()[:1]
+        if first == b"e":
+            raise ZeroDivisionError
+        if first == b"c":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        while first == b"h":
+            pass
+        if first == b"m":
+            bytearray(60 << 20)
+
+    def seeds(folder: Path) -> list[Path]:
+        (folder / "a.txt").write_bytes(b"a")
+        return [folder / "a.txt"]
+
+    def broken(chance: random.Random, seeds: list[Path], place: Path) -> Path:
+        place.write_bytes(chance.choice([b"e", b"c", b"h", b"m", b"a"]))
+        return place
+
+    monkeypatch.setitem(fuzz.KINDS, "own", fuzz.Kind(seeds, broken, read))
+    monkeypatch.setattr(fuzz, "SECONDS", 0.1)
+    monkeypatch.setattr(fuzz, "GROWTH_BYTES", 50 << 20)
+    assert not fuzz.fuzz("own", 15, 0, tmp_path / "found", tmp_path / "work")
+    found = {}
+    for path in (tmp_path / "found").glob("*.txt"):
+        found[path.with_suffix("").read_bytes()] = path.read_text().partition(":")[0]
+    assert found == {b"e": "other exception", b"c": "crash", b"h": "hang", b"m": "much memory"}

@@ -5,6 +5,7 @@ A timbre is a code, wherever it comes from: of a recorded note, of a blend of tw
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,6 +17,7 @@ from ae_audio import spectrum
 from ae_audio.sound import PEAK, Sound
 from ae_toolkit import Failure
 from ae_toolkit.console import track
+from ae_toolkit.errors import said
 from ae_toolkit.files import check_input
 
 if TYPE_CHECKING:
@@ -49,9 +51,11 @@ def read_melody(path: Path) -> list[Tone]:
 
     check_input(path, max_bytes=MAX_BYTES)
     try:
-        midi = pretty_midi.PrettyMIDI(str(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about meters in odd tracks, which are not sung
+            midi = pretty_midi.PrettyMIDI(str(path))
     except Exception as error:  # the reader raises half a dozen kinds for a file that is none
-        raise Failure(f"{path}: is no MIDI file that can be read ({error})") from error
+        raise Failure(f"{path}: is no MIDI file that can be read ({said(error)})") from error
     tones = [
         Tone(note.start, note.end, note.pitch, note.velocity / 127)
         for instrument in midi.instruments

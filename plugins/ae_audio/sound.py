@@ -186,8 +186,8 @@ def _read_mono(file: soundfile.SoundFile) -> Tensor:
         samples[num : num + len(block)] = block.mean(1)
         energy += block.square().sum(0)
         num += len(block)
-    samples = samples[:num]  # a broken header promises more than there is
-    if file.channels > 1 and samples.dot(samples) < 0.1 * energy.max():
+    samples = samples[:num]
+    if file.seekable() and samples.dot(samples) < 0.1 * energy.max():
         file.seek(0)
         loudest = int(energy.argmax())
         torch.cat([block[:, loudest] for block in _blocks(file)], out=samples)
@@ -196,8 +196,10 @@ def _read_mono(file: soundfile.SoundFile) -> Tensor:
 
 def _blocks(file: soundfile.SoundFile) -> Iterator[Tensor]:
     """The rest of a file as `(BLOCK, channels)`, or shorter at the end."""
-    for block in file.blocks(BLOCK, dtype="float32", always_2d=True):
+    left = file.frames  # at most: a broken header promises more than there is
+    while len(block := file.read(min(BLOCK, left), dtype="float32", always_2d=True)):
         yield torch.from_numpy(block)
+        left -= len(block)
 
 
 def _duration(seconds: float) -> str:
