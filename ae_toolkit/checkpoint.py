@@ -246,7 +246,9 @@ def _need_plugins(path: Path, requires: Mapping[str, str], settings: Mapping[str
     """Says which package is missing, before anything fails for want of it."""
     for kind, origin in requires.items():
         part = settings.get("data" if kind == "dataset" else kind, {})
-        name = part.get("name", "") if isinstance(part, dict) else ""
+        name = part.get("name") if isinstance(part, dict) else None
+        if not isinstance(name, str):
+            continue  # validation will say it
         known = registry.ALL[kind].names() if kind in registry.ALL else []
         if name.rpartition(":")[2] in known:
             continue

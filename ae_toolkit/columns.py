@@ -23,7 +23,7 @@ from ae_toolkit.files import checksum
 
 READ = 4 << 20  #: bytes that are read at once, at most
 CHECKED = 1 << 20  #: bytes of a block that has a checksum
-DIGITS = 8  #: of a checksum
+SUM_CHARS = 8  #: of a checksum in hexadecimal
 GAP = 64 << 10  #: bytes between two wanted rows that are rather read than skipped
 MANY = 1 << 16  #: rows or names that are looked at at once
 
@@ -49,7 +49,7 @@ class Stored:
 
     def __init__(self, path: Path | str, checksums: str = ""):
         self.path = Path(path)
-        self.unchecked = dict(enumerate(re.findall("." * DIGITS, checksums)))
+        self.unchecked = dict(enumerate(re.findall("." * SUM_CHARS, checksums)))
         try:
             header = np.load(path, mmap_mode="r", allow_pickle=False)
         except OSError as error:

@@ -366,7 +366,7 @@ def _load(folder: Path) -> Corpus | None:
     """Opens a cache, in memory where it is small; None where there is none, or a broken one."""
     try:
         rest = json.loads((folder / CACHED).read_text(encoding="utf-8"))
-        if not is_sealed(rest):
+        if not isinstance(rest, dict) or not is_sealed(rest):
             return None
         sums = rest.get("checksums", {})
 

@@ -10,14 +10,25 @@ import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+MAX_CHARS = 2000  #: of a sentence; a broken file may bring a name of a million
 
-class Misuse(ValueError):
+
+class _Sentence(Exception):
+    """What is said, without the middle of what is far too long."""
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        half = MAX_CHARS // 2
+        return text if len(text) <= MAX_CHARS else f"{text[:half]} … {text[-half:]}"
+
+
+class Misuse(_Sentence, ValueError):
     """The request cannot be meant: an unknown name, a wrong setting, a file that is not there."""
 
     exit_code = 2
 
 
-class Failure(RuntimeError):
+class Failure(_Sentence, RuntimeError):
     """The request was sound and could not be carried out: a broken file, a full disk, a NaN."""
 
     exit_code = 1

@@ -302,6 +302,6 @@ def complaint(error: pydantic.ValidationError, model: type[BaseModel]) -> str:
     if first["type"] == "missing":
         return f"the setting {where!r} is missing"
     message = first["msg"][0].lower() + first["msg"][1:]
-    given = repr(first["input"])
+    given = " ".join(repr(first["input"]).split())
     given = f"{given[:SHOWN]} …" if len(given) > SHOWN else given
     return f"{repr(where) if where else 'it'} is {given}, but {message}"

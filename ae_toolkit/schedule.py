@@ -44,7 +44,7 @@ class Schedule(NamedTuple):
         batches = num_examples // batch_size
         per_epoch = batches / train.accumulate
         return cls(
-            steps=max(round(train.epochs * per_epoch), 1),
+            steps=_steps(train.epochs, per_epoch),
             batches=batches,
             batch_size=batch_size,
             per_step=batch_size * train.accumulate,
@@ -53,6 +53,10 @@ class Schedule(NamedTuple):
             shape=train.schedule,
             warmup=train.warmup,
         )
+
+    def lasting(self, epochs: float) -> Schedule:
+        """The same for another number of epochs."""
+        return self._replace(steps=_steps(epochs, self.per_epoch))
 
     def factor(self, step: int) -> float:
         """The learning rate at a step, as a share of its peak.
@@ -86,13 +90,17 @@ class Schedule(NamedTuple):
             )
         if former.epochs == train.epochs:
             return
-        before = self._replace(steps=max(round(former.epochs * self.per_epoch), 1))
+        before = self.lasting(former.epochs)
         tell(
             f"train.epochs was {former.epochs:g} and is {train.epochs:g}: the learning rate goes "
             f"on at {train.lr * self.factor(step):.2g}, where it had come to "
             f"{former.lr * before.factor(max(step - 1, 0)):.2g}, and warm-ups move along; a run "
             f"that has {train.epochs:g} epochs from its start ends elsewhere"
         )
+
+
+def _steps(epochs: float, per_epoch: float) -> int:
+    return max(round(epochs * per_epoch), 1)
 
 
 class Watch(NamedTuple):

@@ -170,8 +170,8 @@ def _train(
                 state = rundir.TrainState.load(folder)
                 rundir.check_data(state.data, data)
                 former_train = checkpoint.load_config(folder).recipe.train
+                state.need_fit(schedule.lasting(former_train.epochs), like=history)
                 schedule.check_length(former_train, train, state.step)
-                state.need_fit(schedule, like=history)
                 learner.load_state_dict(dict(state.learner), step=state.step)
                 step, watch = state.step, Watch(*state.watch)
                 history[: len(state.history)] = state.history.to(where)

@@ -45,7 +45,6 @@ SECONDS = 5.0  #: of computing that a read may take
 WAIT_SECONDS = 120.0  #: that it may take in all, also where the machine is busy
 GROWTH_BYTES = 1 << 30  #: that a read may add to the peak of resident memory
 ADDRESS_BYTES = 4 << 30  #: that all reads of a process may add to its address space
-MAX_WORDS = 500  #: characters of a sentence
 
 Data = bytearray
 Tree = Any  #: of dicts, lists and leaves, as of a JSON
@@ -646,7 +645,7 @@ KINDS = {
 def outcome_of(kind: Kind, path: Path) -> Outcome:
     """Reads a file as commands do."""
     from ae_toolkit import Failure, Misuse
-    from ae_toolkit.errors import Fault
+    from ae_toolkit.errors import MAX_CHARS, Fault
 
     try:
         kind.read(path)
@@ -655,7 +654,7 @@ def outcome_of(kind: Kind, path: Path) -> Outcome:
         if isinstance(error, Fault):  # an exception of ours that a command would call a fault
             return Outcome("fault", traceback.format_exc())
         about_it = kind.broken is not broken_file or words.startswith(f"{path}: ")
-        right = about_it and "\n" not in words and len(words) <= MAX_WORDS + len(str(path))
+        right = about_it and "\n" not in words and len(words) <= MAX_CHARS + 3
         return Outcome("refused" if right else "no clear sentence", words.replace(str(path), "…"))
     except BaseException as error:
         if (
@@ -681,25 +680,31 @@ def work(kind: Kind, seeds: Sequence[Path], seed: int, folder: Path, channel: Co
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)
-    base = 0
+    bounded = False
     while (index := channel.recv()) is not None:
         with tempfile.TemporaryDirectory(dir=folder) as inner:
             path = case(kind, seeds, Path(inner) / "broken", seed, index)
-            if not base:  # a first file, before memory is counted
+            if not bounded:  # a first file, before memory is counted
                 outcome_of(kind, seeds[0])
-                base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
-                in_use = int(Path("/proc/self/statm").read_text().split()[0]) * 4096
-                most = in_use + ADDRESS_BYTES
+                most = memory("VmSize") + ADDRESS_BYTES
                 resource.setrlimit(resource.RLIMIT_AS, (most, most))
-            began = time.process_time()
+                bounded = True
+            Path("/proc/self/clear_refs").write_text("5")  # sets the peak to what is in use
+            before, began = memory("VmRSS"), time.process_time()
             outcome = outcome_of(kind, path)
         seconds = time.process_time() - began
-        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10) - base
+        grown = memory("VmHWM") - before
         if seconds > SECONDS:
             outcome = Outcome("slow", f"{seconds:.1f} s; {outcome}")
         if grown > GROWTH_BYTES:
             outcome = Outcome("much memory", f"{grown >> 20} MB more; {outcome}")
         channel.send(outcome)
+
+
+def memory(what: str) -> int:
+    """Bytes of this process: of addresses (VmSize), in use (VmRSS), or their peak (VmHWM)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{what}:"))
 
 
 class Worker:
@@ -712,7 +717,7 @@ class Worker:
     def begin(self) -> None:
         context = get_context("fork")
         self.channel, theirs = context.Pipe()
-        self.process = context.Process(target=work, args=(*self.arguments, theirs))
+        self.process = context.Process(target=work, args=(*self.arguments, theirs), daemon=True)
         self.process.start()
         theirs.close()
 

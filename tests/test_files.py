@@ -116,6 +116,16 @@ def change_config(folder: Path, **changes: Any) -> None:
     path.write_text(json.dumps(files.seal(config, but=checkpoint.FREE)))
 
 
+@pytest.mark.parametrize(
+    ("name", "sentence"), [(["mlp"], "'encoder.name' is ['mlp'], but"), ("ü" * 10**6, "needs enc")]
+)
+def test_a_part_of_an_impossible_name(name: Any, sentence: str, exported: Path) -> None:
+    change_config(exported, recipe__encoder__name=name)
+    with pytest.raises(Failure) as caught:
+        load(exported)
+    assert sentence in str(caught.value) and len(str(caught.value)) < 3000
+
+
 @pytest.mark.parametrize("name", [checkpoint.WEIGHTS, checkpoint.CONFIG])
 def test_a_flipped_bit_is_noticed(name: str, exported: Path) -> None:
     path = exported / name

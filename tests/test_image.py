@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import struct
 import tracemalloc
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -104,6 +106,18 @@ def test_a_photograph_of_endless_scans_is_refused(tmp_path: Path) -> None:
     assert next(Image().read(path)).size == (64, 64)
     path.write_bytes(head + 200 * (mark + scan.removesuffix(b"\xff\xd9")) + b"\xff\xd9")
     with pytest.raises(Failure, match="more than 100 scans are refused"):
+        next(Image().read(path))
+
+
+def test_a_palette_with_more_colours_than_there_are_is_refused(tmp_path: Path) -> None:
+    path, drawn = tmp_path / "p.png", Pictures.new("P", (28, 28))
+    drawn.putpalette([0, 0, 0, 255, 255, 255])
+    drawn.save(path, transparency=bytes(2))
+    data, many = path.read_bytes(), b"tRNS" + bytes(300)
+    at = data.index(b"tRNS") - 4
+    chunk = struct.pack(">I", 300) + many + struct.pack(">I", zlib.crc32(many))
+    path.write_bytes(data[:at] + chunk + data[at + 14 :])
+    with pytest.raises(Failure, match=r"p.png: is cut short or broken \(palette index out of"):
         next(Image().read(path))
 
 

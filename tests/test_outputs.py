@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SAMPLES
+from conftest import ROOT, SAMPLES
 
 from ae_toolkit import Failure, Misuse, files, verbs
 from ae_toolkit.files import outputs, writing
 
 THREE, EIGHT = SAMPLES / "digit-3.png", SAMPLES / "digit-8.png"
+TUNES = [
+    ROOT / f"plugins/ae_music/samples/{name}.mid" for name in ("garryowen", "smash-the-windows")
+]
 
 
 def content_of(folder: Path) -> dict[str, bytes]:
@@ -254,3 +258,25 @@ def test_a_long_tune_comes_back_whole_from_its_codes(ae) -> None:
     (one,) = Melodies().read(Path("back/drowsy-maggie.mid"))
     (original,) = Melodies().read(tune)
     assert abs(one.num_bars - original.num_bars) <= 1
+
+
+@pytest.mark.parametrize("ending", [".wav", ".flac", ".ogg", ".mid", ".png", ".npz"])
+def test_a_disk_that_is_full_is_said(ending: str, ae, run: Path, tmp_path: Path) -> None:
+    out, room = tmp_path / f"out{ending}", 100
+    command: list[object] = ["music", "interpolate", *TUNES]
+    if ending in (".wav", ".flac", ".ogg"):
+        room = 20_000  # for the MIDI file
+        command += ["-o", tmp_path / "out.mid", "--wav", out]
+    elif ending == ".mid":
+        command += ["-o", out]
+    else:
+        command = ["image", "grid"] if ending == ".png" else ["encode", run, THREE]
+        command += ["-o", out]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        said = ae(*command, code=1).output
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert f"Error: {out}: cannot be written, " in said
+    assert not list(tmp_path.iterdir())

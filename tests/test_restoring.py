@@ -205,6 +205,9 @@ def test_both_errors_and_all_doubts_are_told(ae, tmp_path: Path) -> None:
     result = ae("image", "reconstruct", "two.png", "-o", "x.png").stdout
     errors = re.search(r"PSNR ([\d.]+) dB from what the model saw, ([\d.]+) dB from your", result)
     assert errors and float(errors[1]) > float(errors[2]) + 3
+    result = ae("image", "reconstruct", "two.png", "black.png", "-o", "x.png").stdout
+    assert errors[0] in result  # what has no ink has no part in it
+    assert "PSNR" not in ae("image", "reconstruct", "black.png", "-o", "x.png").stdout
     assert SEVERAL in ae("image", "traverse", "two.png", "-n", 1, "-o", "y.png").stderr
     assert SEVERAL in ae("image", "interpolate", THREE, "two.png", "-o", "z.png").stderr
 

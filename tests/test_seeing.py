@@ -521,7 +521,8 @@ def test_dry_run_blames_a_stranger_as_training_does(ae) -> None:
     words = ["train", "mnist-2d", "--data", "mnist-sample", "--set", "encoder.name=liar"]
     for more in (["--dry-run"], []):
         said = ae(*words, "--quiet", *more, code=1).output
-        assert "with parts of this process, fails at its first step" in said
+        assert "encoder 'liar' of this process gives features on level 0 of shape (" in said
+        assert "and must give (B, *out_shapes[i]), here (2, 8)" in said
 
 
 def test_dry_run_in_a_folder_that_is_taken(ae, run: Path) -> None:

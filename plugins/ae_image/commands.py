@@ -372,7 +372,7 @@ def traverse(
         start = torch.zeros(loaded.z_dim)
     else:
         (picture,) = read_pictures([file], loaded)
-        prepared, _ = as_input(loaded, picture, photo=photo, name=str(file))
+        prepared = as_input(loaded, picture, photo=photo, name=str(file))[0]
         start = loaded.encode([prepared], condition)[0].cpu()
     rows = {}
     for axis in axes:

@@ -75,10 +75,10 @@ def labels_of(model: Model, pairs: Sequence[str]) -> dict[str, float]:
 
 def as_input(
     model: Model, picture: Picture, *, photo: str, name: str
-) -> tuple[Picture, Framed | None]:
-    """A picture in the model's form, and how it was brought there; None: as it was.
+) -> tuple[Picture, Framed | None, list[str]]:
+    """A picture in the model's form, how it was brought there, and what makes it no digit.
 
-    What makes it no picture of one digit is said on standard error.
+    What makes it none is said on standard error too. How is None where it was left as it was.
 
     Args:
         model: of digits, if anything is to be done.
@@ -90,11 +90,12 @@ def as_input(
     from ae_toolkit.console import tell
 
     if photo == "no" or (photo == "auto" and not of_digits(model)) or model.modality.shape[0] != 1:
-        return picture, None
+        return picture, None, []
     framed = None if photo == "auto" and is_form(picture) else as_digit(picture)
-    for doubt in framed.doubts if framed else doubts_of_form(picture):
+    doubts = framed.doubts if framed else doubts_of_form(picture)
+    for doubt in doubts:
         tell(f"{name}: {doubt}")
-    return (framed.steps["centred"], framed) if framed else (picture, None)
+    return framed.steps["centred"] if framed else picture, framed, doubts
 
 
 def of_digits(model: Model) -> bool:

@@ -83,6 +83,8 @@ class Image(Modality):
                         )
                     if picture.format in ("JPEG", "MPO") and _num_scans(path) > MAX_JPEG_SCANS:
                         raise Failure(f"{path}: more than {MAX_JPEG_SCANS} scans are refused")
+                    if "transparency" in picture.info:  # of which the palette may have none
+                        picture = picture.convert("RGBA")
                     picture.load()
                     picture = ImageOps.exif_transpose(picture)
         except (Pictures.DecompressionBombError, Pictures.DecompressionBombWarning):

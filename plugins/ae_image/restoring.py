@@ -98,7 +98,7 @@ def reconstruct(
 
     from ae_image.figures import rows_figure, save_figure
     from ae_image.modality import flatten
-    from ae_image.pictures import BICUBIC, decibels, in_frame
+    from ae_image.pictures import BICUBIC, NO_INK, decibels, in_frame
     from ae_toolkit.corpus import list_files, read_each
 
     condition = labels_of(loaded, labels)
@@ -113,8 +113,10 @@ def reconstruct(
             f"'ae reconstruct' writes each into a file"
         )
     names, pictures, prepared, forms, given = [], [], [], [], []
+    blank: set[int] = set()  # what has no ink comes back as nonsense, however few decibels from it
     for file, picture in read_each(found, partial(_read, model=loaded), skipped):
-        ready, framed = as_input(loaded, picture, photo=photo, name=str(file))
+        ready, framed, doubts = as_input(loaded, picture, photo=photo, name=str(file))
+        blank |= {len(names)} if NO_INK in doubts else set()
         forms += tensors([ready], loaded)
         given.append(in_frame(picture) if framed else _at_full_size(picture, loaded))
         shown = flatten(picture, "RGB")
@@ -139,7 +141,8 @@ def reconstruct(
         rows = {}
         for i, framed in enumerate(prepared):
             between = list(framed.steps.values())[:-1] if framed else [originals[i]] * 2
-            name = f"{i + 1}. {names[i]}\n{errors[i]:.1f} dB\n{whole[i]:.1f} dB from the file"
+            told = f"{errors[i]:.1f} dB\n{whole[i]:.1f} dB from the file"
+            name = f"{i + 1}. {names[i]}\n{'no ink' if i in blank else told}"
             rows[name] = [pictures[i], *between, originals[i], made[i]]
     elif len(made) > ROW_PICTURES:
         captions, rows = [], {}
@@ -148,12 +151,15 @@ def reconstruct(
             rows[f"original {i + 1}–{end}"] = originals[i:end]
             rows[f"reconstruction {i + 1}–{end}"] = made[i:end]
     else:
-        captions = [f"{error:.1f} dB" for error in errors]
+        captions = ["no ink" if i in blank else f"{x:.1f} dB" for i, x in enumerate(errors)]
         rows = {"original": originals, "reconstruction": made}
     save_figure(rows_figure(rows, captions=captions), out)
-    seen, yours = (sum(some) / len(some) for some in (errors, whole))
-    beside = f" from what the model saw, {yours:.1f} dB from your files" if files else ""
-    click.echo(f"{out}: {len(made)} reconstructions by {model}, PSNR {seen:.1f} dB{beside}")
+    told = ""
+    if inked := [i for i in range(len(made)) if i not in blank]:
+        seen, yours = (sum(some[i] for i in inked) / len(inked) for some in (errors, whole))
+        beside = f" from what the model saw, {yours:.1f} dB from your files" if files else ""
+        told = f", PSNR {seen:.1f} dB{beside}"
+    click.echo(f"{out}: {len(made)} reconstructions by {model}{told}")
     report_skipped(skipped, total=len(found))
 
 

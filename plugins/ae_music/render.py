@@ -82,14 +82,16 @@ def write_wav(audio: Audio, path: Path, *, rate: int, named: bool = True) -> Non
     if subtype is None:
         raise Misuse(f"{path}: choose a name that ends in .wav, .flac or .ogg")
     channels = 1 if audio.ndim == 1 else audio.shape[1]
-    with (
-        writing(path, named=named) as temporary,
-        soundfile.SoundFile(temporary, "w", rate, channels, subtype) as file,
-    ):
-        file.software = SIGNATURE
-        loud = _normalised(audio)
-        for at in range(0, len(loud), rate):  # the encoder of Ogg takes no hour at once
-            file.write(loud[at : at + rate])
+    with writing(path, named=named) as temporary:
+        try:
+            with soundfile.SoundFile(temporary, "w", rate, channels, subtype) as file:
+                file.software = SIGNATURE
+                loud = _normalised(audio)
+                for at in range(0, len(loud), rate):  # the encoder of Ogg takes no hour at once
+                    file.write(loud[at : at + rate])
+        except soundfile.LibsndfileError as error:
+            said = error.error_string.rstrip(".")
+            raise Failure(f"{path}: cannot be written, {said}; is the disk full?") from None
 
 
 def _normalised(audio: Audio) -> Audio:
