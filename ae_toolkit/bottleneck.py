@@ -17,6 +17,7 @@ from ae_toolkit.contracts import (
     Posterior,
     Prior,
     Shape,
+    Size,
     Step,
     flatten,
     repeat,
@@ -41,7 +42,7 @@ class Deterministic(nn.Module):
         in_shapes: Sequence[Shape],
         cond_dim: int,
         prior: PriorFactory,
-        z_dim: int | tuple[int, ...] = 32,
+        z_dim: Size | tuple[Size, ...] = 32,
         spatial: bool = False,
         l1: float = 0.0,
     ):
@@ -81,7 +82,7 @@ class Gaussian(nn.Module):
         in_shapes: Sequence[Shape],
         cond_dim: int,
         prior: PriorFactory,
-        z_dim: int | tuple[int, ...] = 32,
+        z_dim: Size | tuple[Size, ...] = 32,
         spatial: bool = False,
         logvar_bound: float = 10.0,
     ):
@@ -131,8 +132,6 @@ class Head(nn.Module):
 
     def __init__(self, in_shape: Shape, *, cond_dim: int, z_dim: int, spatial: bool, numbers: int):
         super().__init__()
-        if z_dim < 1:
-            raise ValueError(f"z_dim is {z_dim}, but a code needs at least one number")
         if spatial and len(in_shape) < 2:
             raise ValueError(f"spatial codes need features with positions, not of shape {in_shape}")
         self.shape: Shape = (z_dim, *in_shape[1:]) if spatial else (z_dim,)

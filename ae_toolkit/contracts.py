@@ -16,12 +16,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 Shape = tuple[int, ...]
+Size = Annotated[int, Field(ge=1, le=1_000_000)]  #: of channels, layers or positions, in a recipe
 
 #: Constructor arguments that `Autoencoder` supplies, by kind of part.
 SUPPLIED: Mapping[str, tuple[str, ...]] = {

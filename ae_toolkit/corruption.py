@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ae_toolkit.contracts import Shape, Step
+from ae_toolkit.contracts import Shape, Size, Step
 
 
 class Identity:
@@ -79,9 +79,7 @@ class Downsample:
         factor: positions that become one; it must divide every axis.
     """
 
-    def __init__(self, *, factor: int = 2):
-        if factor < 1:
-            raise ValueError(f"factor is {factor}, but it must be at least 1")
+    def __init__(self, *, factor: Size = 2):
         self.factor = factor
 
     def out_shape(self, shape: Shape) -> Shape:

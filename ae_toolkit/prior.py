@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ae_toolkit.backbones.transformer import Caches, grow, stack
-from ae_toolkit.contracts import Posterior, Shape, Step, flatten, unflatten
+from ae_toolkit.contracts import Posterior, Shape, Size, Step, flatten, unflatten
 
 PIECE = 250  #: codes at once, where an autoregressive prior's density is only looked at
 
@@ -48,7 +48,7 @@ class Flow(nn.Module):
     """
 
     def __init__(
-        self, *, z_shapes: Sequence[Shape], cond_dim: int, layers: int = 6, hidden: int = 128
+        self, *, z_shapes: Sequence[Shape], cond_dim: int, layers: Size = 6, hidden: Size = 128
     ):
         super().__init__()
         self.z_shapes = tuple(z_shapes)
@@ -101,11 +101,11 @@ class AutoregressivePrior(nn.Module):
         *,
         z_shapes: Sequence[Shape],
         cond_dim: int,
-        width: int = 128,
-        layers: int = 2,
-        heads: int = 4,
-        hidden: int = 128,
-        components: int = 8,
+        width: Size = 128,
+        layers: Size = 2,
+        heads: Size = 4,
+        hidden: Size = 128,
+        components: Size = 8,
     ):
         super().__init__()
         if len(z_shapes) != 1:

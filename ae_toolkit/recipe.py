@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import typing
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
@@ -25,6 +26,7 @@ from ae_toolkit.modality import Modality, check_declared
 SHOWN = 200  #: characters of a value that does not fit
 
 Positive = Annotated[int, Field(gt=0)]
+TYPE = re.compile(r"(constrained-)?int|tuple\[.*")  #: which pydantic puts among the names
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Above0 = Annotated[float, Field(gt=0, lt=1e12, allow_inf_nan=False)]
 
@@ -215,7 +217,8 @@ def check_arguments(factory: Any, part: Part, *, kind: str) -> dict[str, Any]:
     label = f"{kind} {part.name!r}"
     if loose := [name for name, p in parameters.items() if p.kind is not p.KEYWORD_ONLY]:
         raise Misuse(f"{label}: constructors of parts are keyword-only, but {loose[0]!r} is not")
-    hints = typing.get_type_hints(factory if inspect.isfunction(factory) else factory.__init__)
+    constructor = factory if inspect.isfunction(factory) else factory.__init__
+    hints = typing.get_type_hints(constructor, include_extras=True)
     fields: dict[str, Any] = {
         name: (hints.get(name, Any), ... if p.default is p.empty else p.default)
         for name, p in parameters.items()
@@ -292,8 +295,8 @@ def summary(part: Any) -> str:
 
 def complaint(error: pydantic.ValidationError, model: type[BaseModel]) -> str:
     """Says the first of pydantic's complaints in words, with the nearest name."""
-    first = error.errors()[0]
-    path = [str(step) for step in first["loc"]]
+    first = max(error.errors(), key=lambda one: len(one["loc"]))  # of several types, the nearest
+    path = [str(step) for step in first["loc"] if not TYPE.fullmatch(str(step))]
     where = ".".join(path)
     if first["type"] == "extra_forbidden":
         for step in path[:-1]:

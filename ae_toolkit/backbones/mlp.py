@@ -19,7 +19,7 @@ from ae_toolkit.backbones.layers import (
     make_activation,
     one_hot,
 )
-from ae_toolkit.contracts import Shape
+from ae_toolkit.contracts import Shape, Size
 
 
 class MLPEncoder(nn.Module):
@@ -37,7 +37,7 @@ class MLPEncoder(nn.Module):
         in_shape: Shape,
         num_classes: int,
         cond_dim: int,
-        hidden: tuple[int, ...] = (512, 256),
+        hidden: tuple[Size, ...] = (512, 256),
         activation: ActivationName = "relu",
         dropout: float = 0.0,
     ):
@@ -67,7 +67,7 @@ class MLPDecoder(FeedForward):
         out_shape: Shape,
         num_classes: int,
         cond_dim: int,
-        hidden: tuple[int, ...] = (256, 512),
+        hidden: tuple[Size, ...] = (256, 512),
         activation: ActivationName = "relu",
         dropout: float = 0.0,
     ):
@@ -84,8 +84,6 @@ class MLPDecoder(FeedForward):
 
 def dense(widths: Sequence[int], name: ActivationName, dropout: float) -> nn.Sequential:
     """Linear layers through `widths`, each followed by its activation."""
-    if not all(width > 0 for width in widths):
-        raise ValueError(f"widths must be positive, not {tuple(widths)}")
     layers: list[nn.Module] = []
     for before, after in pairwise(widths):
         layers += [nn.Linear(before, after), make_activation(name)]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ae_toolkit.backbones.sequence import Autoregressive, Spread, Values
-from ae_toolkit.contracts import Shape, flatten
+from ae_toolkit.contracts import Shape, Size, flatten
 
 
 class RecurrentEncoder(nn.Module):
@@ -34,9 +34,9 @@ class RecurrentEncoder(nn.Module):
         in_shape: Shape,
         num_classes: int,
         cond_dim: int,
-        width: int = 256,
-        layers: int = 1,
-        embed: int = 64,
+        width: Size = 256,
+        layers: Size = 1,
+        embed: Size = 64,
     ):
         super().__init__()
         self.values = Values(in_shape, num_classes=num_classes, width=embed)
@@ -79,9 +79,9 @@ class RecurrentDecoder(Autoregressive):
         out_shape: Shape,
         num_classes: int,
         cond_dim: int,
-        width: int = 256,
-        layers: int = 1,
-        embed: int = 64,
+        width: Size = 256,
+        layers: Size = 1,
+        embed: Size = 64,
         scheduled_sampling: float = 0.0,
     ):
         super().__init__(
@@ -134,17 +134,17 @@ class HierarchicalDecoder(Autoregressive):
         out_shape: Shape,
         num_classes: int,
         cond_dim: int,
-        segment: int = 16,
-        conductor: int = 256,
-        width: int = 256,
-        layers: int = 1,
-        embed: int = 64,
+        segment: Size = 16,
+        conductor: Size = 256,
+        width: Size = 256,
+        layers: Size = 1,
+        embed: Size = 64,
         scheduled_sampling: float = 0.0,
     ):
         super().__init__(
             out_shape=out_shape, num_classes=num_classes, scheduled_sampling=scheduled_sampling
         )
-        if segment < 1 or self.length % segment:
+        if self.length % segment:
             raise ValueError(f"segment {segment} does not divide the {self.length} positions")
         self.segment = segment
         num_segments = self.length // segment

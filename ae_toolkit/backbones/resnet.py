@@ -27,7 +27,7 @@ from ae_toolkit.backbones.layers import (
     pad_to_multiple,
     planes,
 )
-from ae_toolkit.contracts import Shape
+from ae_toolkit.contracts import Shape, Size
 
 
 class ResNetEncoder(nn.Module):
@@ -50,12 +50,12 @@ class ResNetEncoder(nn.Module):
         in_shape: Shape,
         num_classes: int,
         cond_dim: int,
-        widths: tuple[int, ...] = (32, 64),
+        widths: tuple[Size, ...] = (32, 64),
         blocks: int | tuple[int, ...] = 2,
-        patch: int = 2,
+        patch: Size = 2,
         activation: ActivationName = "silu",
         norm: bool = True,
-        levels: int = 1,
+        levels: Size = 1,
     ):
         super().__init__()
         channels, height, width = need_planes(input_shape(in_shape, num_classes), "resnet")
@@ -109,9 +109,9 @@ class ResNetDecoder(FeedForward):
         out_shape: Shape,
         num_classes: int,
         cond_dim: int,
-        widths: tuple[int, ...] = (64, 32),
+        widths: tuple[Size, ...] = (64, 32),
         blocks: int | tuple[int, ...] = 2,
-        patch: int = 2,
+        patch: Size = 2,
         activation: ActivationName = "silu",
         norm: bool = True,
     ):

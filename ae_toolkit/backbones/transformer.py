@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ae_toolkit.backbones.layers import FeedForward
 from ae_toolkit.backbones.sequence import Autoregressive, Spread, Values
-from ae_toolkit.contracts import Shape
+from ae_toolkit.contracts import Shape, Size
 
 Cache = tuple[Tensor, Tensor]  #: keys and values so far, (N, heads, L, W / heads) each
 Caches = list[Cache | None]  #: of a stack of layers
@@ -41,11 +41,11 @@ class TransformerEncoder(nn.Module):
         in_shape: Shape,
         num_classes: int,
         cond_dim: int,
-        width: int = 128,
-        layers: int = 2,
-        heads: int = 4,
-        patch: int = 1,
-        embed: int = 32,
+        width: Size = 128,
+        layers: Size = 2,
+        heads: Size = 4,
+        patch: Size = 1,
+        embed: Size = 32,
         dropout: float = 0.0,
     ):
         super().__init__()
@@ -91,11 +91,11 @@ class TransformerDecoder(FeedForward):
         out_shape: Shape,
         num_classes: int,
         cond_dim: int,
-        width: int = 128,
-        layers: int = 2,
-        heads: int = 4,
-        patch: int = 1,
-        embed: int = 32,
+        width: Size = 128,
+        layers: Size = 2,
+        heads: Size = 4,
+        patch: Size = 1,
+        embed: Size = 32,
         dropout: float = 0.0,
     ):
         super().__init__()
@@ -141,9 +141,9 @@ class AutoregressiveDecoder(Autoregressive):
         out_shape: Shape,
         num_classes: int,
         cond_dim: int,
-        width: int = 128,
-        layers: int = 2,
-        heads: int = 4,
+        width: Size = 128,
+        layers: Size = 2,
+        heads: Size = 4,
         dropout: float = 0.0,
         scheduled_sampling: float = 0.0,
     ):
@@ -237,6 +237,6 @@ def grow(layers: nn.ModuleList, h: Tensor, caches: Caches) -> tuple[Tensor, Cach
 
 def count_tokens(length: int, patch: int) -> int:
     """How many tokens a sequence has."""
-    if patch < 1 or length % patch:
+    if length % patch:
         raise ValueError(f"patch {patch} does not divide the {length} positions")
     return length // patch

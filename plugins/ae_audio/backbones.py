@@ -22,7 +22,7 @@ from ae_audio.modality import NUM_PITCHES
 from ae_audio.pitch import hertz_of
 from ae_audio.spectrum import RANGE, RATE, WINDOW
 from ae_toolkit.backbones.layers import FeedForward
-from ae_toolkit.contracts import Shape
+from ae_toolkit.contracts import Shape, Size
 
 HARMONICS = 128  #: numbers that the decoder tells apart; 0 is what lies below the first
 SEEN = 64  #: of them, what the encoder is shown
@@ -47,10 +47,10 @@ class NoteEncoder(nn.Module):
         in_shape: Shape,
         num_classes: int,
         cond_dim: int,
-        width: int = 320,
-        layers: int = 2,
-        patch: int = 4,
-        embed: int = 64,
+        width: Size = 320,
+        layers: Size = 2,
+        patch: Size = 4,
+        embed: Size = 64,
         dropout: float = 0.0,
     ):
         super().__init__()
@@ -99,8 +99,8 @@ class NoteDecoder(FeedForward):
         out_shape: Shape,
         num_classes: int,
         cond_dim: int,
-        width: int = 320,
-        layers: int = 2,
+        width: Size = 320,
+        layers: Size = 2,
         harmonic_rank: int = 8,
         rank: int = 6,
         dropout: float = 0.0,

@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ae_toolkit import Failure, Modality
-from ae_toolkit.contracts import Example, Shape, Step
+from ae_toolkit.contracts import Example, Shape, Size, Step
 from ae_toolkit.files import SIGNATURE, check_input
 
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -54,10 +54,10 @@ class Image(Modality):
     def __init__(
         self,
         *,
-        size: Annotated[int, Field(gt=0)] | tuple[int, int] = 28,
+        size: Size | tuple[Size, Size] = 28,
         channels: Literal[1, 3] = 1,
         fit: Literal["crop", "pad", "stretch"] = "crop",
-        labels: dict[str, int] | None = None,
+        labels: dict[str, Annotated[int, Field(ge=0)]] | None = None,
         shift: float = 0.0,
         rotate: float = 0.0,
         scale: float = 0.0,

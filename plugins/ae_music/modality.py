@@ -38,7 +38,7 @@ from ae_music.grid import (
 )
 from ae_music.score import MIDI, NOTATION, Score, read_score, score_of
 from ae_toolkit import Misuse, Modality
-from ae_toolkit.contracts import Example, Step
+from ae_toolkit.contracts import Example, Size, Step
 from ae_toolkit.files import printable
 
 if TYPE_CHECKING:
@@ -62,10 +62,8 @@ class Melodies(Modality):
     suffixes: ClassVar[tuple[str, ...]] = (*MIDI, *NOTATION)
 
     def __init__(
-        self, *, bars: int = 2, transpose: int = 0, transposed: tuple[float, float] = (1.0, 1.0)
+        self, *, bars: Size = 2, transpose: int = 0, transposed: tuple[float, float] = (1.0, 1.0)
     ):
-        if bars < 1:
-            raise ValueError(f"bars is {bars}, but a window has at least one")
         if transpose < 0 or not all(0 <= share <= 1 for share in transposed):
             raise ValueError("transpose is a number of semitones, transposed two shares in [0, 1]")
         self.bars, self.transpose, self.transposed = bars, transpose, transposed
