@@ -292,7 +292,8 @@ def _opening(folder: Path, name: str = WEIGHTS) -> Iterator[Path]:
     except (SafetensorError, OSError, ValueError) as error:
         if _is_pickle(path):
             raise Failure(f"{path}: is pickled code, not safetensors; it is not opened") from error
-        raise Failure(f"{path}: is cut short or broken ({error})") from error
+        reason = " ".join(str(error).split())
+        raise Failure(f"{path}: is cut short or broken ({reason})") from error
 
 
 def is_sound(weight: Tensor, *, finite: bool) -> bool:

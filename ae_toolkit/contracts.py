@@ -24,6 +24,7 @@ from torch import Tensor
 
 Shape = tuple[int, ...]
 Size = Annotated[int, Field(ge=1, le=1_000_000)]  #: of channels, layers or positions, in a recipe
+Sizes = Annotated[tuple[Size, ...], Field(min_length=1)]
 
 #: Constructor arguments that `Autoencoder` supplies, by kind of part.
 SUPPLIED: Mapping[str, tuple[str, ...]] = {

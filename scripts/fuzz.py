@@ -334,8 +334,8 @@ def edited(tree: Tree, chance: random.Random, *, known: Sequence[Any] = ()) -> T
 
 
 def odd_tensor(tensor: torch.Tensor, chance: random.Random) -> Any:
-    """A tensor of another shape, type or content; one that is huge already stays."""
-    if tensor.numel() > 1 << 20:
+    """A tensor of another shape, type or content; one that is odd already stays."""
+    if tensor.numel() > 1 << 20 or tensor.layout != torch.strided or tensor.is_quantized:
         return tensor
     kinds = [torch.float64, torch.float16, torch.int8, torch.bool, torch.complex64, torch.int64]
     ways: list[Callable[[], Any]] = [

@@ -29,6 +29,7 @@ def test_every_recipe_is_sound_and_has_a_summary(name: str) -> None:
         (["encoder.hidden=wide"], "encoder 'mlp': 'hidden' is 'wide'"),
         (["bottleneck.z_dim=-1", "objective.beta=1"], "'z_dim' is -1, but input"),
         (["modality.size=[28,-1]"], "modality 'image': 'size.1' is -1, but input should"),
+        (["encoder.name=resnet", "encoder.widths=[]"], "'widths' is [], but tuple should have"),
         (["encoder.name=transformer", "encoder.heads=0"], "'heads' is 0, but input should be"),
         (["condition=[\"digitt\"]"], "condition 'digitt' is no label of modality 'image'"),
         (["likelihood.name=categorical"], "categorical needs a data type with"),

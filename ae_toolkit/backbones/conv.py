@@ -25,7 +25,7 @@ from ae_toolkit.backbones.layers import (
     pad_to_multiple,
     planes,
 )
-from ae_toolkit.contracts import Shape, Size
+from ae_toolkit.contracts import Shape, Sizes
 
 
 class ConvEncoder(nn.Module):
@@ -44,7 +44,7 @@ class ConvEncoder(nn.Module):
         in_shape: Shape,
         num_classes: int,
         cond_dim: int,
-        widths: tuple[Size, ...] = (32, 64),
+        widths: Sizes = (32, 64),
         activation: ActivationName = "relu",
     ):
         super().__init__()
@@ -80,7 +80,7 @@ class ConvDecoder(FeedForward):
         out_shape: Shape,
         num_classes: int,
         cond_dim: int,
-        widths: tuple[Size, ...] = (64, 32),
+        widths: Sizes = (64, 32),
         activation: ActivationName = "relu",
     ):
         super().__init__()

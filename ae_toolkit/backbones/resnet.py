@@ -27,7 +27,7 @@ from ae_toolkit.backbones.layers import (
     pad_to_multiple,
     planes,
 )
-from ae_toolkit.contracts import Shape, Size
+from ae_toolkit.contracts import Shape, Size, Sizes
 
 
 class ResNetEncoder(nn.Module):
@@ -50,7 +50,7 @@ class ResNetEncoder(nn.Module):
         in_shape: Shape,
         num_classes: int,
         cond_dim: int,
-        widths: tuple[Size, ...] = (32, 64),
+        widths: Sizes = (32, 64),
         blocks: int | tuple[int, ...] = 2,
         patch: Size = 2,
         activation: ActivationName = "silu",
@@ -109,7 +109,7 @@ class ResNetDecoder(FeedForward):
         out_shape: Shape,
         num_classes: int,
         cond_dim: int,
-        widths: tuple[Size, ...] = (64, 32),
+        widths: Sizes = (64, 32),
         blocks: int | tuple[int, ...] = 2,
         patch: Size = 2,
         activation: ActivationName = "silu",
