@@ -12,37 +12,35 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
-
-#: The version of the contracts in `contracts.py` and `modality.py`; it grows when one breaks.
-CONTRACT = 2
-OLDEST_CONTRACT = 2  #: of which plugins still work
+from ae_toolkit.version import CONTRACT, OLDEST_CONTRACT, __version__
 
 if TYPE_CHECKING:
     from ae_toolkit.autoencoder import Autoencoder as Autoencoder
     from ae_toolkit.contracts import Example as Example
-    from ae_toolkit.data import Examples as Examples
+    from ae_toolkit.data.examples import Examples as Examples
+    from ae_toolkit.data.folder import of_items as of_items
     from ae_toolkit.errors import Failure as Failure
     from ae_toolkit.errors import Misuse as Misuse
+    from ae_toolkit.inference.model import Model as Model
+    from ae_toolkit.inference.model import load as load
     from ae_toolkit.modality import Modality as Modality
-    from ae_toolkit.model import Model as Model
-    from ae_toolkit.model import load as load
     from ae_toolkit.recipe import Recipe as Recipe
     from ae_toolkit.recipe import named as named
-    from ae_toolkit.trainer import fit as fit
+    from ae_toolkit.training.trainer import fit as fit
 
 _HOME = {
     "Autoencoder": "autoencoder",
     "Example": "contracts",
-    "Examples": "data",
+    "Examples": "data.examples",
     "Failure": "errors",
     "Misuse": "errors",
     "Modality": "modality",
-    "Model": "model",
+    "Model": "inference.model",
     "Recipe": "recipe",
-    "fit": "trainer",
-    "load": "model",
+    "fit": "training.trainer",
+    "load": "inference.model",
     "named": "recipe",
+    "of_items": "data.folder",
 }
 
 __all__ = ["CONTRACT", "OLDEST_CONTRACT", "__version__", *sorted(_HOME)]

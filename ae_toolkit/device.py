@@ -11,11 +11,11 @@ from typing import Annotated, NamedTuple
 import torch
 from pydantic import Field, TypeAdapter, ValidationError
 
-from ae_toolkit import checkpoint
 from ae_toolkit.console import tell
 from ae_toolkit.errors import Failure, Misuse
 from ae_toolkit.files import CHECKSUM, is_sealed, read_json, seal
 from ae_toolkit.recipe import Train
+from ae_toolkit.runs import checkpoint
 
 ENGINE = "engine.json"  #: in a run directory
 

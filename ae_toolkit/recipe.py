@@ -18,10 +18,11 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ae_toolkit import CONTRACT, registry
+from ae_toolkit import registry
 from ae_toolkit.contracts import SUPPLIED
 from ae_toolkit.errors import Fault, Misuse, blaming, choose
 from ae_toolkit.modality import Modality, check_declared
+from ae_toolkit.version import CONTRACT
 
 SHOWN = 200  #: characters of a value that does not fit
 

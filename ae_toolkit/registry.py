@@ -25,8 +25,8 @@ from functools import cache, lru_cache
 from importlib.metadata import Distribution, EntryPoint, distributions, packages_distributions
 from typing import Any, NamedTuple, TypeVar
 
-from ae_toolkit import CONTRACT, OLDEST_CONTRACT, __version__
 from ae_toolkit.errors import Failure, Misuse, choose, said
+from ae_toolkit.version import CONTRACT, OLDEST_CONTRACT, __version__
 
 T = TypeVar("T")
 

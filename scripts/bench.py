@@ -308,7 +308,7 @@ def prepare(net: str, quick: bool, folder: str) -> dict[str, Any]:
         Where it is, how much, how often it is repeated to be as much as was asked for, and what
         is to be said of it.
     """
-    from ae_toolkit.data import data_roots
+    from ae_toolkit.data.examples import data_roots
 
     num = {("dense", True): NUM_QUICK, ("conv", True): NUM_QUICK_CONV, ("conv", False): NUM_CONV}
     wanted = num.get((net, quick))
@@ -346,7 +346,7 @@ def tunes() -> tuple[list[str], str]:
     """The MIDI files of the collections of folk tunes, or the bundled ones, and what they are."""
     from ae_music.datasets import COLLECTIONS
 
-    from ae_toolkit.data import data_roots
+    from ae_toolkit.data.examples import data_roots
 
     for root in data_roots():
         folders = [root / "midi" / name for name in COLLECTIONS]

@@ -445,7 +445,7 @@ def read_tune(path: Path) -> None:
 
 
 def read_song(path: Path) -> None:
-    from ae_audio.song import read_melody
+    from ae_audio.latent.song import read_melody
 
     read_melody(path)
 
@@ -463,9 +463,9 @@ def read_items(path: Path, modality: Any) -> list[Any]:
 
 def models(folder: Path) -> list[Path]:
     """Small ones of every plugin, as `ae export` writes them."""
-    from ae_toolkit import checkpoint
     from ae_toolkit.autoencoder import Autoencoder
     from ae_toolkit.recipe import named
+    from ae_toolkit.runs import checkpoint
 
     small = {"hidden": [8]}
     changes: dict[str, dict[str, Any]] = {
@@ -499,7 +499,7 @@ def unsealed(config: str) -> str:
 
 
 def broken_model(chance: random.Random, seeds: Sequence[Path], place: Path) -> Path:
-    from ae_toolkit import checkpoint
+    from ae_toolkit.runs import checkpoint
 
     seed, other = chance.choice(seeds), chance.choice(seeds)
     shutil.copytree(seed, place)
@@ -512,7 +512,7 @@ def broken_model(chance: random.Random, seeds: Sequence[Path], place: Path) -> P
 
 def break_model(folder: Path, chance: random.Random, other: Path) -> None:
     """Breaks the configuration or the weights of a model folder, at least one of them."""
-    from ae_toolkit import checkpoint
+    from ae_toolkit.runs import checkpoint
 
     config, weights = folder / checkpoint.CONFIG, folder / checkpoint.WEIGHTS
     how = chance.random()
@@ -563,7 +563,8 @@ def read_model(path: Path) -> None:
 
 def runs(folder: Path) -> list[Path]:
     """A finished training, so that a resume is all reading."""
-    from ae_toolkit import checkpoint, fit
+    from ae_toolkit import fit
+    from ae_toolkit.runs import checkpoint
 
     run = fit(recipe_of_runs(), folder / "run", progress=False, device="cpu")
     for config in run.rglob(checkpoint.CONFIG):
@@ -583,7 +584,7 @@ def recipe_of_runs() -> Any:
 
 
 def broken_run(chance: random.Random, seeds: Sequence[Path], place: Path) -> Path:
-    from ae_toolkit import checkpoint
+    from ae_toolkit.runs import checkpoint
 
     shutil.copytree(seeds[0], place)
     [newest] = place.glob("checkpoints/*")

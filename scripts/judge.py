@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from ae_toolkit import load
 from ae_toolkit.console import track
-from ae_toolkit.data import load_data
-from ae_toolkit.model import Model
-from ae_toolkit.noise import Source
+from ae_toolkit.data.examples import load_data
+from ae_toolkit.inference.model import Model
+from ae_toolkit.randomness import Source
 
 KEPT = Path("runs/judge/classifier.safetensors")
 

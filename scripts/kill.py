@@ -31,7 +31,8 @@ from typing import NamedTuple
 
 import torch
 
-from ae_toolkit import Failure, checkpoint
+from ae_toolkit import Failure
+from ae_toolkit.runs import checkpoint
 
 #: A training of many short steps and many checkpoints, half of whose time is spent on saving.
 SETTINGS = (

@@ -60,7 +60,7 @@ def reading(folder: Path, tunes: Path) -> tuple[int, float]:
     """How many tunes there are, and seconds from cold files to cached windows of two bars."""
     code = (
         "import sys, time; from pathlib import Path; import symusic\n"
-        "from ae_music.modality import Melodies; from ae_toolkit.corpus import read_corpus\n"
+        "from ae_music.modality import Melodies; from ae_toolkit.data.folder import read_corpus\n"
         "began = time.perf_counter(); read_corpus([Path(sys.argv[1])], Melodies())\n"
         "print(time.perf_counter() - began)"
     )
@@ -75,7 +75,7 @@ def reading(folder: Path, tunes: Path) -> tuple[int, float]:
 
 def decoding() -> float:
     """Two-bar melodies that are decoded in a second."""
-    from ae_music.measure import speed
+    from ae_music.latent.evaluate import speed
 
     from ae_toolkit import load
 

@@ -93,7 +93,7 @@ def recipe(folder: Path, *, epochs: float) -> Recipe:
 def measure(folder: Path, examples: int) -> None:
     """Reads and trains in this process, and prints one line of JSON."""
     from ae_toolkit import fit
-    from ae_toolkit.corpus import read_corpus
+    from ae_toolkit.data.folder import read_corpus
 
     began = time.perf_counter()
     corpus = read_corpus([folder], Synthetic())

@@ -18,19 +18,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from ae_audio import spectrum
-from ae_audio.denoising import clean
-from ae_audio.measure import speed
+from ae_audio.corruptions import clean
+from ae_audio.dsp import spectrum
+from ae_audio.dsp.pitch import find_pitch
+from ae_audio.dsp.sound import read_sound
+from ae_audio.latent.evaluate import speed
 from ae_audio.modality import Notes, note_of
-from ae_audio.pitch import find_pitch
-from ae_audio.sound import read_sound
 from torch import Tensor
 from torchaudio.functional import detect_pitch_frequency
 from torchaudio.transforms import GriffinLim
 
 from ae_toolkit import load
-from ae_toolkit.corpus import TEST_SHARE, read_corpus
-from ae_toolkit.data import choose_groups
+from ae_toolkit.data.examples import choose_groups
+from ae_toolkit.data.folder import TEST_SHARE, read_corpus
 
 SOUND = spectrum.num_samples(spectrum.FRAMES) / spectrum.RATE  #: seconds of a note
 

@@ -17,18 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ae_audio.measure import WORDS as NOTE_WORDS
-from ae_audio.measure import measure as measure_notes
-from ae_music.attributes import FILE, find_directions
-from ae_music.attributes import write_directions as write_attributes
-from ae_music.measure import PAPER, SAMPLE_WORDS, WORDS
-from ae_music.measure import measure as measure_melodies
+from ae_audio.latent.evaluate import WORDS as NOTE_WORDS
+from ae_audio.latent.evaluate import measure as measure_notes
+from ae_music.latent.attributes import FILE, find_directions
+from ae_music.latent.attributes import write_directions as write_attributes
+from ae_music.latent.evaluate import PAPER, SAMPLE_WORDS, WORDS
+from ae_music.latent.evaluate import measure as measure_melodies
 
-from ae_toolkit import __version__, checkpoint, fit, load, zoo
-from ae_toolkit.data import load_data
-from ae_toolkit.evaluate import evaluate
+from ae_toolkit import __version__, fit, load
+from ae_toolkit.data.examples import load_data
+from ae_toolkit.inference import zoo
+from ae_toolkit.inference.evaluate import evaluate
 from ae_toolkit.recipe import named, summary
 from ae_toolkit.registry import recipes
+from ae_toolkit.runs import checkpoint
 
 ROOT = Path(__file__).parents[1]
 

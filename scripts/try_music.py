@@ -20,7 +20,7 @@ from pathlib import Path
 from click.testing import CliRunner
 from tqdm import tqdm
 
-from ae_toolkit.cli import main as ae
+from ae_toolkit.cli.app import main as ae
 
 SUFFIXES = (".mid", ".midi", ".kar")
 

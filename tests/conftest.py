@@ -16,11 +16,12 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from ae_toolkit import CONTRACT, Recipe, checkpoint, fit, load, registry
+from ae_toolkit import CONTRACT, Recipe, fit, load, registry
 from ae_toolkit.autoencoder import Autoencoder
-from ae_toolkit.leftovers import use_own_cache
-from ae_toolkit.model import Model
+from ae_toolkit.inference.model import Model
 from ae_toolkit.recipe import named
+from ae_toolkit.runs import checkpoint
+from ae_toolkit.training.compilation import use_own_cache
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "plugins/ae_image/samples"
@@ -102,7 +103,7 @@ def model(run: Path) -> Model:
 @pytest.fixture
 def ae(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """Runs the `ae` command in an empty folder; `failed`: an exit code comes with an error."""
-    from ae_toolkit.cli import main
+    from ae_toolkit.cli.app import main
 
     monkeypatch.chdir(tmp_path)
 

@@ -14,18 +14,18 @@ import pretty_midi
 import pytest
 import soundfile
 import torch
-from ae_audio import sound, spectrum
-from ae_audio.denoising import Hiss
+from ae_audio.corruptions import Hiss
+from ae_audio.dsp import sound, spectrum
+from ae_audio.dsp.pitch import find_pitch, parse_pitch, pitch_name
+from ae_audio.dsp.sound import Sound, read_sound, write_sounds
+from ae_audio.latent.morph import evenly_bright
+from ae_audio.latent.song import RELEASE, Tone, read_melody, sing, within
 from ae_audio.modality import Notes, note_of
-from ae_audio.morph import evenly_bright
-from ae_audio.pitch import find_pitch, parse_pitch, pitch_name
-from ae_audio.song import RELEASE, Tone, read_melody, sing, within
-from ae_audio.sound import Sound, read_sound, write_sounds
 from conftest import ROOT
 
 from ae_toolkit import Failure, Misuse, load
-from ae_toolkit.noise import Source
-from ae_toolkit.testing import check_modality
+from ae_toolkit.randomness import Source
+from ae_toolkit.testing.contracts import check_modality
 
 SAMPLES = ROOT / "plugins/ae_audio/samples"
 NAMES = sorted(path.stem for path in SAMPLES.glob("*.flac"))

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from ae_toolkit import Examples, Failure, batches, data
-from ae_toolkit.batches import Batches
-from ae_toolkit.columns import Groups, Names, Runs, Stored
-from ae_toolkit.data import hold_out
-from ae_toolkit.noise import Source
+from ae_toolkit import Examples, Failure
+from ae_toolkit.data import batches, examples
+from ae_toolkit.data.batches import Batches
+from ae_toolkit.data.columns import Groups, Names, Runs, Stored
+from ae_toolkit.data.examples import hold_out
+from ae_toolkit.randomness import Source
 
 NUM, CPU = 1000, torch.device("cpu")
 
@@ -34,7 +35,7 @@ def stored(folder: Path, num: int = NUM) -> Examples:
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything is too large for memory."""
     row = 24 + 2 + 8
-    monkeypatch.setattr(data, "COPIED", 0)
+    monkeypatch.setattr(examples, "COPIED", 0)
     monkeypatch.setattr(batches, "ON_DEVICE", 0)
     monkeypatch.setattr(batches, "NUMBERS", 0)
     monkeypatch.setattr(batches, "BLOCK", 7 * row)
@@ -120,7 +121,7 @@ def test_views_of_views_read_what_copies_hold(
     assert not set(mine.groups) & set(held.groups)
     assert len(mine) + len(held) == NUM and 0 < len(inner) < len(mine)
     views = [mine, held, inner, picked, examples.select([])]
-    monkeypatch.setattr(data, "COPIED", 1 << 30)
+    monkeypatch.setattr(examples, "COPIED", 1 << 30)
     mine, held = hold_out(examples, 0.3, seed=1)
     inner, _ = hold_out(mine, 0.3, seed=2)
     copies = [mine, held, inner, inner.select([3, 3, 200]), examples.select([])]
@@ -206,12 +207,14 @@ def test_small_data_is_in_memory_even_on_the_cpu(tmp_path: Path) -> None:
 PASS = """
 import sys
 import torch
-from ae_toolkit import Examples, batches, data
-from ae_toolkit.batches import Batches
-from ae_toolkit.columns import Stored
-from ae_toolkit.data import hold_out
+from ae_toolkit import Examples
+from ae_toolkit.data import batches
+from ae_toolkit.data import examples
+from ae_toolkit.data.batches import Batches
+from ae_toolkit.data.columns import Stored
+from ae_toolkit.data.examples import hold_out
 
-data.COPIED, batches.ON_DEVICE, batches.WINDOW = 1 << 20, 1 << 20, 8 << 20
+examples.COPIED, batches.ON_DEVICE, batches.WINDOW = 1 << 20, 1 << 20, 8 << 20
 
 def used(of):
     lines = open("/proc/self/status").read().splitlines()

@@ -31,7 +31,7 @@ def test_flops_of_the_conv_net_are_pytorchs() -> None:
 
     from ae_toolkit.autoencoder import Autoencoder
     from ae_toolkit.contracts import Batch
-    from ae_toolkit.noise import Source
+    from ae_toolkit.randomness import Source
 
     recipe = mnist_conv_vae()
     net = Autoencoder(recipe, modality=recipe.make("modality"))

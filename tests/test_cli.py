@@ -26,9 +26,11 @@ from click.testing import CliRunner
 from conftest import ROOT, SAMPLES, small, untrained
 from PIL import Image as Pictures
 
-from ae_toolkit import Autoencoder, checkpoint, registry, zoo
-from ae_toolkit.cli import main
+from ae_toolkit import Autoencoder, registry
+from ae_toolkit.cli.app import main
+from ae_toolkit.inference import zoo
 from ae_toolkit.recipe import named
+from ae_toolkit.runs import checkpoint
 
 THREE, EIGHT = SAMPLES / "digit-3.png", SAMPLES / "digit-8.png"
 
@@ -44,7 +46,7 @@ def size_of(path: str) -> tuple[int, int]:
 def test_help_imports_next_to_nothing() -> None:
     code = (
         "import sys; before = set(sys.modules); sys.argv = ['ae', '--help']\n"
-        "from ae_toolkit.cli import main\n"
+        "from ae_toolkit.cli.app import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
         "new = {n.partition('.')[0] for n in set(sys.modules) - before}\n"
@@ -291,7 +293,7 @@ def test_bad_input_gets_one_sentence(
 
 def _tensor_model(folder: Path) -> None:
     """A model of another data type."""
-    from ae_toolkit.testing import Tensors, tiny_recipe
+    from ae_toolkit.testing.contracts import Tensors, tiny_recipe
 
     registry.modalities.register("tensors")(Tensors)
     registry.datasets.register("tensors")(lambda *, modality, split: None)

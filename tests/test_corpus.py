@@ -17,9 +17,11 @@ import pytest
 import torch
 from conftest import Site
 
-from ae_toolkit import Failure, columns, corpus, data, digests, ingest, parts
-from ae_toolkit.columns import Stored
-from ae_toolkit.corpus import Corpus, part_of, read_corpus
+from ae_toolkit import Failure
+from ae_toolkit.data import columns, digests, examples, ingest, shards
+from ae_toolkit.data import folder as reading
+from ae_toolkit.data.columns import Stored
+from ae_toolkit.data.folder import Corpus, part_of, read_corpus
 from ae_toolkit.modality import Modality
 from ae_toolkit.registry import modalities
 
@@ -114,8 +116,8 @@ def folder_of(tmp_path: Path, texts: dict[str, str], *, num: int = 30) -> Path:
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "PART_FILES", 4)
-    monkeypatch.setattr(parts, "PART_BYTES", 100)
+    monkeypatch.setattr(shards, "PART_FILES", 4)
+    monkeypatch.setattr(shards, "PART_BYTES", 100)
 
 
 def same(a: Corpus, b: Corpus) -> None:
@@ -233,9 +235,9 @@ def test_killed_reading_goes_on(num: int, lines, site, tmp_path: Path, monkeypat
     script = tmp_path / "script.py"
     script.write_text(
         "import sys; from pathlib import Path; from lines_module import Lines\n"
-        "from ae_toolkit import parts; from ae_toolkit.corpus import read_corpus\n"
+        "from ae_toolkit import parts; from ae_toolkit.data.folder import read_corpus\n"
         "from ae_toolkit.registry import modalities; modalities.register('lines')(Lines)\n"
-        "parts.PART_FILES, parts.PART_BYTES = 4, 100\n"
+        "parts.PART_FILES, shards.PART_BYTES = 4, 100\n"
         f"read_corpus([Path({str(folder)!r})], Lines(delay=0.05), processes={num})\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(site.folder)}
@@ -272,7 +274,7 @@ def test_broken_parts_are_read_anew(harm: str, lines, tmp_path: Path, monkeypatc
     with pytest.raises(ZeroDivisionError), pytest.MonkeyPatch.context() as patch:
         join = harm == "y.npy"
         patch.setattr(
-            parts.Joining, "finish", lambda self, _: (join and self.move(least=0)) or 1 / 0
+            shards.Joining, "finish", lambda self, _: (join and self.move(least=0)) or 1 / 0
         )
         read_corpus([folder], lines(), processes=1)
     path = sorted((tmp_path / "cache").rglob(harm))[-1]
@@ -284,9 +286,9 @@ def test_a_part_that_was_cut_is_read_anew(lines, tmp_path: Path, monkeypatch, ca
     folder = folder_of(tmp_path, {})
     whole = read_corpus([folder], lines(), processes=1)
     anew(monkeypatch, tmp_path / "cache")
-    monkeypatch.setattr(parts, "PART_BYTES", 1 << 20)
+    monkeypatch.setattr(shards, "PART_BYTES", 1 << 20)
     with pytest.raises(ZeroDivisionError), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parts.Joining, "finish", lambda self, _: 1 / 0)
+        patch.setattr(shards.Joining, "finish", lambda self, _: 1 / 0)
         read_corpus([folder], lines(), processes=1)
     cut = sorted((tmp_path / "cache").rglob("y.bin"))[1]
     os.truncate(cut, cut.stat().st_size - 4)
@@ -322,7 +324,7 @@ def test_a_damaged_block_of_a_large_cache_is_noticed_when_it_is_used(
 ) -> None:
     anew(monkeypatch, tmp_path / "cache")
     monkeypatch.setattr(columns, "CHECKED", 64)
-    monkeypatch.setattr(corpus, "COPIED", 0)
+    monkeypatch.setattr(reading, "COPIED", 0)
     folder = folder_of(tmp_path, {})
     whole = read_corpus([folder], lines(), processes=1)
     assert whole.folder
@@ -344,21 +346,21 @@ def test_parts_that_are_damaged_are_read_again(
     folder = folder_of(tmp_path, {})
     whole = read_corpus([folder], lines(), processes=1)
     anew(monkeypatch, tmp_path / "cache")
-    finish = parts.Joining.finish
+    finish = shards.Joining.finish
 
-    def damaged(self: parts.Joining, place: Path) -> list[parts.Skipped]:
+    def damaged(self: shards.Joining, place: Path) -> list[shards.Skipped]:
         if harm == "y.npy":
             self.move(least=0)
         path = sorted(self.reader.work.rglob(harm))[-1]
         flip(path, path.stat().st_size // 2 if path.suffix == ".json" else -1)
         return finish(self, place)
 
-    monkeypatch.setattr(parts, "PART_BYTES", 1 << 20)
+    monkeypatch.setattr(shards, "PART_BYTES", 1 << 20)
     with (
         pytest.MonkeyPatch.context() as patch,
         pytest.raises(Failure, match="damaged while it was"),
     ):
-        patch.setattr(parts.Joining, "finish", damaged)
+        patch.setattr(shards.Joining, "finish", damaged)
         read_corpus([folder], lines(), processes=1)
     same(whole, read_corpus([folder], lines(), processes=1))
 
@@ -366,10 +368,10 @@ def test_parts_that_are_damaged_are_read_again(
 @pytest.mark.parametrize("harm", ["gone", "broken", "cut"])
 def test_parts_that_are_removed_in_use(harm: str, lines, tmp_path: Path, monkeypatch) -> None:
     anew(monkeypatch, tmp_path / "cache")
-    monkeypatch.setattr(parts, "PART_BYTES", 1 << 20)
-    finish = parts.Joining.finish
+    monkeypatch.setattr(shards, "PART_BYTES", 1 << 20)
+    finish = shards.Joining.finish
 
-    def harmed(self: parts.Joining, folder: Path) -> list[parts.Skipped]:
+    def harmed(self: shards.Joining, folder: Path) -> list[shards.Skipped]:
         if harm == "gone":
             (self.parts()[0].folder / "part.json").unlink()
         elif harm == "broken":
@@ -379,7 +381,7 @@ def test_parts_that_are_removed_in_use(harm: str, lines, tmp_path: Path, monkeyp
             os.truncate(sorted(self.reader.work.rglob("y.bin"))[0], 4)
         return finish(self, folder)
 
-    monkeypatch.setattr(parts.Joining, "finish", harmed)
+    monkeypatch.setattr(shards.Joining, "finish", harmed)
     with pytest.raises(Failure, match=r"parts: was removed or damaged while it was in use"):
         read_corpus([folder_of(tmp_path, {})], lines(), processes=1)
 
@@ -395,7 +397,7 @@ def test_where_no_other_process_can_begin_this_one_goes_on(
     """But not with the file that ended the last one that could."""
     folder, begin, begun = folder_of(tmp_path, {"0/gone": "exit"}), ingest._Worker.__init__, []
 
-    def once(self: ingest._Worker, reader: parts.Reader) -> None:
+    def once(self: ingest._Worker, reader: shards.Reader) -> None:
         if begun:
             raise OSError("no more processes")
         begun.append(self)
@@ -409,7 +411,7 @@ def test_where_no_other_process_can_begin_this_one_goes_on(
 
 def test_a_defect_in_reading_is_said(lines, tmp_path: Path, monkeypatch) -> None:
     anew(monkeypatch, tmp_path / "cache")
-    monkeypatch.setattr(parts._Rows, "save", lambda self, folder: [][1])
+    monkeypatch.setattr(shards._Rows, "save", lambda self, folder: [][1])
     with pytest.raises(Failure, match="IndexError: list index out of range"):
         read_corpus([folder_of(tmp_path, {})], lines())
 
@@ -418,7 +420,7 @@ def test_a_defect_in_reading_is_said(lines, tmp_path: Path, monkeypatch) -> None
 
 
 @pytest.fixture
-def old(tmp_path: Path, monkeypatch) -> list[parts.File]:
+def old(tmp_path: Path, monkeypatch) -> list[shards.File]:
     """Files that changed long enough ago."""
     anew(monkeypatch, tmp_path / "cache")
     monkeypatch.setattr(digests, "SETTLED", 0)
@@ -426,7 +428,7 @@ def old(tmp_path: Path, monkeypatch) -> list[parts.File]:
     for i in range(5):
         (tmp_path / str(i)).write_text(f"file {i}")
     time.sleep(0.02)
-    return [parts.File(tmp_path / str(i), str(i)) for i in range(5)]
+    return [shards.File(tmp_path / str(i), str(i)) for i in range(5)]
 
 
 def test_a_second_start_reads_no_contents(old, tmp_path: Path, monkeypatch) -> None:
@@ -434,7 +436,7 @@ def test_a_second_start_reads_no_contents(old, tmp_path: Path, monkeypatch) -> N
     assert found == [blake2b(f"file {i}".encode()).digest() for i in range(5)]
     monkeypatch.setattr(digests, "file_digest", lambda *_: pytest.fail("this was read before"))
     assert [*digests.digests(old)] == found
-    missing = parts.File(tmp_path / "missing", "missing")
+    missing = shards.File(tmp_path / "missing", "missing")
     assert [*digests.digests([missing])] == [b"No such file or directory"]
 
 
@@ -512,7 +514,7 @@ def test_full_disk_is_one_sentence(lines, tmp_path: Path, monkeypatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(parts.shutil, "copyfileobj", full)
+    monkeypatch.setattr(shards.shutil, "copyfileobj", full)
     with pytest.raises(Failure, match="cannot be written, No space left on device"):
         read_corpus([folder_of(tmp_path, {})], lines(), processes=1)
 
@@ -522,7 +524,7 @@ def test_cache_that_cannot_be_written(lines, tmp_path: Path, monkeypatch) -> Non
     anew(monkeypatch, tmp_path / "plain")
     found = read_corpus([folder_of(tmp_path, {})], lines())
     assert found.folder is None and found.examples.y.sum() > 0
-    monkeypatch.setattr(corpus, "COPIED", 0)
+    monkeypatch.setattr(reading, "COPIED", 0)
     found = read_corpus([tmp_path / "files"], lines())
     assert isinstance(found.examples.columns.y, Stored) and found.examples.y.sum() > 0
 
@@ -542,9 +544,9 @@ def test_large_split_is_compared_in_pieces(lines, tmp_path: Path, monkeypatch, c
     modality = lines()
     whole = read_corpus([folder], modality).examples
     copies = [part_of(whole, modality, split) for split in ("train", "test")]
-    monkeypatch.setattr(corpus, "COPIED", 0)
-    monkeypatch.setattr(corpus, "COMPARED", 50)
-    monkeypatch.setattr(data, "COPIED", 0)
+    monkeypatch.setattr(reading, "COPIED", 0)
+    monkeypatch.setattr(reading, "COMPARED", 50)
+    monkeypatch.setattr(examples, "COPIED", 0)
     lazy = read_corpus([folder], modality).examples
     views = [part_of(lazy, modality, split) for split in ("train", "test")]
     for view, copy in zip(views, copies, strict=True):

@@ -7,10 +7,10 @@ import torch
 from conftest import small
 from torch import Tensor, nn
 
-from ae_toolkit.covering import CoveringConv2d, Overlap, let_cover
 from ae_toolkit.device import Engine
-from ae_toolkit.ranks import Ranks
-from ae_toolkit.workshop import Workshop
+from ae_toolkit.parts.backbones.covering import CoveringConv2d, Overlap, let_cover
+from ae_toolkit.training.distributed import Ranks
+from ae_toolkit.training.setup import Workshop
 
 
 def pair(**settings: object) -> tuple[nn.Conv2d, nn.Conv2d]:

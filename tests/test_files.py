@@ -16,8 +16,10 @@ import pytest
 import torch
 from conftest import small
 
-from ae_toolkit import Failure, Misuse, checkpoint, files, load, zoo
-from ae_toolkit.testing import Tensors, check_modality
+from ae_toolkit import Failure, Misuse, files, load
+from ae_toolkit.inference import zoo
+from ae_toolkit.runs import checkpoint
+from ae_toolkit.testing.contracts import Tensors, check_modality
 
 
 @pytest.fixture
@@ -37,7 +39,7 @@ def test_export_loads_anywhere_and_bf16_halves_it(
 
 
 def _digits(run: Path):
-    from ae_toolkit.data import load_data
+    from ae_toolkit.data.examples import load_data
 
     return load_data(small(), small().make("modality"), "test").select(range(5))
 
@@ -266,7 +268,7 @@ def test_hub_models(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_any_data_type_from_files(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     import numpy as np
 
-    from ae_toolkit.corpus import files
+    from ae_toolkit.data.folder import files
 
     modality = Tensors(shape=(2, 3))
     check_modality(modality, [torch.randn(2, 3), torch.randn(2, 3)], tmp_path)
@@ -292,7 +294,7 @@ def test_any_data_type_from_files(tmp_path: Path, capfd: pytest.CaptureFixture[s
 
 
 def test_holding_out_is_by_group_and_moves_nobody() -> None:
-    from ae_toolkit.data import Examples, hold_out
+    from ae_toolkit.data.examples import Examples, hold_out
 
     def split(num: int) -> set[str]:
         groups = [f"tune {i // 2}" for i in range(num)]
@@ -306,7 +308,7 @@ def test_holding_out_is_by_group_and_moves_nobody() -> None:
 
 def test_shorter_examples_are_padded_and_masked() -> None:
     from ae_toolkit.contracts import Example
-    from ae_toolkit.data import Examples
+    from ae_toolkit.data.examples import Examples
 
     rows = [Example(torch.ones(n, 2), {"kind": n}, str(n)) for n in (3, 1)]
     stacked = Examples.stack(rows, length=4)
@@ -316,8 +318,8 @@ def test_shorter_examples_are_padded_and_masked() -> None:
 
 
 def test_broken_cache_is_read_anew(tmp_path: Path) -> None:
-    from ae_toolkit.corpus import read_corpus
-    from ae_toolkit.testing import Tensors
+    from ae_toolkit.data.folder import read_corpus
+    from ae_toolkit.testing.contracts import Tensors
 
     folder = tmp_path / "data"
     folder.mkdir()

@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 import torch
 from ae_image.datasets import mnist_sample
+from ae_image.digits import has_colour
 from ae_image.modality import Image, flatten
-from ae_image.pictures import has_colour
 from conftest import SAMPLES
 from PIL import Image as Pictures
 
 from ae_toolkit import Failure, Misuse, registry
-from ae_toolkit.evaluate import principal_axes
 from ae_toolkit.files import is_signed
-from ae_toolkit.noise import Source
+from ae_toolkit.inference.evaluate import principal_axes
+from ae_toolkit.randomness import Source
 from ae_toolkit.recipe import named
-from ae_toolkit.testing import check_modality
+from ae_toolkit.testing.contracts import check_modality
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -301,7 +301,7 @@ def test_missing_data_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_data_of_another_type_is_refused() -> None:
-    from ae_toolkit.testing import Tensors
+    from ae_toolkit.testing.contracts import Tensors
 
     with pytest.raises(Misuse, match="holds pictures"):
         mnist_sample(modality=Tensors(), split="test")

@@ -9,22 +9,23 @@ import pytest
 import torch
 from torch import distributions as D
 
-from ae_toolkit import Model, latent, registry
+from ae_toolkit import Model, registry
 from ae_toolkit.autoencoder import Autoencoder
-from ae_toolkit.bottleneck import Deterministic, Gaussian
-from ae_toolkit.checkpoint import Config
 from ae_toolkit.contracts import Posterior, Step, Terms
-from ae_toolkit.corruption import Binarise, Masking, Noise
-from ae_toolkit.data import Examples
-from ae_toolkit.evaluate import active_units, evaluate, neighbour_accuracy, principal_axes
-from ae_toolkit.likelihood import Bernoulli, Categorical, CrossEntropy, SquaredError
-from ae_toolkit.likelihood import Gaussian as GaussianLikelihood
-from ae_toolkit.noise import Source, Tape, replay
-from ae_toolkit.objective import ELBO, IWAE
-from ae_toolkit.prior import Flow, StandardNormal
+from ae_toolkit.data.examples import Examples
+from ae_toolkit.inference import latent
+from ae_toolkit.inference.evaluate import active_units, evaluate, neighbour_accuracy, principal_axes
+from ae_toolkit.parts.bottleneck import Deterministic, Gaussian
+from ae_toolkit.parts.corruption import Binarise, Masking, Noise
+from ae_toolkit.parts.likelihood import Bernoulli, Categorical, CrossEntropy, SquaredError
+from ae_toolkit.parts.likelihood import Gaussian as GaussianLikelihood
+from ae_toolkit.parts.objective import ELBO, IWAE
+from ae_toolkit.parts.prior import Flow, StandardNormal
+from ae_toolkit.randomness import Source, Tape, replay
 from ae_toolkit.recipe import Train
-from ae_toolkit.schedule import Schedule, Watch
-from ae_toolkit.testing import Tensors, tiny_batch, tiny_recipe
+from ae_toolkit.runs.checkpoint import Config
+from ae_toolkit.testing.contracts import Tensors, tiny_batch, tiny_recipe
+from ae_toolkit.training.schedule import Schedule, Watch
 
 
 @pytest.fixture
@@ -248,7 +249,7 @@ def test_a_corruption_says_what_is_seen_and_what_is_judged_by(linear, step) -> N
 
 def test_more_samples_than_fit_at_once_are_all_counted(linear, monkeypatch) -> None:
     model, y = linear
-    monkeypatch.setattr("ae_toolkit.evaluate.DECODED", 64)
+    monkeypatch.setattr("ae_toolkit.inference.evaluate.DECODED", 64)
     report = evaluate(model, num_samples=1000, limit=20)
     assert report["nll"] == pytest.approx(float(exact_nll(y[:20]).mean()), abs=0.02)
 

@@ -12,22 +12,22 @@ import pretty_midi
 import pytest
 import symusic
 import torch
-from ae_music import attributes, blend
 from ae_music.datasets import title_of
 from ae_music.grid import COMMON, FIRST, METERS, Melody, Meter, Notes, tidy, write_steps
-from ae_music.measure import shifted, total_variation
+from ae_music.latent import attributes, blend
+from ae_music.latent.evaluate import shifted, total_variation
+from ae_music.midi.write import to_midi
 from ae_music.modality import Melodies, has_pickup, melody_of, octaves_off
-from ae_music.writing import to_midi
 from click.testing import CliRunner
 from conftest import ROOT
 
 from ae_toolkit import Failure, Misuse, fit, load
-from ae_toolkit.cli import main
-from ae_toolkit.data import load_data
+from ae_toolkit.cli.app import main
+from ae_toolkit.data.examples import load_data
 from ae_toolkit.files import printable
-from ae_toolkit.noise import Source
+from ae_toolkit.randomness import Source
 from ae_toolkit.recipe import named
-from ae_toolkit.testing import check_modality
+from ae_toolkit.testing.contracts import check_modality
 
 SAMPLES = ROOT / "plugins/ae_music/samples"
 A, B = SAMPLES / "drowsy-maggie.mid", SAMPLES / "smash-the-windows-reel.mid"
@@ -302,8 +302,8 @@ def test_a_voice_of_a_chorale_and_the_others_beneath(ae, tmp_path: Path) -> None
 
 
 def blend_tracks(path: Path, track: str) -> list[Melody]:
-    from ae_music.extract import melodies_of
-    from ae_music.score import read_score
+    from ae_music.midi.extract import melodies_of
+    from ae_music.midi.score import read_score
 
     return melodies_of(read_score(path), track=track)
 

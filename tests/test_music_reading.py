@@ -11,17 +11,17 @@ from pathlib import Path
 import numpy as np
 import pretty_midi
 import pytest
-from ae_music import score
-from ae_music.choose import choose_track
-from ae_music.extract import melodies_of
 from ae_music.grid import COMMON, METERS, Melody, Meter, Notes, read_steps, write_steps
+from ae_music.midi import score
+from ae_music.midi.choose import choose_track
+from ae_music.midi.extract import melodies_of
+from ae_music.midi.score import read_score
+from ae_music.midi.timing import describe_timing, timing_of
+from ae_music.midi.write import to_midi
 from ae_music.modality import Melodies, melody_of, octaves_off
-from ae_music.score import read_score
-from ae_music.timing import describe_timing, timing_of
-from ae_music.writing import to_midi
 
 from ae_toolkit import Failure, Misuse
-from ae_toolkit.corpus import read_corpus
+from ae_toolkit.data.folder import read_corpus
 
 QUARTER = 480
 SIXTEENTH = QUARTER // 4

@@ -15,10 +15,10 @@ import pytest
 import soundfile
 from ae_music.figures import blend_figure, path_figure, rolls_figure, save_figure
 from ae_music.grid import Melody, Meter
+from ae_music.midi.notation import to_midi
+from ae_music.midi.render import render, write_wav
+from ae_music.midi.score import Score, read_score
 from ae_music.modality import Melodies
-from ae_music.notation import to_midi
-from ae_music.render import render, write_wav
-from ae_music.score import Score, read_score
 from conftest import ROOT
 
 from ae_toolkit import Failure, Misuse

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from conftest import ROOT, SAMPLES
 
-from ae_toolkit import Failure, Misuse, files, verbs
+from ae_toolkit import Failure, Misuse, files
+from ae_toolkit.cli import models
 from ae_toolkit.files import outputs, writing
 
 THREE, EIGHT = SAMPLES / "digit-3.png", SAMPLES / "digit-8.png"
@@ -146,7 +147,7 @@ def test_codes_that_hang_or_grow_are_refused(kind: str, ae, run: Path, monkeypat
     elif kind == "device":
         path.symlink_to("/dev/zero")
     elif kind == "packed":
-        monkeypatch.setattr(verbs, "MAX_CODES_BYTES", 10_000)
+        monkeypatch.setattr(models, "MAX_CODES_BYTES", 10_000)
         np.savez_compressed(path, z=np.zeros((10_000, 2)))
     else:
         with path.open("wb") as file:
@@ -248,7 +249,7 @@ def test_exporting_keeps_what_else_is_in_the_folder(ae, run: Path) -> None:
 
 
 def test_a_long_tune_comes_back_whole_from_its_codes(ae) -> None:
-    from ae_music.files import find_tune
+    from ae_music.cli.inputs import find_tune
     from ae_music.modality import Melodies
 
     tune = find_tune(Path("drowsy-maggie"))

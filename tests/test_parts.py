@@ -10,8 +10,8 @@ import torch
 
 from ae_toolkit import Autoencoder, registry
 from ae_toolkit.contracts import SUPPLIED
-from ae_toolkit.noise import Source
-from ae_toolkit.testing import (
+from ae_toolkit.randomness import Source
+from ae_toolkit.testing.contracts import (
     Tensors,
     check_arguments_are_keywords,
     check_part,

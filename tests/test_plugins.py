@@ -14,12 +14,13 @@ import pytest
 from conftest import Site, small
 from PIL import Image as Pictures
 
-from ae_toolkit import CONTRACT, Failure, checkpoint, fit, load, registry
-from ae_toolkit.data import cache_root
-from ae_toolkit.plugins import examine
+from ae_toolkit import CONTRACT, Failure, fit, load, registry
+from ae_toolkit.data.examples import cache_root
 from ae_toolkit.recipe import named
-from ae_toolkit.scaffold import write_plugin
-from ae_toolkit.testing import check_plugin
+from ae_toolkit.runs import checkpoint
+from ae_toolkit.testing.contracts import check_plugin
+from ae_toolkit.testing.plugins import examine
+from ae_toolkit.testing.scaffold import write_plugin
 
 QUICK = ("--quiet", "--set", "train.epochs=1", "--set", "encoder.hidden=[16]",
          "--set", "decoder.hidden=[16]")  # fmt: skip
@@ -381,12 +382,12 @@ def test_names_of_two_strangers_must_be_told_apart(ae, site: Site) -> None:
 WRONG = """
 import torch
 from ae_toolkit.contracts import Code
-from ae_toolkit.bottleneck import Deterministic
-from ae_toolkit.likelihood import SquaredError
-from ae_toolkit.objective import ELBO
-from ae_toolkit.prior import StandardNormal
+from ae_toolkit.parts.bottleneck import Deterministic
+from ae_toolkit.parts.likelihood import SquaredError
+from ae_toolkit.parts.objective import ELBO
+from ae_toolkit.parts.prior import StandardNormal
 from ae_toolkit.recipe import named
-from ae_toolkit.backbones.mlp import MLPEncoder
+from ae_toolkit.parts.backbones.mlp import MLPEncoder
 
 class Wrong(Deterministic):
     def __init__(self, *, in_shapes, cond_dim, prior, z_dim: int = 2, wrong: str = "rate"):

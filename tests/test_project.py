@@ -16,8 +16,10 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, SAMPLES, Site
 
-from ae_toolkit import checkpoint, load, zoo
-from ae_toolkit.evaluate import evaluate
+from ae_toolkit import load
+from ae_toolkit.inference import zoo
+from ae_toolkit.inference.evaluate import evaluate
+from ae_toolkit.runs import checkpoint
 
 CORE = sorted((ROOT / "ae_toolkit").rglob("*.py"))
 PLUGINS = sorted((ROOT / "plugins").rglob("*.py"))
@@ -112,9 +114,9 @@ def test_shipped_nll_is_the_measured_one(real_mnist: Path) -> None:
 
 @pytest.mark.parametrize("name", MELODIES)
 def test_shipped_melody_numbers_are_the_measured_ones(real_tunes: Path, name: str) -> None:
-    from ae_music.measure import reconstruction
+    from ae_music.latent.evaluate import reconstruction
 
-    from ae_toolkit.data import load_data
+    from ae_toolkit.data.examples import load_data
 
     model = load(name)
     shipped = model.config.card["metrics"]["melodies"]

@@ -16,11 +16,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from ae_toolkit import Misuse, checkpoint
-from ae_toolkit.noise import Source, Tape
-from ae_toolkit.ranks import check_batch
+from ae_toolkit import Misuse
+from ae_toolkit.randomness import Source, Tape
 from ae_toolkit.recipe import Train
-from ae_toolkit.schedule import Schedule
+from ae_toolkit.runs import checkpoint
+from ae_toolkit.training.distributed import check_batch
+from ae_toolkit.training.schedule import Schedule
 
 OFTEN = "train.evaluate_every=0.3334"  #: epochs, so that every fifth step of 15 is logged
 

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import torch
 from ae_image.datasets import mnist_sample
-from ae_image.modality import Image
-from ae_image.pictures import (
+from ae_image.digits import (
     BORDER,
     NO_INK,
     SEVERAL,
@@ -24,6 +23,7 @@ from ae_image.pictures import (
     is_form,
     restore,
 )
+from ae_image.modality import Image
 from conftest import SAMPLES
 from matplotlib.cbook import get_sample_data
 from PIL import Image as Pictures
@@ -31,13 +31,13 @@ from PIL import ImageChops, ImageDraw, ImageFilter, ImageOps
 
 from ae_toolkit import Misuse, Model, load
 from ae_toolkit.autoencoder import Autoencoder
-from ae_toolkit.checkpoint import Config
-from ae_toolkit.corruption import Downsample
-from ae_toolkit.latent import quantiles
-from ae_toolkit.noise import Source
-from ae_toolkit.pieces import in_pieces
+from ae_toolkit.inference.latent import quantiles
+from ae_toolkit.inference.tiling import in_pieces
+from ae_toolkit.parts.corruption import Downsample
+from ae_toolkit.randomness import Source
 from ae_toolkit.recipe import named
-from ae_toolkit.testing import check_part
+from ae_toolkit.runs.checkpoint import Config
+from ae_toolkit.testing.contracts import check_part
 
 THREE = SAMPLES / "digit-3.png"
 STEP = Source(0, "test").step(0)

@@ -18,23 +18,24 @@ import pytest
 import torch
 from conftest import small as four_epochs
 
-from ae_toolkit import Autoencoder, Misuse, Recipe, checkpoint, console, fit, registry
-from ae_toolkit.batches import WINDOW
-from ae_toolkit.collapse import Alarm, Units
-from ae_toolkit.columns import Stored
-from ae_toolkit.data import Examples, hold_out, load_data
+from ae_toolkit import Autoencoder, Misuse, Recipe, console, fit, registry
+from ae_toolkit.data.batches import WINDOW
+from ae_toolkit.data.columns import Stored
+from ae_toolkit.data.examples import Examples, hold_out, load_data
 from ae_toolkit.errors import Interrupted
-from ae_toolkit.estimate import _data_bytes, estimate
-from ae_toolkit.evaluate import active_units
-from ae_toolkit.learner import Learner, Pace
-from ae_toolkit.lock import locked
-from ae_toolkit.noise import Source
-from ae_toolkit.objective import ELBO, IWAE
-from ae_toolkit.profiler import PASSED, RECORDED, TRACE, WARM
-from ae_toolkit.ranks import Ranks
-from ae_toolkit.runs import differing, find, read
-from ae_toolkit.trackers import TensorBoard, Trackers
-from ae_toolkit.validation import validate
+from ae_toolkit.inference.evaluate import active_units
+from ae_toolkit.parts.objective import ELBO, IWAE
+from ae_toolkit.randomness import Source
+from ae_toolkit.runs import checkpoint
+from ae_toolkit.runs.history import differing, find, read
+from ae_toolkit.runs.lock import locked
+from ae_toolkit.training.callbacks.collapse import Alarm, Units
+from ae_toolkit.training.callbacks.profiler import PASSED, RECORDED, TRACE, WARM
+from ae_toolkit.training.callbacks.trackers import TensorBoard, Trackers
+from ae_toolkit.training.distributed import Ranks
+from ae_toolkit.training.dry_run import _data_bytes, estimate
+from ae_toolkit.training.optimizer import Learner, Pace
+from ae_toolkit.training.validation import validate
 
 
 def small(**changes: object) -> Recipe:
@@ -147,7 +148,7 @@ def test_long_work_says_how_far_it_is_where_there_is_no_terminal(
 def test_the_first_sentence_waits_for_nothing_heavy() -> None:
     code = (
         "import sys; sys.modules['torch'] = None\n"  # whoever imports it fails
-        "from ae_toolkit.cli import main; main(['train', 'mnist-2d'])"
+        "from ae_toolkit.cli.app import main; main(['train', 'mnist-2d'])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode and done.stderr.startswith("Starting to train mnist-2d …\n")
@@ -336,7 +337,7 @@ def test_weights_and_biases_needs_a_login(tmp_path: Path, monkeypatch: pytest.Mo
 def test_weights_and_biases_offline(tmp_path: Path) -> None:
     pytest.importorskip("wandb", reason="needs the extra: pip install -e '.[wandb]'")
     code = (
-        "from pathlib import Path; from ae_toolkit.trackers import WandB\n"
+        "from pathlib import Path; from ae_toolkit.training.callbacks.trackers import WandB\n"
         "import matplotlib.image, numpy\n"
         "matplotlib.image.imsave('a.png', numpy.zeros((4, 4)))\n"
         "t = WandB(run=Path('run'), settings={'name': 'some'})\n"
@@ -488,7 +489,7 @@ def test_large_data_counts_two_windows_and_is_not_read(tmp_path: Path, monkeypat
     for name in ("take", "span", "_fill"):
         monkeypatch.setattr(Stored, name, lambda *_, **__: pytest.fail("this reads it"))
     assert _data_bytes(examples) == 1600
-    monkeypatch.setattr("ae_toolkit.estimate.ON_DEVICE", 1000)
+    monkeypatch.setattr("ae_toolkit.training.dry_run.ON_DEVICE", 1000)
     assert _data_bytes(examples) == 2 * WINDOW
 
 
@@ -673,7 +674,7 @@ def test_a_run_of_pipes_does_not_hang(ae, run: Path, tmp_path: Path) -> None:
 
 def test_listing_runs_builds_nothing(several: Path) -> None:
     code = (
-        "import sys; from ae_toolkit.cli import main\n"
+        "import sys; from ae_toolkit.cli.app import main\n"
         "main(['runs'], standalone_mode=False)\n"
         "assert not {'torch', 'numpy', 'pydantic'} & set(sys.modules), 'imported too much'"
     )

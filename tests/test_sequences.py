@@ -12,23 +12,23 @@ from torch import Tensor
 
 from ae_toolkit import Misuse, Modality, Model, registry
 from ae_toolkit.autoencoder import Autoencoder
-from ae_toolkit.backbones.recurrent import (
+from ae_toolkit.contracts import Batch, Example
+from ae_toolkit.parts.backbones.recurrent import (
     HierarchicalDecoder,
     RecurrentDecoder,
     RecurrentEncoder,
     Start,
 )
-from ae_toolkit.backbones.transformer import (
+from ae_toolkit.parts.backbones.transformer import (
     AutoregressiveDecoder,
     TransformerDecoder,
     TransformerEncoder,
 )
-from ae_toolkit.checkpoint import Config
-from ae_toolkit.contracts import Batch, Example
-from ae_toolkit.noise import Source
-from ae_toolkit.prior import AutoregressivePrior
+from ae_toolkit.parts.prior import AutoregressivePrior
+from ae_toolkit.randomness import Source
 from ae_toolkit.recipe import Recipe
-from ae_toolkit.testing import Tensors, check_part, tiny_batch, tiny_recipe
+from ae_toolkit.runs.checkpoint import Config
+from ae_toolkit.testing.contracts import Tensors, check_part, tiny_batch, tiny_recipe
 
 LENGTH, CLASSES = 6, 5
 DECODERS = {

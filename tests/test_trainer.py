@@ -13,18 +13,20 @@ import pytest
 import torch
 from conftest import small
 
-from ae_toolkit import Failure, Misuse, checkpoint, fit, load, trial
-from ae_toolkit.data import Examples, choose_groups
+from ae_toolkit import Failure, Misuse, fit, load
+from ae_toolkit.data.examples import Examples, choose_groups
 from ae_toolkit.device import Engine, has_compiler
 from ae_toolkit.errors import Interrupted
-from ae_toolkit.learner import Learner, Pace
-from ae_toolkit.logs import Logs
-from ae_toolkit.noise import Source
-from ae_toolkit.ranks import Ranks
+from ae_toolkit.randomness import Source
 from ae_toolkit.recipe import Train
 from ae_toolkit.registry import corruptions, datasets, encoders
-from ae_toolkit.validation import validate
-from ae_toolkit.workshop import Workshop
+from ae_toolkit.runs import checkpoint
+from ae_toolkit.runs.logs import Logs
+from ae_toolkit.training import trial
+from ae_toolkit.training.distributed import Ranks
+from ae_toolkit.training.optimizer import Learner, Pace
+from ae_toolkit.training.setup import Workshop
+from ae_toolkit.training.validation import validate
 
 
 def rows(run: Path, split: str) -> list[dict[str, float]]:
@@ -431,8 +433,8 @@ def test_what_began_on_a_cpu_goes_on_on_a_gpu(
 def test_a_gpu_is_fed_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pinned windows on a stream of their own hold what the plain way holds."""
     need_cuda()
-    monkeypatch.setattr("ae_toolkit.data.ON_DEVICE", 0)
-    monkeypatch.setattr("ae_toolkit.batches.ON_DEVICE", 0)
+    monkeypatch.setattr("ae_toolkit.data.examples.ON_DEVICE", 0)
+    monkeypatch.setattr("ae_toolkit.data.batches.ON_DEVICE", 0)
     there = fit(small(), tmp_path / "gpu", device="cuda", progress=False)
     here = fit(small(), tmp_path / "cpu", device="cpu", progress=False)
     mine, its = rows(here, "validation")[-1], rows(there, "validation")[-1]
@@ -442,8 +444,8 @@ def test_a_gpu_is_fed_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_read_ahead_data_trains_and_resumes_to_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ae_toolkit.data.ON_DEVICE", 0)
-    monkeypatch.setattr("ae_toolkit.batches.ON_DEVICE", 0)
+    monkeypatch.setattr("ae_toolkit.data.examples.ON_DEVICE", 0)
+    monkeypatch.setattr("ae_toolkit.data.batches.ON_DEVICE", 0)
     whole = fit(small(), tmp_path / "whole", progress=False)
     cut = fit(small(), tmp_path / "cut", progress=False)
     shutil.rmtree(checkpoint.checkpoints(cut)[-1].folder)

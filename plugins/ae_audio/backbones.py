@@ -18,11 +18,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ae_audio.dsp.pitch import hertz_of
+from ae_audio.dsp.spectrum import RANGE, RATE, WINDOW
 from ae_audio.modality import NUM_PITCHES
-from ae_audio.pitch import hertz_of
-from ae_audio.spectrum import RANGE, RATE, WINDOW
-from ae_toolkit.backbones.layers import FeedForward
 from ae_toolkit.contracts import Shape, Size
+from ae_toolkit.parts.backbones.layers import FeedForward
 
 HARMONICS = 128  #: numbers that the decoder tells apart; 0 is what lies below the first
 SEEN = 64  #: of them, what the encoder is shown

@@ -11,8 +11,8 @@ from typing import Any
 
 from ae_audio.modality import Notes
 from ae_toolkit import Examples, Failure, Misuse
-from ae_toolkit.corpus import part_of, read_corpus
-from ae_toolkit.data import Split, data_roots
+from ae_toolkit.data.examples import Split, data_roots
+from ae_toolkit.data.folder import part_of, read_corpus
 
 FOLDER = "gm-notes"
 

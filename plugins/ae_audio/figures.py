@@ -11,8 +11,8 @@ import torch
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from ae_audio import spectrum
-from ae_audio.sound import Sound
+from ae_audio.dsp import spectrum
+from ae_audio.dsp.sound import Sound
 from ae_toolkit import figures
 
 INK = "#33373d"

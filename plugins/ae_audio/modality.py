@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 from torchaudio.transforms import Resample
 
-from ae_audio import spectrum
-from ae_audio.pitch import hear_pitch
-from ae_audio.sound import (
+from ae_audio.dsp import spectrum
+from ae_audio.dsp.pitch import hear_pitch
+from ae_audio.dsp.sound import (
     MIN_SECONDS,
     PEAK,
     SUFFIXES,

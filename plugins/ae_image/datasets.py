@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ae_image.modality import Image
 from ae_toolkit import Examples, Failure, Misuse
-from ae_toolkit.data import Split, data_roots
+from ae_toolkit.data.examples import Split, data_roots
 
 LABELS = {
     "mnist": "digit",

@@ -13,8 +13,8 @@ from typing import Any
 
 from ae_music.modality import Melodies
 from ae_toolkit import Examples, Failure, Misuse
-from ae_toolkit.corpus import part_of, read_corpus
-from ae_toolkit.data import Split, data_roots
+from ae_toolkit.data.examples import Split, data_roots
+from ae_toolkit.data.folder import part_of, read_corpus
 
 COLLECTIONS = ("oneills-1850", "ryans-mammoth")
 

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ae_music.extract import melodies_of
 from ae_music.grid import (
     ALIKE,
     COMMON,
@@ -36,7 +35,8 @@ from ae_music.grid import (
     tidy,
     windows,
 )
-from ae_music.score import MIDI, NOTATION, Score, read_score, score_of
+from ae_music.midi.extract import melodies_of
+from ae_music.midi.score import MIDI, NOTATION, Score, read_score, score_of
 from ae_toolkit import Misuse, Modality
 from ae_toolkit.contracts import Example, Size, Step
 from ae_toolkit.files import printable
@@ -79,7 +79,7 @@ class Melodies(Modality):
 
     def write(self, items: Sequence[Any], path: Path) -> None:
         """One melody after the other, each in its own tempo and meter."""
-        from ae_music.writing import to_midi
+        from ae_music.midi.write import to_midi
 
         if path.suffix.lower() not in MIDI:
             raise Misuse(f"{path}: melodies are written as MIDI, choose a name that ends in .mid")
@@ -109,7 +109,7 @@ class Melodies(Modality):
         like: Any = None,
         labels: Mapping[str, float] | None = None,
     ) -> PrettyMIDI:
-        from ae_music.writing import to_midi
+        from ae_music.midi.write import to_midi
 
         melody = self.melody(parts, like=None if like is None else melody_of(like), labels=labels)
         return to_midi([melody])

@@ -13,8 +13,8 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from ae_toolkit import Recipe
-from ae_toolkit.backbones.layers import FeedForward
 from ae_toolkit.contracts import Shape
+from ae_toolkit.parts.backbones.layers import FeedForward
 from ae_toolkit.registry import decoders, encoders, recipes
 
 

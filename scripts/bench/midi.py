@@ -51,7 +51,7 @@ class Reader(NamedTuple):
 
 
 def ours(path: Path) -> Read:
-    from ae_music.score import read_score
+    from ae_music.midi.score import read_score
 
     score = read_score(path)
     return Read(

@@ -1,0 +1,356 @@
+"""The verbs that work with a trained model of any data type: evaluate, reconstruct and their like.
+
+Everything heavy is imported inside the callbacks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ae_toolkit.cli.options import (
+    FiniteRange,
+    device_option,
+    json_option,
+    label_option,
+    need_ending,
+    overwrite_option,
+    parse_labels,
+    print_json,
+    report_skipped,
+    seed_option,
+    warn_untrained_prior,
+)
+from ae_toolkit.errors import Failure
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ae_toolkit.data.folder import Reading
+    from ae_toolkit.inference.model import Model
+
+
+MAX_CODES_BYTES = 256 << 20  #: of codes that are packed in a file of any size …
+MAX_GROWTH = 4  #: … and of a larger one, so many times its size
+
+
+@click.command("evaluate")
+@click.argument("model")
+@click.option(
+    "--data", help="Another data set or path; of a folder, the tenth that training leaves out."
+)
+@click.option("--nll", "num_samples", type=click.IntRange(0), metavar="K",
+              help="Samples per example of the importance-weighted NLL; 0: none.  "
+                   "[default: 500 where the likelihood is a density, or what the "
+                   "model's card has]")  # fmt: skip
+@click.option("--limit", type=click.IntRange(1), help="Measure only the first so many examples.")
+@seed_option
+@json_option
+@device_option
+def evaluate_command(
+    model: str,
+    data: str | None,
+    num_samples: int | None,
+    limit: int | None,
+    seed: int,
+    as_json: bool,
+    device: str,
+) -> None:
+    """Measure MODEL on the test split.
+
+    \b
+    Example:
+      ae evaluate mnist-2d --json
+    """
+    from ae_toolkit.inference.evaluate import evaluate
+    from ae_toolkit.inference.model import load
+    from ae_toolkit.runs.history import leaves
+
+    loaded = load(model, device=device)
+    report = {
+        "model": model,
+        **evaluate(
+            loaded, data=data, num_samples=num_samples, limit=limit, seed=seed, progress=not as_json
+        ),
+    }
+    if as_json:
+        print_json(report)
+        return
+    for name, value in leaves(report):
+        click.echo(f"{name:24} {value:.4g}" if isinstance(value, float) else f"{name:24} {value}")
+
+
+@click.command("reconstruct")
+@click.argument("model")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path, file_okay=False),
+              help="Folder for the results, named like the originals.")  # fmt: skip
+@overwrite_option
+@label_option
+@device_option
+def reconstruct(
+    model: str, files: tuple[Path, ...], out: Path, labels: tuple[str, ...], device: str
+) -> None:
+    """Send FILES through the code of MODEL and back.
+
+    \b
+    Example:
+      ae reconstruct mnist-2d three.png seven.png -o back/
+    """
+    loaded = _load(model, device)
+    found = _read(loaded, files)
+    _write_each(loaded, loaded.reconstruct(found.items, parse_labels(labels)), found.names, out)
+    report_skipped(found.skipped, total=found.num_files)
+
+
+@click.command("sample")
+@click.argument("model")
+@click.option("-n", "--num", default=16, show_default=True, type=click.IntRange(1),
+              help="How many.")  # fmt: skip
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path, file_okay=False),
+              help="Folder for the results.")  # fmt: skip
+@overwrite_option
+@click.option("--temperature", default=1.0, show_default=True, type=FiniteRange(0),
+              help="Spread of the codes; less is safer and duller.")  # fmt: skip
+@click.option("--likelihood-temperature", default=0.0, show_default=True, type=FiniteRange(0),
+              help="Spread of elements given their code; 0: the best single guess.")  # fmt: skip
+@label_option
+@seed_option
+@device_option
+def sample(
+    model: str,
+    num: int,
+    out: Path,
+    temperature: float,
+    likelihood_temperature: float,
+    labels: tuple[str, ...],
+    seed: int,
+    device: str,
+) -> None:
+    """Make new items from the prior of MODEL.
+
+    \b
+    Example:
+      ae sample mnist-vae -n 16 -o new/ --seed 1
+    """
+    loaded = _load(model, device)
+    warn_untrained_prior(loaded)
+    items = loaded.sample(
+        num,
+        parse_labels(labels),
+        seed=seed,
+        temperature=temperature,
+        likelihood_temperature=likelihood_temperature,
+    )
+    _write_each(loaded, items, [f"{i:04}" for i in range(num)], out)
+    click.echo(f"seed {seed}")
+
+
+@click.command("interpolate")
+@click.argument("model")
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path, dir_okay=False),
+              help="One file with all the steps.")  # fmt: skip
+@click.option("--steps", default=9, show_default=True, type=click.IntRange(2, 1000),
+              help="Items in all, both ends included.")  # fmt: skip
+@click.option("--path", default="slerp", show_default=True, type=click.Choice(["slerp", "lerp"]),
+              help="Along the great arc or the straight line.")  # fmt: skip
+@label_option
+@device_option
+def interpolate(
+    model: str,
+    a: Path,
+    b: Path,
+    out: Path,
+    steps: int,
+    path: str,
+    labels: tuple[str, ...],
+    device: str,
+) -> None:
+    """Walk from A to B through the codes of MODEL.
+
+    \b
+    Example:
+      ae interpolate mnist-vae three.png eight.png -o walk.png
+    """
+    loaded = _load(model, device)
+    need_ending(out, loaded.modality.suffixes)
+    first, second = (_read(loaded, [file]).items[0] for file in (a, b))
+    walk = loaded.interpolate(first, second, steps=steps, path=path, labels=parse_labels(labels))
+    _write(loaded, walk, out)
+    click.echo(f"{out}: {steps} steps from {a} to {b}")
+
+
+@click.command("encode")
+@click.argument("model")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path, dir_okay=False),
+              help="A .npz file with arrays 'z' (N, D), 'names', 'item' (which rows are of one "
+                   "item), and the labels that 'z' was made under.")  # fmt: skip
+@label_option
+@device_option
+def encode(
+    model: str, files: tuple[Path, ...], out: Path, labels: tuple[str, ...], device: str
+) -> None:
+    """Write the codes of FILES by MODEL.
+
+    \b
+    Example:
+      ae encode mnist-2d three.png seven.png -o z.npz
+    """
+    import numpy as np
+
+    from ae_toolkit.files import check_output, writing
+
+    loaded = _load(model, device)
+    check_output(out)
+    found, known = _read(loaded, files), parse_labels(labels)
+    rows, names, counts = [], [], []
+    columns: dict[str, list[Any]] = {}
+    for name, item in zip(found.names, found.items, strict=True):
+        examples = loaded.examples([item], known)
+        rows.append(loaded.encode_examples(examples).cpu().numpy())
+        counts.append(len(examples))
+        names += [name if len(examples) == 1 else f"{name}.{i:03}" for i in range(len(examples))]
+        for label, column in examples.labels.items():
+            columns.setdefault(label, []).append(column.cpu().numpy())
+    z = np.concatenate(rows)
+    arrays: dict[str, Any] = {f"label.{k}": np.concatenate(v) for k, v in columns.items()}
+    with writing(out) as temporary, temporary.open("wb") as file:
+        item = np.repeat(np.arange(len(counts)), counts)
+        np.savez(file, z=z, names=np.array(names), item=item, **arrays)
+    click.echo(f"{out}: {z.shape[0]} codes of {z.shape[1]} numbers")
+    report_skipped(found.skipped, total=found.num_files)
+
+
+@click.command("decode")
+@click.argument("model")
+@click.argument("codes", type=click.Path(path_type=Path))
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path, file_okay=False),
+              help="Folder for the results.")  # fmt: skip
+@overwrite_option
+@label_option
+@device_option
+def decode(model: str, codes: Path, out: Path, labels: tuple[str, ...], device: str) -> None:
+    """Turn CODES back into items.
+
+    CODES is a .npz with an array 'z', as 'ae encode' writes it, or a .npy. Labels that it holds are
+    used unless --label says otherwise. Codes of one long item become one item again.
+
+    \b
+    Example:
+      ae decode mnist-2d z.npz -o back/
+    """
+    loaded = _load(model, device)
+    z, names, counts, known = _read_codes(codes)
+    items = loaded.decode_joined(z, counts, {**known, **parse_labels(labels)})
+    _write_each(loaded, items, names, out)
+
+
+@click.command("export")
+@click.argument("model")
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path, file_okay=False),
+              help="Folder for config.json and model.safetensors.")  # fmt: skip
+@click.option("--dtype", default="fp32", show_default=True, type=click.Choice(["fp32", "bf16"]),
+              help="bf16 halves the file.")  # fmt: skip
+def export(model: str, out: Path, dtype: str) -> None:
+    """Write MODEL without its training state.
+
+    \b
+    Example:
+      ae export runs/mine -o shared/mine --dtype bf16
+    """
+    from ae_toolkit.inference.zoo import export as export_model
+
+    size = export_model(model, out, dtype=dtype)
+    click.echo(f"{out}: {size / 1e6:.2f} MB")
+
+
+def _load(model: str, device: str) -> Model:
+    from ae_toolkit.inference.model import load
+
+    return load(model, device=device)
+
+
+def _read(model: Model, files: Iterable[Path]) -> Reading:
+    from ae_toolkit.data.folder import read_files
+
+    return read_files(files, model.modality)
+
+
+def _read_codes(path: Path) -> tuple[Tensor, list[str], list[int], dict[str, Tensor]]:
+    """Codes from a .npz with an array `z`, or a .npy.
+
+    Returns:
+        The codes, and of the items that they make the names and the numbers of codes; labels.
+    """
+    import zipfile
+
+    import numpy as np
+    import torch
+
+    from ae_toolkit.files import check_input
+
+    size = check_input(path)
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                promised = sum(entry.file_size for entry in archive.infolist())
+            if promised > max(MAX_GROWTH * size, MAX_CODES_BYTES):
+                raise Failure(f"would take {promised / 1e6:,.0f} MB")
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            arrays = {"z": loaded}
+        else:
+            with loaded:
+                arrays = dict(loaded)
+        z = torch.from_numpy(np.atleast_2d(arrays["z"])).float()
+    except KeyError:
+        raise Failure(f"{path}: holds no array 'z'") from None
+    except Exception as error:  # numpy raises half a dozen kinds for a file that is none of its own
+        raise Failure(f"{path}: holds no codes ({error})") from error
+    if not (len(z) and z.dim() == 2 and bool(z.isfinite().all())):
+        raise Failure(f"{path}: its 'z' must be rows of numbers, at least one and all finite")
+    item = arrays.get("item", np.arange(len(z)))
+    if item.shape != (len(z),) or item.dtype.kind not in "iu" or (np.diff(item) < 0).any():
+        raise Failure(f"{path}: its 'item' must number the rows of 'z' in order, item by item")
+    _, starts, counts = np.unique(item, return_index=True, return_counts=True)
+    names = [str(n) for n in arrays.get("names", [])]
+    if len(names) != len(z):
+        names = [f"{i:04}" for i in range(len(z))]
+    named = [
+        names[start].rpartition(".")[0] or names[start] if count > 1 else names[start]
+        for start, count in zip(starts, counts, strict=True)
+    ]
+    labels = {
+        name.removeprefix("label."): torch.from_numpy(column)
+        for name, column in arrays.items()
+        if name.startswith("label.") and column.shape == (len(z),) and column.dtype.kind in "iuf"
+    }
+    return z, named, counts.tolist(), labels
+
+
+def _write(model: Model, items: list[Any], path: Path, *, named: bool = True) -> None:
+    from ae_toolkit.files import writing
+    from ae_toolkit.modality import describe
+
+    need_ending(path, model.modality.suffixes)
+    with writing(path, named=named) as temporary:
+        model.modality.write(items, temporary)
+        if not temporary.exists():
+            raise Failure(f"{path}: {describe(model.modality)} wrote nothing")
+
+
+def _write_each(model: Model, items: list[Any], names: list[str], out: Path) -> None:
+    from ae_toolkit.files import safe_names
+
+    for item, name in zip(items, safe_names(names), strict=True):
+        _write(model, [item], out / f"{name}{model.modality.suffixes[0]}", named=False)
+    click.echo(f"{out}: {len(items)} files")
+
+
+VERBS = (evaluate_command, reconstruct, sample, interpolate, encode, decode, export)

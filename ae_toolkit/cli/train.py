@@ -1,0 +1,211 @@
+"""The verbs that make and compare run directories: train and runs.
+
+Everything heavy is imported inside the callbacks.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ae_toolkit.cli.options import (
+    FIGURE_ENDINGS,
+    device_option,
+    json_option,
+    need_ending,
+    print_json,
+    print_table,
+)
+from ae_toolkit.console import Bar, duration, leads
+from ae_toolkit.files import printable
+
+if TYPE_CHECKING:
+    from ae_toolkit.runs.history import Run
+
+
+@click.command("train")
+@click.argument("recipe")
+@click.option("--data", help="A data set's name, or a file or folder of your own.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False),
+              help="Run directory.  [default: runs/RECIPE]")  # fmt: skip
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
+              help="Change a setting of the recipe; repeatable.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(0), help="The same as --set train.seed=…")
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint in --out.")
+@click.option("--keep", type=click.IntRange(1), default=2, show_default=True,
+              help="How many of the last checkpoints stay, beside the best.")  # fmt: skip
+@click.option("--quiet", is_flag=True, help="Say only what came out, and what went wrong.")
+@click.option("--track", multiple=True, metavar="NAME",
+              help="Tell the numbers to tensorboard or wandb too; repeatable.")  # fmt: skip
+@click.option("--profile", is_flag=True, help="Record some steps in profile.json of --out.")
+@click.option("--dry-run", is_flag=True,
+              help="Print shapes, sizes, memory and time, and train nothing.")  # fmt: skip
+@json_option
+@device_option
+@click.pass_context
+def train(
+    ctx: click.Context,
+    recipe: str,
+    data: str | None,
+    out: Path | None,
+    settings: tuple[str, ...],
+    seed: int | None,
+    resume: bool,
+    keep: int,
+    quiet: bool,
+    track: tuple[str, ...],
+    profile: bool,
+    dry_run: bool,
+    as_json: bool,
+    device: str,
+) -> None:
+    """Train RECIPE and leave a run directory.
+
+    \b
+    Examples:
+      ae train mnist-2d
+      ae train mnist-vae --data my_pictures/ --set train.epochs=2
+      ae train mnist-2d --set encoder.hidden=[256,64] --set train.lr=3e-4 --out runs/small
+      ae train mnist-2d --out runs/small --resume
+      ae train mnist-2d --dry-run
+    """
+    began = time.monotonic()
+    run = out or Path("runs") / recipe.rpartition(":")[2]
+    with Bar(f"Starting to train {recipe}", shown=not (quiet or dry_run)):
+        # PyTorch takes its time.
+        from ae_toolkit.recipe import named, parse_settings
+        from ae_toolkit.runs.checkpoint import CONFIG, best, load_config
+        from ae_toolkit.training.trainer import fit
+        from ae_toolkit.training.validation import TERMS, terms_in_words
+
+        changes = parse_settings(settings)
+        if data is not None:
+            from ae_toolkit.data.examples import from_option
+
+            changes["data"] = from_option(data).model_dump()
+        if seed is not None:
+            changes["train.seed"] = seed
+        chosen = named(recipe)
+        if resume and (run / CONFIG).exists():
+            # The run knows its own settings; whoever repeats one wrongly is told by `fit`.
+            former = load_config(run).recipe
+            chosen = former if former.name == chosen.name else chosen
+        chosen = chosen.with_(changes).check()
+
+    if dry_run:
+        from ae_toolkit.runs.directory import claim
+        from ae_toolkit.training.callbacks.trackers import Trackers
+        from ae_toolkit.training.dry_run import estimate, in_words
+
+        claim(run, chosen, resume=resume)
+        Trackers(track, run=run, settings={})
+        with Bar(f"Measuring {recipe}", shown=not (quiet or as_json)):
+            found = estimate(chosen, device=device)
+        if as_json:
+            print_json(found._asdict())
+        else:
+            click.echo(in_words(found))
+        return
+
+    fit(
+        chosen,
+        run,
+        resume=resume,
+        device=device,
+        keep=keep,
+        progress=not quiet,
+        track=track,
+        profile=profile,
+    )
+
+    if not leads():
+        return  # rank 0 speaks for all
+    point = best(run)
+    assert point is not None, "a finished run has a checkpoint"
+    if as_json:
+        print_json({"run": str(run), "best_step": point.step, "validation_loss": point.loss})
+        return
+    metrics = load_config(point.folder).metrics
+    what = (
+        f"validation loss {terms_in_words(metrics[name] for name in TERMS)}"
+        if metrics
+        else "nothing was held out"
+    )
+    click.echo(
+        f"{run}: {what}, best checkpoint at step {point.step:,}, seed {chosen.train.seed}, "
+        f"in {duration(time.monotonic() - began)}"
+    )
+    if quiet:
+        return
+    scripts = [f"--import {shlex.quote(str(path))} " for path in ctx.find_root().params["scripts"]]
+    click.echo(f"Next: ae {''.join(scripts)}evaluate {shlex.quote(str(run))}", err=True)
+
+
+@click.command("runs")
+@click.argument("folders", nargs=-1, type=click.Path(path_type=Path))
+@click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False),
+              help="Draw their losses into this figure, too.")  # fmt: skip
+@json_option
+def runs(folders: tuple[Path, ...], out: Path | None, as_json: bool) -> None:
+    """List the runs in FOLDERS, runs/ if none is given, or compare several runs.
+
+    \b
+    Examples:
+      ae runs
+      ae runs runs/small runs/large                 what differs, and what came of it
+      ae runs runs/small runs/large -o curves.png
+    """
+    from ae_toolkit.runs.history import differing, draw_curves, find, outcomes
+
+    need_ending(out, FIGURE_ENDINGS)
+    found, passed = [], []
+    for folder in folders or (Path("runs"),):
+        some, others = find(folder)
+        found += some
+        passed += others
+    for sentence in passed:
+        click.echo(printable(sentence), err=True)
+    if len(found) > 1 and all(run.path in folders for run in found):
+        names = [str(run.path) for run in found]
+        tables = {"settings": differing(found), "outcomes": outcomes(found)}
+        if as_json:
+            print_json({"runs": names, **tables})
+        else:
+            for title, rows in tables.items():
+                cells = [[key, *map(_cell, row)] for key, row in rows.items()]
+                print_table([[title, *names], *cells] if cells else [[f"the same {title}"]])
+    elif as_json:
+        print_json([run.summary for run in found])
+    else:
+        head = ["run", "recipe", "state", "step", "loss", "distortion", "rate", "examples/s"]
+        print_table([[*head, "moved"], *(_run_cells(run) for run in found)])
+    if out is not None:
+        draw_curves(found, out)
+        click.echo(f"{out}: {len(found)} runs", err=as_json)
+
+
+def _run_cells(run: Run) -> list[str]:
+    """A run as a row of a table."""
+    far = f"{run.step:,}/{run.steps:,}" if run.steps else f"{run.step:,}/?"
+    terms = [
+        f"{run.best[name]:.2f}" if name in run.best else "-"
+        for name in ("loss", "distortion", "rate")
+    ]
+    speed = f"{run.examples_per_second:,.0f}" if run.examples_per_second else "-"
+    moved = datetime.fromtimestamp(run.moved).isoformat(" ", "minutes")
+    return [str(run.path), run.recipe, run.state, far, *terms, speed, moved]
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.5g}" if isinstance(value, float) else json.dumps(value).strip('"')
+
+
+RUN_VERBS = (train, runs)

@@ -1,0 +1,235 @@
+"""The batches of a training: which examples, in which order, read ahead where they lie in files.
+
+What batch number `micro` holds follows from the seed and the number alone, so a training that is
+resumed anywhere sees what it would have seen; and every rank takes its own rows of the same batch.
+
+Data that fits is shuffled whole. Of data that does not, blocks of neighbouring rows are read in an
+order that is shuffled for each epoch, a window of many blocks at a time, and the rows of a window
+are shuffled in memory, while a thread reads the window that follows.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ae_toolkit.contracts import Batch
+from ae_toolkit.data.columns import Array, Column, take, type_of
+from ae_toolkit.data.examples import ON_DEVICE, Examples
+from ae_toolkit.randomness import Source
+
+BLOCK = 1 << 20  #: bytes of neighbouring rows that stay together
+WINDOW = 128 << 20  #: bytes that are shuffled in memory; two windows are there at a time
+NUMBERS = 32  #: bytes that it takes to say where a row is
+
+
+class Share(NamedTuple):
+    """Which rows of a global batch are a rank's.
+
+    Attributes:
+        batch_size: of the global batch.
+        batches: per epoch; what does not fill a batch waits for the next epoch's shuffle.
+        first: row of each batch.
+        size: rows of each batch.
+    """
+
+    batch_size: int
+    batches: int
+    first: int
+    size: int
+
+
+class Batches(ABC):
+    """The batches of one rank, by number. Close it, or use it in a `with` block."""
+
+    def __enter__(self) -> Batches:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @staticmethod
+    def of(
+        examples: Examples,
+        *,
+        batch_size: int,
+        batches: int,
+        seed: int,
+        device: torch.device,
+        rank: int = 0,
+        num_ranks: int = 1,
+    ) -> Batches:
+        """Batches in memory on the device where the examples fit there, else read from files.
+
+        Args:
+            examples: what to train on.
+            batch_size: of the global batch, a multiple of `num_ranks`.
+            batches: per epoch.
+            seed: of the run.
+            device: where batches are needed.
+            rank: whose rows of each batch.
+            num_ranks: how many share a batch.
+        """
+        size = batch_size // num_ranks
+        share = Share(batch_size, batches, rank * size, size)
+        if examples.nbytes <= ON_DEVICE:
+            return _InMemory(examples.to(device), share, seed, device)
+        return _ReadAhead(examples, share, seed, device)
+
+    @abstractmethod
+    def at(self, micro: int) -> Batch:
+        """This rank's rows of a global batch, counted over all epochs, on the device.
+
+        Raises:
+            Failure: a file of the data was removed or cut.
+        """
+
+    def close(self) -> None:  # noqa: B027  # most have nothing to close
+        """Ends whatever reads ahead."""
+
+
+class _InMemory(Batches):
+    """A shuffle of all rows per epoch, and one selection per batch and column."""
+
+    def __init__(self, examples: Examples, share: Share, seed: int, device: torch.device):
+        self.share, self.num, self.epoch = share, len(examples), -1
+        self.columns = examples.at(range(0))._replace(
+            y=examples.y, mask=examples.mask, labels=dict(examples.labels)
+        )
+        self.source = Source(seed, "order", device)
+
+    def at(self, micro: int) -> Batch:
+        epoch, batch = divmod(micro, self.share.batches)
+        if epoch != self.epoch:
+            self.epoch, self.order = epoch, self.source.permutation(self.num, epoch)
+        start = batch * self.share.batch_size + self.share.first
+        return _select(self.columns, self.order[start : start + self.share.size])
+
+
+class Window(NamedTuple):
+    """Some batches of an epoch, read.
+
+    Attributes:
+        rows: of this rank, in the order in which they were read.
+        order: `(batches, size)`, which of them make each batch.
+    """
+
+    rows: Batch
+    order: Tensor
+
+
+class _ReadAhead(Batches):
+    """Windows of whole batches, of which the next one is read while one is used."""
+
+    def __init__(self, examples: Examples, share: Share, seed: int, device: torch.device):
+        self.examples, self.share, self.device = examples, share, device
+        row_bytes = examples.columns.row_bytes + NUMBERS
+        self.block = max(BLOCK // row_bytes, 1)
+        self.per_window = max(WINDOW // (row_bytes * share.batch_size), 1)
+        self.windows = math.ceil(share.batches / self.per_window)
+        self.blocks, self.shuffles = Source(seed, "order"), Source(seed, "window")
+        self.number, self.ahead, self.waiting = -1, -1, Future[Window]()
+        self.buffers: list[Batch | None] = [None, None]
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="reading ahead")
+        self.copies = None
+        if device.type == "cuda":
+            self.copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def at(self, micro: int) -> Batch:
+        epoch, batch = divmod(micro, self.share.batches)
+        number, at = divmod(batch, self.per_window)
+        number += epoch * self.windows
+        if number != self.number:
+            self._turn_to(number)
+        return _select(self.window.rows, self.window.order[at])
+
+    def close(self) -> None:
+        self.thread.shutdown(cancel_futures=True)
+
+    def _turn_to(self, number: int) -> None:
+        if number != self.ahead:
+            self.waiting = self.thread.submit(self._read, number)
+        # While this waits for the disk, what is in use is read over by nobody: there are two.
+        self.window, self.number = self.waiting.result(), number
+        if self.copies is not None:
+            for column in _each(self.window.rows, self.window.order):
+                column.record_stream(torch.cuda.current_stream(self.device))
+        self.ahead = number + 1
+        self.waiting = self.thread.submit(self._read, self.ahead)
+
+    def _read(self, number: int) -> Window:
+        """Reads a window, counted over all epochs, into the buffers that the last but one had."""
+        epoch, at = divmod(number, self.windows)
+        rows, order = self._rows(epoch, at)
+        buffers = self._buffers(number, len(rows))
+        columns = self.examples.columns
+        take(columns.y, rows, out=buffers.y)
+        if columns.mask is not None:
+            take(columns.mask, rows, out=buffers.mask)
+        for name, column in columns.labels.items():
+            take(column, rows, out=buffers.labels[name])
+        if self.copies is None:
+            return Window(buffers.to(self.device), order.to(self.device))
+        with torch.cuda.stream(self.copies):
+            window = Window(buffers.to(self.device), order.to(self.device))
+        self.copies.synchronize()
+        return window
+
+    def _rows(self, epoch: int, at: int) -> tuple[Array, Tensor]:
+        """Which rows this rank reads for a window, and in which order it uses them."""
+        num, size = len(self.examples), self.per_window * self.share.batch_size
+        start, stop = at * size, min((at + 1) * size, num)
+        full = min(self.per_window, self.share.batches - at * self.per_window)
+
+        # The window's part of the shuffled blocks. The last block is short, wherever it comes.
+        blocks = self.blocks.permutation(math.ceil(num / self.block), epoch).numpy()
+        lengths = np.minimum(self.block, num - blocks * self.block)
+        ends = np.cumsum(lengths)
+        first, last = np.searchsorted(ends, [start, stop - 1], side="right")
+        found = [
+            np.arange(b, min(b + self.block, num)) for b in blocks[first : last + 1] * self.block
+        ]
+        begin = int(ends[first] - lengths[first])
+        inside = np.concatenate(found)[start - begin : stop - begin]
+
+        shuffle = self.shuffles.permutation(len(inside), epoch * self.windows + at)
+        mine = shuffle[: full * self.share.batch_size].view(full, self.share.batch_size)
+        mine = mine[:, self.share.first : self.share.first + self.share.size]
+        used, order = np.unique(mine.numpy(), return_inverse=True)
+        return self.examples.to_rows(inside[used]), torch.from_numpy(order).view(mine.shape)
+
+    def _buffers(self, number: int, num: int) -> Batch:
+        """The first `num` rows of one of the two sets of buffers."""
+        pinned = self.device.type == "cuda"
+        buffers = self.buffers[number % 2]
+        if buffers is None:
+            most = self.per_window * self.share.size
+
+            def empty(column: Column) -> Tensor:
+                shape = (most, *column.shape[1:])
+                return torch.empty(shape, dtype=type_of(column), pin_memory=pinned)
+
+            buffers = self.buffers[number % 2] = self.examples.columns.map(empty)
+        return Batch(
+            buffers.y[:num],
+            None if buffers.mask is None else buffers.mask[:num],
+            {name: column[:num] for name, column in buffers.labels.items()},
+        )
+
+
+def _select(columns: Batch, index: Tensor) -> Batch:
+    return Batch(
+        columns.y.index_select(0, index),
+        None if columns.mask is None else columns.mask.index_select(0, index),
+        {name: column.index_select(0, index) for name, column in columns.labels.items()},
+    )
+
+
+def _each(rows: Batch, order: Tensor) -> list[Tensor]:
+    return [rows.y, *([] if rows.mask is None else [rows.mask]), *rows.labels.values(), order]

@@ -1,0 +1,340 @@
+"""Files -> tensors -> batches on the device, split by group.
+
+A dataset is a function `(*, modality, split, …own arguments) -> Examples`; `files` is the one that
+works on every data type. Small data is copied and lives on the device in its storage dtype, where a
+batch is an index operation; what outgrows that stays in its files, and a split of it is a view.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from ae_toolkit.console import track
+from ae_toolkit.contracts import Batch, Example, Shape
+from ae_toolkit.data.columns import Array, Column, Groups, Runs, Stored, take, type_of
+from ae_toolkit.errors import Failure, Fault, Misuse, blaming, choose
+from ae_toolkit.modality import Modality, describe
+from ae_toolkit.randomness import seed_of
+from ae_toolkit.recipe import Part, Recipe
+
+Split = Literal["train", "test"]
+
+ON_DEVICE = 2 << 30  #: bytes up to which a data set is kept on the device
+COPIED = 256 << 20  #: bytes up to which a part of a data set is a copy of it
+PIECE = 1 << 20  #: numbers of examples that are looked at at once
+LOOKED_AT_BYTES = 64 << 20  #: of examples that are checked at once
+SOME = 64  #: examples that a digest looks at where the others are too many, or in files
+HASHED = 64 << 20  #: bytes in memory that a digest looks at whole
+
+CPU = torch.device("cpu")
+
+
+class Columns(NamedTuple):
+    """What a data set is made of: as a `Batch`, but some of it may lie in files."""
+
+    y: Column
+    mask: Column | None
+    labels: Mapping[str, Column]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one example."""
+        every = [self.y, *([] if self.mask is None else [self.mask]), *self.labels.values()]
+        return sum(math.prod(c.shape[1:]) * type_of(c).itemsize for c in every)
+
+    def map(self, change: Callable[[Column], Tensor]) -> Batch:
+        """Makes a batch of them, column by column."""
+        return Batch(
+            change(self.y),
+            None if self.mask is None else change(self.mask),
+            {name: change(column) for name, column in self.labels.items()},
+        )
+
+
+class Examples:
+    """A data set in columns.
+
+    What outgrows memory stays in files, and a part of it is a view: `at` reads what it is asked
+    for, while `y`, `mask` and a label read a column whole.
+
+    Args:
+        y: `(N, *shape)` in the storage dtype, in memory or in a file.
+        mask: `(N, T)` bool, or None where every example fills its shape.
+        labels: `(N,)` each.
+        groups: the split key of each example.
+        rows: which rows of the columns, and in which order; None: all.
+    """
+
+    def __init__(
+        self,
+        y: Column,
+        mask: Column | None,
+        labels: Mapping[str, Column],
+        groups: Sequence[str],
+        *,
+        rows: Runs | None = None,
+    ):
+        self.columns, self.groups, self.rows = Columns(y, mask, labels), groups, rows
+        self.copied = False  # whether the columns are known to be nobody else's memory
+
+    def __len__(self) -> int:
+        return self.columns.y.shape[0] if self.rows is None else len(self.rows)
+
+    @property
+    def shape(self) -> Shape:
+        """Of one example."""
+        return tuple(self.columns.y.shape[1:])
+
+    @property
+    def nbytes(self) -> int:
+        """Of all columns."""
+        return len(self) * self.columns.row_bytes
+
+    @property
+    def y(self) -> Tensor:
+        return self._whole(self.columns.y)
+
+    @property
+    def mask(self) -> Tensor | None:
+        return None if self.columns.mask is None else self._whole(self.columns.mask)
+
+    @property
+    def labels(self) -> Mapping[str, Tensor]:
+        return _Labels(self)
+
+    def at(self, index: Tensor | range) -> Batch:
+        """The examples at `index`, `(B,)`, wherever the columns live.
+
+        Raises:
+            Failure: they live in a file that was removed or cut.
+        """
+        if isinstance(index, range):
+            index = torch.arange(index.start, index.stop, index.step)
+        rows = self.to_rows(index.cpu().numpy())
+        return self.columns.map(lambda column: take(column, rows))
+
+    def to_rows(self, positions: Array) -> Array:
+        """The rows of the columns that some examples `(B,)` have."""
+        if len(positions) and not 0 <= positions.min() <= positions.max() < len(self):
+            raise IndexError(f"examples {positions.min()} to {positions.max()} of {len(self)}")
+        return positions if self.rows is None else self.rows.at(positions)
+
+    def select(self, chosen: Iterable[int] | Array) -> Examples:
+        """A smaller data set: a copy where it is small, else a view.
+
+        Args:
+            chosen: numbers of examples, or an array of bool, `(N,)`.
+        """
+        if not isinstance(chosen, np.ndarray):
+            chosen = np.array([*chosen], np.int64)
+        groups = Groups.of(self.groups)
+        groups = Groups(groups.codes[chosen], groups.names)
+        where = self.columns.y.device if isinstance(self.columns.y, Tensor) else CPU
+        if len(groups) * self.columns.row_bytes <= COPIED or where != CPU:
+            index = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
+            return Examples(*self.at(torch.from_numpy(index)), groups)._mark_copied()
+        return Examples(*self.columns, groups, rows=Runs(map(self.to_rows, _in_pieces(chosen))))
+
+    def to(self, device: torch.device) -> Examples:
+        """Moves the columns into the memory of a device, if they fit."""
+        if self.nbytes > ON_DEVICE:
+            return self
+
+        def move(column: Column) -> Tensor:
+            moved = self._whole(column).to(device)
+            # What was not copied and is not PyTorch's own memory may be a file that is mapped.
+            mapped = moved is column and not moved.untyped_storage().resizable()
+            return moved.clone() if mapped and not self.copied else moved
+
+        return Examples(*self.columns.map(move), self.groups)._mark_copied()
+
+    def digest(self) -> str:
+        """A fingerprint by which a change is noticed: of small data, or the size and some of it."""
+        # Whether a part is a copy or a view in files makes no difference, only its size does.
+        num = len(self) if self.nbytes <= HASHED else SOME
+        batch = self.at(
+            torch.from_numpy(np.unique(np.linspace(0, len(self) - 1, num).round())).long()
+        )
+        kinds = [len(self), self.shape, type_of(self.columns.y), *sorted(batch.labels)]
+        found = blake2b(repr(kinds).encode(), digest_size=16)
+        for column in (batch.y, batch.mask, *(batch.labels[name] for name in sorted(batch.labels))):
+            if column is not None:
+                found.update(column.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        return found.hexdigest()
+
+    def _mark_copied(self) -> Examples:
+        self.copied = True
+        return self
+
+    def _whole(self, column: Column) -> Tensor:
+        if isinstance(column, Tensor) and self.rows is None:
+            return column
+        return take(column, self.to_rows(np.arange(len(self))))
+
+    @classmethod
+    def stack(cls, examples: Iterable[Example], *, length: int) -> Examples:
+        """Gathers single examples, one at least.
+
+        Args:
+            examples: of one modality.
+            length: of the first axis; shorter examples are padded at their end and masked.
+        """
+        rows = list(examples)
+        lengths = [row.y.shape[0] for row in rows]
+        mask = None
+        if min(lengths) < length:
+            mask = torch.arange(length) < torch.tensor(lengths)[:, None]
+        y = pad_sequence([row.y for row in rows], batch_first=True)
+        if y.shape[1] < length:
+            y = torch.cat([y, y.new_zeros(len(y), length - y.shape[1], *y.shape[2:])], 1)
+        labels = {
+            name: torch.tensor(np.array([row.labels[name] for row in rows]))
+            for name in rows[0].labels
+        }
+        return cls(y, mask, labels, [row.group for row in rows])
+
+
+class _Labels(Mapping[str, Tensor]):
+    """The labels of a data set, each read when it is asked for."""
+
+    def __init__(self, examples: Examples):
+        self.examples = examples
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.examples._whole(self.examples.columns.labels[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.examples.columns.labels)
+
+    def __len__(self) -> int:
+        return len(self.examples.columns.labels)
+
+
+def _in_pieces(chosen: Array) -> Iterator[Array]:
+    """Numbers of examples, or where an array of bool is true, some at a time."""
+    for start in range(0, len(chosen), PIECE):
+        piece = chosen[start : start + PIECE]
+        yield np.flatnonzero(piece) + start if chosen.dtype == bool else piece
+
+
+def load_data(recipe: Recipe, modality: Modality, split: Split) -> Examples:
+    """Loads the recipe's data set.
+
+    Raises:
+        Misuse: there is no such data set, or it does not fit the data type.
+        Failure: it cannot be read, or gives no examples.
+    """
+    examples = recipe.make("dataset", modality=modality, split=split)
+    whose = f"dataset {recipe.data.name!r} of {recipe.origin('dataset')}"
+    y = examples.columns.y if isinstance(examples, Examples) else examples
+    if not isinstance(examples, Examples) or not isinstance(y, Tensor | Stored):
+        raise Fault(f"{whose} must give Examples of a tensor, not {type(y).__name__}")
+    if not len(examples):
+        raise Fault(f"{whose} gives no examples of the {split} split")
+    if examples.groups is None or len(examples.groups) != len(examples):
+        raise Fault(f"{whose} must give a group for each of its {len(examples)} examples")
+    if examples.shape != tuple(modality.shape):
+        raise Misuse(
+            f"dataset {recipe.data.name!r} has examples of shape {examples.shape}, "
+            f"but modality {recipe.modality.name!r} is set to {tuple(modality.shape)}"
+        )
+    some = examples.at(range(min(2, len(examples)))).y
+    with blaming(f"{describe(modality)} cannot prepare it"):
+        prepared = modality.prepare(some)
+    if not isinstance(prepared, Tensor) or prepared.shape != some.shape:
+        raise Fault(
+            f"{describe(modality)} must prepare a tensor of the shape that it is given, "
+            f"{tuple(some.shape)}"
+        )
+    for name in recipe.condition:
+        if name not in examples.labels:
+            raise Misuse(
+                f"recipe: condition {name!r} is no label of data set {recipe.data.name!r}: "
+                f"{choose(name, examples.labels)}"
+            )
+    return examples
+
+
+def need_finite(examples: Examples, modality: Modality) -> None:
+    """Makes sure that no number of a data set is missing or infinite.
+
+    Raises:
+        Failure: one is; the sentence says in which example of which group.
+    """
+    num = max(LOOKED_AT_BYTES // examples.columns.row_bytes, 1)
+    bad, first, raw = 0, 0, True
+    for start in track(range(0, len(examples), num), "looking for nan in the data"):
+        y = examples.at(range(start, min(start + num, len(examples)))).y
+        wrong = ~modality.prepare(y).flatten(1).isfinite().all(1)
+        if not bad and wrong.any():
+            first = int(wrong.nonzero()[0])
+            raw = not bool(y[first].isfinite().all())
+            first += start
+        bad += int(wrong.sum())
+    if not bad:
+        return
+    group = examples.groups[first]
+    before = sum(examples.groups[i] == group for i in range(first))
+    cause = "" if raw else f" once {describe(modality)} has prepared it"
+    raise Failure(
+        f"the data holds nan or inf{cause}, in {bad:,} of {len(examples):,} examples; the first is "
+        f"number {before + 1} of {group!r}: mend it, or leave it out"
+    )
+
+
+def from_option(data: str) -> Part:
+    """Reads `--data`: the name of a data set, or the path of a file or folder."""
+    from ae_toolkit.registry import datasets
+
+    if data.rpartition(":")[2] in datasets.names() and data != "files":
+        return Part(name=data)
+    if Path(data).exists():
+        return Part.model_validate({"name": "files", "path": os.path.abspath(data)})
+    raise Misuse(
+        f"--data {data!r} is neither a file or folder nor one of: {', '.join(datasets.names())}"
+    )
+
+
+def hold_out(examples: Examples, share: float, *, seed: int) -> tuple[Examples, Examples]:
+    """Splits off a share by a seeded hash of the group: adding data moves nobody across."""
+    if not share:
+        return examples, examples.select([])
+    chosen = choose_groups(examples.groups, share, seed=seed)
+    return examples.select(~chosen), examples.select(chosen)
+
+
+def choose_groups(groups: Sequence[str], share: float, *, seed: object) -> Array:
+    """Which examples are held out, `(N,)` bool: one group at least, wherever there are two."""
+    groups = Groups.of(groups)
+    present = groups.present()
+    values = np.full(len(present), np.inf)
+    for code, name in enumerate(groups.names):
+        if present[code]:
+            values[code] = seed_of(seed, "split", name) / 2**63
+    chosen, num = values < share, np.count_nonzero(present)
+    if not chosen.any() and num > 1:
+        chosen[values.argmin()] = True
+    if np.count_nonzero(chosen) == num:
+        chosen[:] = False
+    return np.asarray(chosen[groups.codes])
+
+
+def data_roots() -> list[Path]:
+    """Where data sets are looked for, in order: `AE_DATA`, usual places, the user's cache."""
+    named = [Path(os.environ["AE_DATA"])] if os.environ.get("AE_DATA") else []
+    return [*named, Path("data"), Path("../shared/data"), cache_root()]
+
+
+def cache_root() -> Path:
+    """Where this user's caches are."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ae-toolkit"

@@ -1,0 +1,119 @@
+"""Where models are: bundled with a package, in a run directory, in a plain folder, on a hub."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ae_toolkit import registry
+from ae_toolkit.console import tell
+from ae_toolkit.errors import Failure, Misuse, choose
+from ae_toolkit.files import checksum, is_signed, outputs, writing
+from ae_toolkit.runs import checkpoint
+
+
+def find(model: str) -> Path:
+    """Finds the folder of a bundled name, a run directory, a model folder or a hub id.
+
+    Raises:
+        Misuse: there is nothing of that name.
+        Failure: the hub cannot be reached, or a run has no checkpoint yet.
+    """
+    path, known = Path(model), bundled()
+    if (path / checkpoint.WEIGHTS).is_file():
+        return path
+    if (path / "checkpoints").is_dir():
+        whole = {point.folder for point in checkpoint.checkpoints(path)}
+        for _, folder in checkpoint.folders(path):
+            if folder not in whole:
+                tell(f"{folder}: its {checkpoint.CONFIG} is broken, it is passed over")
+        if point := checkpoint.best(path):
+            return point.folder
+        raise Failure(f"{path}: this run has no whole checkpoint yet")
+    if model in known:
+        return known[model]
+    files = f"{checkpoint.CONFIG} and {checkpoint.WEIGHTS}"
+    if path.is_dir():
+        raise Misuse(f"{path}: is neither a run directory nor a model folder with {files}")
+    if path.is_file():
+        hint = "pickled models are never opened; " if path.suffix in (".pt", ".pth", ".pkl") else ""
+        raise Misuse(f"{path}: is a file, but {hint}a model is a folder with {files}")
+    if model.count("/") == 1 and not path.is_absolute() and path.parts[0] not in (".", ".."):
+        return _from_hub(model)
+    raise Misuse(f"there is no model {model!r}: {_or_train(model, known)}")
+
+
+def bundled() -> dict[str, Path]:
+    """The models that lie in `weights/NAME/` of any package that declares a recipe."""
+    found: dict[str, Path] = {}
+    packages = {
+        value.partition(":")[0].partition(".")[0] for *_, value in registry.recipes.origins()
+    }
+    for package in sorted(packages):
+        try:
+            spec = find_spec(package)
+        except (ImportError, ValueError):
+            continue
+        for place in (spec.submodule_search_locations or []) if spec else []:
+            for config in sorted(Path(place).glob(f"weights/*/{checkpoint.CONFIG}")):
+                found.setdefault(config.parent.name, config.parent)
+    return found
+
+
+def _or_train(model: str, known: Mapping[str, Path]) -> str:
+    if model in registry.recipes.names():
+        return f"the recipe has no bundled weights, so make them with 'ae train {model}'"
+    return choose(model, known)
+
+
+def _from_hub(model: str) -> Path:
+    """Fetches the two files of a model from the Hugging Face hub."""
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise Failure(
+            f"{model!r} is no folder here, so it must be a hub id, and that needs "
+            f"'pip install ae-toolkit[hub]'"
+        ) from None
+    fetch: Callable[..., str] = snapshot_download
+    try:
+        return Path(fetch(model, allow_patterns=[checkpoint.CONFIG, "*.safetensors"]))
+    except Exception as error:
+        first = str(error).strip().partition("\n")[0]
+        raise Failure(
+            f"{model!r} is no folder here and could not be fetched from the hub: {first}"
+        ) from error
+
+
+def export(model: str, out: Path, *, dtype: str = "fp32", card: Any = None) -> int:
+    """Writes a model without its training state and returns the bytes of its weights.
+
+    Args:
+        model: as `find` takes it.
+        out: the folder to make.
+        dtype: `fp32`, or `bf16` for half the size.
+        card: replaces the model's own.
+    """
+    folder = find(model)
+    config, weights = checkpoint.load_config(folder), checkpoint.load_weights(folder)
+    if dtype == "bf16":
+        weights = {n: w.bfloat16() if w.is_floating_point() else w for n, w in weights.items()}
+    if out.resolve() == folder.resolve():
+        raise Misuse(f"{out}: is the model itself, which stays as it is; choose another folder")
+    if out.is_dir() and any(out.iterdir()) and not is_signed(out / checkpoint.CONFIG):
+        raise Misuse(f"{out}: is a folder with something else in it; choose another")
+    contents = {checkpoint.WEIGHTS: checkpoint.pack(weights)}
+    for extra in folder.glob("*.safetensors"):  # what a data type ships beside its weights
+        contents.setdefault(extra.name, extra.read_bytes())
+    files = {name: checksum(content) for name, content in contents.items()}
+    text = checkpoint.config_json(
+        config.recipe, metrics=config.metrics, card=card or config.card, files=files
+    )
+    contents[checkpoint.CONFIG] = text.encode()
+    with outputs():
+        for name, content in contents.items():
+            with writing(out / name) as temporary:
+                temporary.write_bytes(content)
+    return len(contents[checkpoint.WEIGHTS])

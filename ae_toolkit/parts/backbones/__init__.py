@@ -1,0 +1,1 @@
+"""Encoders and decoders: dense, convolutional, residual, recurrent and attentive."""

@@ -1,0 +1,249 @@
+"""Where new codes come from.
+
+Axes: N codes, B examples, D code dimensions over all levels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ae_toolkit.contracts import Posterior, Shape, Size, Step, flatten, unflatten
+from ae_toolkit.parts.backbones.transformer import Caches, grow, stack
+
+PIECE = 250  #: codes at once, where an autoregressive prior's density is only looked at
+
+
+class StandardNormal(nn.Module):
+    """N(0, I) on every dimension of every level."""
+
+    def __init__(self, *, z_shapes: Sequence[Shape], cond_dim: int):
+        super().__init__()
+        self.z_shapes = tuple(z_shapes)
+
+    def log_prob(self, z: tuple[Tensor, ...], c: Tensor) -> Tensor:
+        return -0.5 * (flatten(z).square() + math.log(2 * math.pi))
+
+    def kl(self, posterior: Posterior, c: Tensor) -> Tensor:
+        mean, logvar = posterior
+        return 0.5 * (mean.square() + logvar.exp() - logvar - 1)
+
+    def sample(self, num: int, c: Tensor, *, temperature: float, step: Step) -> tuple[Tensor, ...]:
+        return tuple(temperature * step.randn((num, *shape)) for shape in self.z_shapes)
+
+
+class Flow(nn.Module):
+    """A learned density: affine coupling layers from the code to N(0, I) (Dinh et al. 2017).
+
+    Learned together with the rest, it takes from the rate what a fixed prior would charge for the
+    aggregate posterior's shape (Chen et al. 2017). It begins as N(0, I).
+
+    Args:
+        layers: couplings; each leaves the other half of the code unchanged.
+        hidden: width of each coupling's two hidden layers.
+    """
+
+    def __init__(
+        self, *, z_shapes: Sequence[Shape], cond_dim: int, layers: Size = 6, hidden: Size = 128
+    ):
+        super().__init__()
+        self.z_shapes = tuple(z_shapes)
+        dim = sum(math.prod(shape) for shape in z_shapes)
+        if dim < 2:
+            raise ValueError("a flow needs codes of at least two numbers")
+        self.couplings = nn.ModuleList()
+        for i in range(layers):
+            self.couplings.append(Coupling(dim, cond_dim=cond_dim, hidden=hidden, odd=bool(i % 2)))
+
+    def log_prob(self, z: tuple[Tensor, ...], c: Tensor) -> Tensor:
+        x = flatten(z).float()
+        total = x.new_zeros(x.shape[0])
+        for coupling in self.couplings:
+            x, log_scale = coupling(x, c)
+            total = total + log_scale
+        return (total - 0.5 * (x.square() + math.log(2 * math.pi)).sum(1))[:, None]
+
+    def kl(self, posterior: Posterior, c: Tensor) -> None:
+        return None
+
+    def sample(self, num: int, c: Tensor, *, temperature: float, step: Step) -> tuple[Tensor, ...]:
+        x = temperature * step.randn((num, sum(math.prod(shape) for shape in self.z_shapes)))
+        for coupling in reversed(list(self.couplings)):
+            assert isinstance(coupling, Coupling)
+            x = coupling.inverse(x, c)
+        return unflatten(x, self.z_shapes)
+
+
+class AutoregressivePrior(nn.Module):
+    """A learned density in which every number of a code knows those before it.
+
+    A causal transformer reads the positions of a spatial code in order, or a flat code number by
+    number; within a position the numbers are modelled one after the other by a small net whose
+    first layer accumulates them (RNADE, Uria et al. 2013). Each number has a mixture of Gaussians,
+    so that codes may lie in clusters, as those of discrete data do. It begins near N(0, I).
+
+    Axes: L positions, E numbers of each, H hidden units, M components.
+
+    Args:
+        width: of the transformer.
+        layers: of attention and a feed-forward net each.
+        heads: of every attention.
+        hidden: H, of the net within a position.
+        components: M, of every mixture.
+    """
+
+    def __init__(
+        self,
+        *,
+        z_shapes: Sequence[Shape],
+        cond_dim: int,
+        width: Size = 128,
+        layers: Size = 2,
+        heads: Size = 4,
+        hidden: Size = 128,
+        components: Size = 8,
+    ):
+        super().__init__()
+        if len(z_shapes) != 1:
+            raise ValueError(f"this prior takes codes of one level, not of {len(z_shapes)}")
+        (self.shape,) = z_shapes
+        self.dim = self.shape[0] if len(self.shape) > 1 else 1
+        self.length = math.prod(self.shape) // self.dim
+        self.entry = nn.Linear(self.dim + cond_dim, width)
+        self.position = nn.Parameter(0.02 * torch.randn(self.length, width))
+        self.layers = stack(layers, width=width, heads=heads)
+        self.norm = nn.LayerNorm(width)
+        self.told = nn.Linear(width, hidden)
+        self.number = nn.Parameter(torch.randn(self.dim, hidden) / self.dim**0.5)
+        self.bias = nn.Parameter(0.02 * torch.randn(self.dim, hidden))
+        self.net = nn.Sequential(nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU())
+        self.head = nn.Linear(hidden, 3 * components)
+        self.head.weight.data.mul_(0.1)
+        self.head.bias.data.copy_(
+            torch.cat([torch.zeros(components), torch.linspace(-0.5, 0.5, components),
+                       torch.zeros(components)])
+        )  # fmt: skip
+
+    def log_prob(self, z: tuple[Tensor, ...], c: Tensor) -> Tensor:
+        x = z[0].float().reshape(-1, self.dim, self.length).transpose(1, 2)  # n l e
+        before = torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], 1)
+        h = self.entry(torch.cat([before, c[:, None].expand(-1, self.length, -1)], 2))
+        h = h + self.position
+        for layer in self.layers:
+            h = layer(h, causal=True)
+        # Scales may be finer than bf16 can tell: from here on in fp32.
+        with torch.autocast(x.device.type, enabled=False):
+            told = self.told(self.norm(h.float()))
+            if torch.is_grad_enabled():
+                return self._log_mixture(x, told)
+            starts = range(0, len(x), PIECE)
+            return torch.cat(
+                [self._log_mixture(x[at : at + PIECE], told[at : at + PIECE]) for at in starts]
+            )
+
+    def kl(self, posterior: Posterior, c: Tensor) -> None:
+        return None
+
+    def sample(self, num: int, c: Tensor, *, temperature: float, step: Step) -> tuple[Tensor, ...]:
+        noise = temperature * step.randn((num, *self.shape))
+        share = torch.special.ndtr(noise).reshape(num, self.dim, self.length)
+        caches: Caches = [None] * len(self.layers)
+        x, made = noise.new_zeros(num, self.dim), []
+        for at in range(self.length):
+            h = self.entry(torch.cat([x, c], 1))[:, None] + self.position[at]
+            h, caches = grow(self.layers, h, caches)
+            known, numbers = self.told(self.norm(h[:, 0])), []
+            for i in range(self.dim):
+                number = quantile(share[:, i, at], *self._mixture(known + self.bias[i]))
+                known = known + number[:, None] * self.number[i]
+                numbers.append(number)
+            x = torch.stack(numbers, 1)
+            made.append(x)
+        return (torch.stack(made, 2).reshape(num, *self.shape),)
+
+    def _log_mixture(self, x: Tensor, told: Tensor) -> Tensor:
+        """Log density `(N, 1)` of `x` `(N, L, E)`, given what the transformer says, `(N, L, H)`."""
+        terms = x[..., None] * self.number  # n l e h
+        before = F.pad(terms[:, :, :-1].cumsum(2), (0, 0, 1, 0))
+        log_weight, mean, log_scale = self._mixture(told[:, :, None] + before + self.bias)
+        square = ((x[..., None] - mean) * torch.exp(-log_scale)).square()
+        each = log_weight - log_scale - 0.5 * (square + math.log(2 * math.pi))
+        return torch.logsumexp(each, 3).flatten(1).sum(1, keepdim=True)
+
+    def _mixture(self, known: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Log weights, means and log scales `(…, M)`, in fp32; scales stay within e^±5."""
+        log_weight, mean, log_scale = self.head(self.net(known)).float().chunk(3, -1)
+        return log_weight.log_softmax(-1), mean, 5 * torch.tanh(log_scale / 5)
+
+
+def quantile(
+    share: Tensor, log_weight: Tensor, mean: Tensor, log_scale: Tensor, *, halvings: int = 30
+) -> Tensor:
+    """Where mixtures of Gaussians, `(N, M)`, reach a cumulative probability `(N,)`: by bisection.
+
+    Noise maps to numbers without jumps, so that a prior made of this is a flow.
+    """
+    share = share.clamp(1e-6, 1 - 1e-6)
+    reach = 5.5 * torch.exp(log_scale)
+    low, high = (mean - reach).amin(1), (mean + reach).amax(1)
+    for _ in range(halvings):
+        middle = (low + high) / 2
+        inner = torch.special.ndtr((middle[:, None] - mean) * torch.exp(-log_scale))
+        below = (torch.exp(log_weight) * inner).sum(1) < share
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return (low + high) / 2
+
+
+class Coupling(nn.Module):
+    """Scales and shifts one half of a vector by what the other half and the condition say.
+
+    Args:
+        dim: D.
+        cond_dim: of the condition.
+        hidden: width of the two hidden layers.
+        odd: which half, of the even and the odd dimensions, is changed.
+    """
+
+    def __init__(self, dim: int, *, cond_dim: int, hidden: int, odd: bool):
+        super().__init__()
+        self.odd = odd
+        kept, moved = ((dim + 1) // 2, dim // 2) if odd else (dim // 2, (dim + 1) // 2)
+        last = nn.Linear(hidden, 2 * moved)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.layers = nn.Sequential(
+            nn.Linear(kept + cond_dim, hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, hidden),
+            nn.SiLU(),
+            last,
+        )
+
+    def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """`(N, D)` one step nearer to the standard normal, and the log determinant `(N,)`."""
+        kept, moved = self._halves(x)
+        shift, log_scale = self._affine(kept, c)
+        return self._join(kept, (moved + shift) * log_scale.exp()), log_scale.sum(1)
+
+    def inverse(self, x: Tensor, c: Tensor) -> Tensor:
+        """Undoes `forward`."""
+        kept, moved = self._halves(x)
+        shift, log_scale = self._affine(kept, c)
+        return self._join(kept, moved * (-log_scale).exp() - shift)
+
+    def _affine(self, kept: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        shift, log_scale = self.layers(torch.cat([kept, c], 1)).float().chunk(2, 1)
+        return shift, 2 * torch.tanh(log_scale / 2)
+
+    def _halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return (x[:, ::2], x[:, 1::2]) if self.odd else (x[:, 1::2], x[:, ::2])
+
+    def _join(self, kept: Tensor, moved: Tensor) -> Tensor:
+        even, odd = (kept, moved) if self.odd else (moved, kept)
+        both = even.new_empty(even.shape[0], even.shape[1] + odd.shape[1])
+        both[:, ::2], both[:, 1::2] = even, odd
+        return both

@@ -1,0 +1,398 @@
+"""What lies on disk, and how it gets there: whole or not at all, and never any code.
+
+    runs/NAME/config.json metrics.jsonl timings.jsonl figures/*.png
+    runs/NAME/checkpoints/step_0001000/{model.safetensors, config.json, train_state.pt}
+
+`config.json` and `model.safetensors` suffice to load a model; a folder with those two is a model
+wherever it lies. Everything is written to a temporary sibling and renamed into place; a checkpoint
+has reached the disk before it is, and so has its name before another one is removed.
+
+`config.json` holds the checksums of the files beside it, and one of its own, in which the card does
+not count: anybody may edit that.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+import zipfile
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import pydantic
+import torch
+from pydantic import BaseModel, ConfigDict
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+
+from ae_toolkit import registry
+from ae_toolkit.errors import Failure, Misuse
+from ae_toolkit.files import (
+    CHECKSUM,
+    check_input,
+    checksum,
+    is_sealed,
+    read_json,
+    replacing,
+    seal,
+    sync,
+)
+from ae_toolkit.files import write_text as write_text
+from ae_toolkit.files import writing as writing
+from ae_toolkit.recipe import Recipe, complaint
+from ae_toolkit.version import CONTRACT, __version__
+
+FORMAT = 1
+
+CONFIG, WEIGHTS, STATE = "config.json", "model.safetensors", "train_state.pt"
+
+PICKLED = b"\x80"  #: what a pickle begins with
+
+FREE = ("card",)  #: of a `config.json`: what may be edited
+
+
+class _Card(BaseModel):
+    """Of a card, what programs read."""
+
+    summary: str = ""
+    metrics: dict[str, Any] = {}
+
+
+class _Config(BaseModel):
+    """The keys of a `config.json`, and what each may be."""
+
+    model_config = ConfigDict(strict=True)
+
+    format: int
+    recipe: dict[str, Any]
+    requires: dict[str, str]
+    written_by: str = "another version"
+    metrics: dict[str, float] = {}
+    card: _Card = _Card()
+    files: dict[str, str] = {}  #: name -> checksum
+
+
+class Config(NamedTuple):
+    """The contents of a `config.json`.
+
+    Attributes:
+        recipe: what was built.
+        metrics: of the validation split at this checkpoint, if any.
+        card: where bundled weights come from: command, seed, data, minutes, metrics.
+    """
+
+    recipe: Recipe
+    metrics: Mapping[str, float]
+    card: Mapping[str, Any]
+
+
+def config_json(
+    recipe: Recipe,
+    *,
+    metrics: Mapping[str, float] | None = None,
+    card: Any = None,
+    files: Mapping[str, str] | None = None,
+) -> str:
+    """The text of a `config.json`.
+
+    Args:
+        recipe: what was built.
+        metrics: of the validation split.
+        card: where bundled weights come from.
+        files: the checksums of those that lie beside it.
+    """
+    config: dict[str, Any] = {
+        "format": FORMAT,
+        "written_by": f"ae-toolkit {__version__}, contract {CONTRACT}",
+        "recipe": recipe.model_dump(mode="json"),
+        "requires": recipe.requires(),
+    }
+    if metrics:
+        config["metrics"] = dict(metrics)
+    if card:
+        config["card"] = card
+    if files:
+        config["files"] = dict(files)
+    return _text(config)
+
+
+def _text(config: Mapping[str, Any]) -> str:
+    return json.dumps(seal(config, but=FREE), indent=2, ensure_ascii=False) + "\n"
+
+
+def pack(weights: Mapping[str, Tensor]) -> bytes:
+    """The contents of a `model.safetensors`."""
+    return to_safetensors({name: tensor.contiguous() for name, tensor in weights.items()})
+
+
+def save(
+    folder: Path,
+    weights: Mapping[str, Tensor],
+    config: str,
+    *,
+    state: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes a model folder, and the training state beside the weights if there is one.
+
+    Raises:
+        Failure: the place cannot be written; what was there before stays.
+    """
+    with replacing(folder, folder=True) as temporary:
+        (temporary / WEIGHTS).write_bytes(pack(weights))
+        (temporary / CONFIG).write_text(config, encoding="utf-8")
+        if state is not None:
+            _save_state(dict(state), temporary / STATE)
+        note_checksums(temporary)
+        sync(*temporary.iterdir(), temporary)
+    sync(folder.parent)
+
+
+def note_checksums(folder: Path) -> None:
+    """Writes into the `config.json` of a model folder what its files are known by, as they are.
+
+    Raises:
+        Failure: its `config.json` is broken.
+        OSError: it cannot be written.
+    """
+    raw, _ = _read(folder / CONFIG)
+    found = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".pt"))
+    raw["files"] = {path.name: checksum(path) for path in found}
+    (folder / CONFIG).write_text(_text(raw), encoding="utf-8")
+
+
+def _save_state(state: dict[str, Any], path: Path) -> None:
+    with path.open("wb") as file:
+        attempts = _Attempts(file)
+        try:
+            torch.save(state, attempts)  # type: ignore[arg-type]
+        except RuntimeError:
+            if attempts.error:  # PyTorch hides what the system has said
+                raise attempts.error from None
+            raise
+
+
+class _Attempts:
+    """A file that remembers why it could not be written."""
+
+    def __init__(self, file: IO[bytes]):
+        self.file, self.flush = file, file.flush
+        self.error: OSError | None = None
+
+    def write(self, some: Any) -> int:
+        try:
+            return self.file.write(some)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+
+def load_config(folder: Path) -> Config:
+    """Reads and checks the `config.json` of a folder, without building anything.
+
+    Raises:
+        Failure: it is broken, of a newer format, or needs a plugin that is not installed.
+    """
+    path = folder / CONFIG
+    raw, config = _read(path)
+    _need_plugins(path, config.requires, config.recipe)
+    try:
+        recipe = Recipe.of(config.recipe).check()
+    except Misuse as error:
+        raise Failure(f"{path}: {error}") from error
+    return Config(recipe, config.metrics, raw.get("card", {}))
+
+
+def written_by(folder: Path) -> str:
+    """Which version wrote a model folder.
+
+    Raises:
+        Failure: its `config.json` is broken.
+    """
+    return _read(folder / CONFIG)[1].written_by
+
+
+def _read(path: Path) -> tuple[dict[str, Any], _Config]:
+    """A `config.json` as it is, and what it says."""
+    try:
+        raw = read_json(path)
+        if isinstance(raw, dict) and raw.get("format", FORMAT) != FORMAT:
+            raise Failure(
+                f"{path}: was written in format {raw['format']} by "
+                f"{raw.get('written_by', 'another version')}; this is ae-toolkit {__version__}, "
+                f"which reads format {FORMAT}"
+            )
+        config = _Config.model_validate(raw)
+    except Misuse as error:
+        raise Failure(str(error)) from error
+    except pydantic.ValidationError as error:
+        reason = complaint(error, _Config)
+        raise Failure(f"{path}: is not a model's configuration ({reason})") from None
+    except ValueError as error:
+        raise Failure(f"{path}: is not a model's configuration ({error})") from error
+    if not is_sealed(raw, but=FREE):
+        raise Failure(
+            f"{path}: has changed since it was written: take it from a copy, or, if you have "
+            f"edited it yourself, remove its {CHECKSUM!r}"
+        )
+    return raw, config
+
+
+def _need_plugins(path: Path, requires: Mapping[str, str], settings: Mapping[str, Any]) -> None:
+    """Says which package is missing, before anything fails for want of it."""
+    for kind, origin in requires.items():
+        part = settings.get("data" if kind == "dataset" else kind, {})
+        name = part.get("name") if isinstance(part, dict) else None
+        if not isinstance(name, str):
+            continue  # validation will say it
+        known = registry.ALL[kind].names() if kind in registry.ALL else []
+        if name.rpartition(":")[2] in known:
+            continue
+        distribution = origin.partition(" ")[0]
+        cure = (
+            "register it first, as with 'ae --import FILE …'"
+            if origin == registry.HERE
+            else f"pip install {distribution}"
+        )
+        raise Failure(f"{path}: needs {kind} {name!r} of {origin}, which is not installed: {cure}")
+
+
+def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors in `model.safetensors`, none of which is read.
+
+    Raises:
+        Failure: as `load_weights`, but for the checksum.
+    """
+    with _opening(folder) as path, safe_open(path, framework="pt") as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  # it is no dict
+
+
+def load_weights(folder: Path, name: str = WEIGHTS) -> dict[str, Tensor]:
+    """Reads a file of a model folder that holds tensors and cannot hold code.
+
+    Raises:
+        Failure: it is missing, cut short, damaged, or no safetensors file.
+    """
+    with _opening(folder, name) as path, _verifying(path):
+        return load_file(path)
+
+
+@contextmanager
+def _opening(folder: Path, name: str = WEIGHTS) -> Iterator[Path]:
+    """Says what is wrong with the tensors of a folder."""
+    path = folder / name
+    if not path.is_file():
+        raise Failure(f"{folder}: holds no {name}")
+    try:
+        yield path
+    except (SafetensorError, OSError, ValueError) as error:
+        if _is_pickle(path):
+            raise Failure(f"{path}: is pickled code, not safetensors; it is not opened") from error
+        reason = " ".join(str(error).split())
+        raise Failure(f"{path}: is cut short or broken ({reason})") from error
+
+
+def is_sound(weight: Tensor, *, finite: bool) -> bool:
+    """Whether no number of a tensor is NaN nor, where it shall be finite, infinite."""
+    if not weight.is_floating_point() or not weight.numel():
+        return True
+    least, most = weight.aminmax()  # both NaN where one is
+    return bool((least - least + most - most) == 0) if finite else not bool(least.isnan())
+
+
+def load_state(folder: Path) -> dict[str, Any]:
+    """Reads the training state, refusing anything but plain tensors and numbers.
+
+    Raises:
+        Failure: it is missing, cut short, damaged, or holds code.
+    """
+    path = folder / STATE
+    try:
+        check_input(path)
+        with _verifying(path):
+            _need_uncompressed(path)
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Misuse:
+        raise Failure(f"{folder}: holds no {STATE}, so there is nothing to resume from") from None
+    except pickle.UnpicklingError as error:
+        if not _is_pickle(path):
+            raise Failure(f"{path}: is cut short or broken") from error
+        raise Failure(f"{path}: holds code beside tensors; it is not opened") from error
+    except Failure:
+        raise
+    except Exception as error:  # what PyTorch raises for a broken file is of many kinds
+        raise Failure(f"{path}: is cut short or broken") from error
+    if not isinstance(state, dict):
+        raise Failure(f"{path}: holds no training state")
+    return state
+
+
+def _need_uncompressed(path: Path) -> None:
+    """Refuses an archive that would grow when it is read, as no training state does."""
+    with path.open("rb") as file:
+        if file.read(1) == PICKLED:
+            raise pickle.UnpicklingError
+    with zipfile.ZipFile(path) as archive:
+        if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+            raise ValueError
+
+
+@contextmanager
+def _verifying(path: Path) -> Iterator[None]:
+    """Compares a file with its checksum in the `config.json` beside it, while the block runs.
+
+    Raises:
+        Failure: the file is damaged; one without a checksum is none.
+    """
+    config = path.with_name(CONFIG)
+    known = _read(config)[1].files.get(path.name) if config.exists() else None
+    if known is None:
+        yield
+        return
+    with ThreadPoolExecutor(1) as thread:
+        found = thread.submit(checksum, path)
+        yield
+        if found.result() != known:
+            raise Failure(f"{path}: is damaged, its checksum is {found.result()}, not {known}")
+
+
+def _is_pickle(path: Path) -> bool:
+    with path.open("rb") as file:
+        start = file.read(4)
+    return start[:1] == PICKLED or start == b"PK\x03\x04"
+
+
+class Checkpoint(NamedTuple):
+    """One folder under `checkpoints/`."""
+
+    folder: Path
+    step: int
+    loss: float
+
+
+def folders(run: Path) -> list[tuple[int, Path]]:
+    """The steps and folders of a run's checkpoints, oldest first, whole or not."""
+    names = ((path.name.removeprefix("step_"), path) for path in run.glob("checkpoints/step_*"))
+    return sorted((int(number), path) for number, path in names if number.isdecimal())
+
+
+def checkpoints(run: Path) -> list[Checkpoint]:
+    """The checkpoints of a run, oldest first. What is in the making or broken does not count."""
+    found = []
+    for step, folder in folders(run):
+        try:
+            loss = _read(folder / CONFIG)[1].metrics.get("loss", math.inf)
+        except Failure:
+            continue
+        found.append(Checkpoint(folder, step, math.inf if math.isnan(loss) else loss))
+    return found
+
+
+def best(run: Path) -> Checkpoint | None:
+    """The checkpoint with the least validation loss; the latest of equals."""
+    return min(reversed(checkpoints(run)), key=lambda point: point.loss, default=None)

@@ -1,0 +1,1 @@
+"""What happens once in a while in a training."""

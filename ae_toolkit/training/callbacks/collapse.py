@@ -1,0 +1,139 @@
+"""Is the code used? What each dimension carries, and a word when a posterior collapses.
+
+A decoder may learn to do without the code. Its rate is then 0, the loss looks well, and the model
+is of no use (Bowman et al. 2016). Measured while the model is validated, in the same pass.
+
+Axes: B examples, K posterior samples, D code dimensions over all levels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ae_toolkit.contracts import Code, Terms, flatten
+from ae_toolkit.randomness import Source
+from ae_toolkit.training.distributed import Ranks
+
+ACTIVE = 0.01  #: Var_x(E[z|x]) of a dimension in use (Burda et al. 2016, section 5.2)
+NATS = 0.01  #: a dimension that carries less carries nothing
+MOST = 0.8  #: share of such dimensions that is worth a word; some are so in every good model
+EARLY = 0.25  #: share of a training in which nothing is said: codes die and come to life again
+
+
+class Units:
+    """Running sums over examples of what each code dimension carries."""
+
+    def __init__(self) -> None:
+        zero = torch.zeros((), dtype=torch.float64)
+        self.num = 0
+        self.mean, self.within, self.between, self.rate = zero, zero, zero, zero
+
+    @contextmanager
+    def counting(self, model: nn.Module, *, counted: bool = True) -> Iterator[None]:
+        """Counts every code that the model makes within the block, or only hears of their form."""
+
+        def count(bottleneck: Any, given: tuple[Any, ...], code: Code) -> None:
+            h, c = given
+            variance, mean = torch.var_mean(flatten(bottleneck.mean(h, c)).float(), 0, correction=0)
+            num, mean = len(c) if counted else 0, mean.cpu().double()
+            self.num += num
+            self.mean = self.mean + num * mean  # (D,), as are the two that follow
+            self.within = self.within + num * variance.cpu().double()
+            self.between = self.between + num * mean.square()
+            self.rate = self.rate + num * code.rate.float().mean((0, 1)).cpu().double()
+
+        bottleneck: Any = model.bottleneck
+        if not isinstance(bottleneck, nn.Module):  # a stranger's may be a plain object
+            yield
+            return
+        hook = bottleneck.register_forward_hook(count)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    def gather(self, ranks: Ranks) -> None:
+        """Adds up what all ranks have counted."""
+        self.num = round(float(ranks.total(torch.tensor(float(self.num)))))
+        self.mean, self.within, self.between, self.rate = (
+            ranks.total(each) for each in (self.mean, self.within, self.between, self.rate)
+        )
+
+    @property
+    def active(self) -> int | None:
+        """How many dimensions are in use, as `evaluate.active_units` counts; None: cannot say."""
+        if self.num < 2:
+            return None
+        spread = self.within + self.between - self.mean.square() / self.num
+        return int((spread / (self.num - 1) > ACTIVE).sum())
+
+    @property
+    def rates(self) -> list[float]:
+        """The mean rate of every dimension, nats; one in all where it does not fall into them."""
+        return (self.rate.flatten() / self.num).tolist() if self.num else []
+
+
+class Alarm:
+    """Says that codes collapse where the objective presses on them, once of each kind.
+
+    Args:
+        objective: asked how much it charges for a first nat, now and at the end of the training.
+            So nothing is said while β warms up, nor where some nats are free.
+    """
+
+    def __init__(self, objective: Any):
+        self.objective = objective
+        self.said: set[str] = set()
+
+    def look(self, rates: list[float], *, distortion: float, progress: float) -> str:
+        """Returns what is to be said after a validation; mostly nothing.
+
+        Args:
+            rates: nats in the mean, by dimension; none of a bottleneck that charges nothing.
+            distortion: in the mean.
+            progress: share of the training that is done.
+        """
+        num, empty = len(rates), sum(rate < NATS for rate in rates)
+        kind = "all" if empty == num else "most" if empty > MOST * num else ""
+        if not (rates and kind) or kind in self.said or progress < EARLY:
+            return ""
+        now, full = (
+            charge(self.objective, num, distortion=distortion, progress=moment)
+            for moment in (progress, 1.0)
+        )
+        if not bool(((full > 0) & (now > 0.95 * full)).all()):
+            return ""
+        self.said.add(kind)
+        settings = {"free_bits": "=0.1", "warmup": "=0.5"}
+        known = [f"objective.{k}{v}" for k, v in settings.items() if hasattr(self.objective, k)]
+        if getattr(self.objective, "beta", 0) > 1:
+            known.insert(0, "a smaller objective.beta")
+        cure = " or ".join([*known, "a weaker decoder"])
+        if kind == "most":
+            return (
+                f"most of the code is idle: {empty} of its {num} numbers carry less than {NATS} "
+                f"nats; a smaller bottleneck.z_dim would do, or try {cure}"
+            )
+        carries = f"each of its {num} numbers carries" if num > 1 else "it carries"
+        return (
+            f"the code has collapsed: {carries} less than {NATS} nats, and the decoder does "
+            f"without; try {cure}"
+        )
+
+
+def charge(objective: Any, num: int, *, distortion: float, progress: float) -> Tensor:
+    """By how much the loss of an example rises with the first nat of each dimension, `(num,)`."""
+    k = objective.num_samples
+    step = Source(0, "charge").step(0, progress=progress)
+    with torch.enable_grad():
+        rate = torch.zeros(k, 1, num, requires_grad=True)
+        loss = objective(Terms(torch.full((k, 1), distortion), rate, torch.zeros(1)), step).sum()
+        if not loss.requires_grad:
+            return torch.zeros(num)
+        (slope,) = torch.autograd.grad(loss, rate, allow_unused=True, materialize_grads=True)
+    return slope.sum((0, 1))

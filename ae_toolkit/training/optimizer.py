@@ -1,0 +1,242 @@
+"""A model's weights, their moving average, and the optimiser that moves them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim.adamw import adamw
+
+from ae_toolkit.recipe import Train
+from ae_toolkit.runs.checkpoint import is_sound
+
+EPS = 1e-8  #: added to the root of AdamW's second moment, as in the paper
+
+
+class Pace(NamedTuple):
+    """What an update must know of its step: `()` each.
+
+    Attributes:
+        progress: share of the training that is done, in [0, 1].
+        lr: the learning rate.
+        stride: the learning rate over the first moment's bias correction, 1 - β₁ᵗ.
+        scale: one over the root of the second moment's, 1 - β₂ᵗ.
+        forget: how far the averaged weights move towards the weights, in [0, 1].
+    """
+
+    progress: Tensor
+    lr: Tensor
+    stride: Tensor
+    scale: Tensor
+    forget: Tensor
+
+
+class Learner:
+    """AdamW (Loshchilov and Hutter 2019) with gradient clipping and averaged weights.
+
+    An update is one pass over the memory of weights, moments and averages: by PyTorch's fused
+    kernel, or, inside a compiled step, by the kernel that the compiler makes of these lines.
+
+    Args:
+        model: whose parameters are moved; matrices and filters decay, biases and gains do not.
+        averaged: a copy of the model, which gets the averaged weights.
+        train: the settings.
+    """
+
+    def __init__(self, model: nn.Module, averaged: nn.Module, train: Train):
+        self.model, self.averaged, self.train = model, averaged.requires_grad_(False), train
+        self.weights = list(model.parameters())
+        with torch.no_grad():
+            # Sharded weights are moved shard by shard, since AdamW knows no neighbours.
+            self.mine = [_local(weight) for weight in self.weights]
+            self.average = [_local(twin) for twin in averaged.parameters()]
+        self.first = [torch.zeros_like(weight) for weight in self.mine]
+        self.second = [torch.zeros_like(weight) for weight in self.mine]
+        self.counts = [torch.zeros((), device=weight.device) for weight in self.mine]
+        self.decays = [train.weight_decay if w.dim() >= 2 else 0.0 for w in self.weights]
+
+    def paces(self, rates: Sequence[float], *, first: int, steps: int) -> Tensor:
+        """The paces of some steps, `(len(rates), 5)` on the CPU.
+
+        Args:
+            rates: the learning rate of each.
+            first: the number of the first.
+            steps: of the whole training.
+        """
+        b1, b2 = self.train.betas
+        rows = []
+        for step, lr in enumerate(rates, start=first):
+            decay = min(self.train.ema, (1 + step) / (10 + step))  # early averages forget faster
+            corrected = lr / (1 - b1 ** (step + 1)), (1 - b2 ** (step + 1)) ** -0.5
+            rows.append([step / steps, lr, *corrected, 1 - decay])
+        return torch.tensor(rows)
+
+    def update(self, pace: Pace) -> None:
+        """Moves the weights along their gradients, and their average after them."""
+        grads = [_local(grad) for grad in self._gradients()]
+        with torch.no_grad():
+            if torch.compiler.is_compiling():
+                self._move(grads, pace)
+            else:
+                self._move_fused(grads, pace)
+        for weight in self.weights:
+            weight.grad = None
+
+    def _gradients(self) -> list[Tensor]:
+        grads = [torch.zeros_like(w) if w.grad is None else w.grad for w in self.weights]
+        if not self.train.clip:
+            return grads
+        norm = nn.utils.get_total_norm(grads)
+        factor = (self.train.clip / (_entire(norm) + 1e-6)).clamp(max=1.0)
+        return [_local(grad) * factor for grad in grads]
+
+    def _move(self, grads: list[Tensor], pace: Pace) -> None:
+        b1, b2 = self.train.betas
+        for weight, grad, first, second, average, decay in zip(
+            self.mine, grads, self.first, self.second, self.average, self.decays, strict=True
+        ):
+            first.lerp_(grad, 1 - b1)
+            second.lerp_(grad.square(), 1 - b2)
+            if decay:
+                weight.mul_(1 - pace.lr * decay)
+            weight.sub_(pace.stride * first / (second.sqrt() * pace.scale + EPS))
+            if self.train.ema:
+                average.lerp_(weight, pace.forget)
+
+    def _move_fused(self, grads: list[Tensor], pace: Pace) -> None:
+        b1, b2 = self.train.betas
+        columns = (self.mine, grads, self.first, self.second, self.counts)
+        for decay in {*self.decays}:
+            chosen = [i for i, mine in enumerate(self.decays) if mine == decay]
+            weights, slopes, first, second, counts = ([c[i] for i in chosen] for c in columns)
+            adamw(
+                weights, slopes, first, second, [], counts, foreach=False, fused=True,
+                amsgrad=False, beta1=b1, beta2=b2, lr=float(pace.lr), weight_decay=decay,
+                eps=EPS, maximize=False,
+            )  # fmt: skip
+        if self.train.ema:
+            torch._foreach_lerp_(self.average, self.mine, float(pace.forget))
+
+    @torch.no_grad()
+    def settle(self) -> nn.Module:
+        """The averaged model, ready to be looked at: with the buffers of the other."""
+        for twin, buffer in zip(self.averaged.buffers(), self.model.buffers(), strict=True):
+            twin.copy_(buffer)
+        if not self.train.ema:
+            torch._foreach_copy_(self.average, self.mine)
+        return self.averaged
+
+    def state_dict(self, *, keep: bool = True) -> dict[str, Any]:
+        """All that a resumed training needs, whole even where weights are sharded.
+
+        Args:
+            keep: whether this rank has a use for it; every rank must ask.
+        """
+        columns = {"average": self.average, "first": self.first, "second": self.second}
+        return {"weights": whole_state(self.model, keep=keep)} | {
+            name: [
+                _whole(mine, weight, keep=keep)
+                for mine, weight in zip(column, self.weights, strict=True)
+            ]
+            for name, column in columns.items()
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], *, step: int) -> None:
+        """Goes back to a state, which may have been saved under another sharding.
+
+        Raises:
+            KeyError: a weight is missing.
+            ValueError: a tensor has another shape or type, or is not finite where it must be.
+        """
+        with torch.no_grad():
+            mine, names = self.model.state_dict(), [n for n, _ in self.model.named_parameters()]
+            if strange := {*state["weights"]} - {*mine}:
+                raise ValueError(f"there is no weight {min(strange)!r}")
+            for name, tensor in mine.items():
+                _put(tensor, state["weights"][name], like=tensor, finite=name in names, name=name)
+            for column in ("average", "first", "second"):
+                for here, saved, like, name in zip(
+                    getattr(self, column), state[column], self.weights, names, strict=True
+                ):
+                    _put(here, saved, like=like, finite=True, name=f"{column} of {name}")
+            for count in self.counts:
+                count.fill_(step)
+
+    def movable(self) -> list[Tensor]:
+        """Every tensor that training changes."""
+        columns = (self.mine, self.average, self.first, self.second, self.counts)
+        return [*(tensor for column in columns for tensor in column), *self.model.buffers()]
+
+    def put_back(self, former: Sequence[Tensor]) -> None:
+        """Undoes steps, given copies of what was `movable` before them."""
+        with torch.no_grad():
+            torch._foreach_copy_(self.movable(), list(former))
+        for weight in self.weights:
+            weight.grad = None
+
+
+def whole_state(model: nn.Module, *, keep: bool = True) -> dict[str, Tensor]:
+    """A model's state with its shards put together; every rank must ask for it.
+
+    Args:
+        model: of any sharding.
+        keep: whether this rank has a use for it; else it gets empty tensors.
+    """
+    return {
+        name: _kept(tensor.full_tensor(), keep) if _is_shard(tensor) else tensor.detach()
+        for name, tensor in model.state_dict().items()
+    }
+
+
+# A `DTensor`, as FSDP makes them, is known by what it can do: importing it takes a second.
+
+
+def _is_shard(tensor: Tensor) -> bool:
+    return hasattr(tensor, "full_tensor")
+
+
+def _local(tensor: Any) -> Tensor:
+    """This rank's part of a tensor."""
+    return tensor.to_local() if _is_shard(tensor) else tensor
+
+
+def _entire(tensor: Any) -> Tensor:
+    """A tensor with its shards put together."""
+    return tensor.full_tensor() if _is_shard(tensor) else tensor
+
+
+def _kept(entire: Tensor, keep: bool) -> Tensor:
+    """Frees the device of a tensor that was put together, before the next one is."""
+    return entire.detach().cpu() if keep else torch.empty(0)
+
+
+def _whole(mine: Tensor, like: Any, *, keep: bool) -> Tensor:
+    """A part, and those of the other ranks, of a tensor that is sharded like another."""
+    if not _is_shard(like):
+        return mine.detach()
+    from torch.distributed.tensor import DTensor
+
+    spread = DTensor.from_local(
+        mine, like.device_mesh, like.placements, shape=like.shape, stride=like.stride()
+    )
+    return _kept(spread.full_tensor(), keep)
+
+
+def _put(mine: Tensor, saved: Tensor, *, like: Any, finite: bool, name: str) -> None:
+    """Copies an entire tensor, or this rank's part of it.
+
+    Raises:
+        ValueError: it would have to be stretched or converted, or would spoil what it is put into.
+    """
+    if saved.shape != like.shape or saved.dtype != like.dtype:
+        kinds = [f"{str(t.dtype).removeprefix('torch.')} {tuple(t.shape)}" for t in (saved, like)]
+        raise ValueError(f"{name} is {kinds[0]}, not {kinds[1]}")
+    if not is_sound(saved, finite=finite):
+        raise ValueError(f"{name} is not finite")
+    if _is_shard(like):
+        from torch.distributed.tensor import distribute_tensor
+
+        saved = distribute_tensor(saved.to(like.device), like.device_mesh, like.placements)
+    _local(mine).copy_(_local(saved))

@@ -1,0 +1,1 @@
+"""The verbs of `ae audio`, and what they read and write."""

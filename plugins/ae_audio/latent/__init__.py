@@ -1,0 +1,1 @@
+"""Ways through the code that a listener would take, and how good they are."""

@@ -1,0 +1,120 @@
+"""A melody sung in a timbre: every note of a MIDI file decoded at its pitch, as long as it lasts.
+
+A timbre is a code, wherever it comes from: of a recorded note, of a blend of two, or of the prior.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ae_audio.dsp import spectrum
+from ae_audio.dsp.sound import PEAK, Sound
+from ae_toolkit import Failure
+from ae_toolkit.console import track
+from ae_toolkit.errors import said
+from ae_toolkit.files import check_input
+
+if TYPE_CHECKING:
+    from ae_toolkit import Model
+
+RELEASE = 0.05  #: seconds in which a note dies away after its end
+SHORTEST = 0.08  #: seconds, of a note that can be heard as one
+LONGEST = 30.0  #: seconds for which a note is held
+MAX_MINUTES = 20
+MAX_BYTES = 1 << 20  #: of a MIDI file, which is read in seconds
+LOWEST, HIGHEST = 36, 96  #: pitches that notes are rendered at; others are moved there by octaves
+
+
+class Tone(NamedTuple):
+    """A note of a melody: seconds, a MIDI number and a loudness in [0, 1]."""
+
+    start: float
+    end: float
+    pitch: int
+    loudness: float
+
+
+def read_melody(path: Path) -> list[Tone]:
+    """The notes of a MIDI file, drums left out.
+
+    Raises:
+        Misuse: there is no such file.
+        Failure: it is no MIDI file, holds no notes, or is too large or too long.
+    """
+    import pretty_midi
+
+    check_input(path, max_bytes=MAX_BYTES)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about meters in odd tracks, which are not sung
+            midi = pretty_midi.PrettyMIDI(str(path))
+    except Exception as error:  # the reader raises half a dozen kinds for a file that is none
+        raise Failure(f"{path}: is no MIDI file that can be read ({said(error)})") from error
+    tones = [
+        Tone(note.start, note.end, note.pitch, note.velocity / 127)
+        for instrument in midi.instruments
+        if not instrument.is_drum
+        for note in instrument.notes
+    ]
+    if not tones:
+        drums = " but drums" if any(i.is_drum and i.notes for i in midi.instruments) else ""
+        raise Failure(f"{path}: holds no notes{drums}")
+    length = max(tone.end for tone in tones)
+    if length > 60 * MAX_MINUTES:
+        raise Failure(f"{path}: lasts {length / 60:.0f} minutes, and a song at most {MAX_MINUTES}")
+    return sorted(tones)
+
+
+def sing(model: Model, tones: Sequence[Tone], code: Tensor) -> Sound:
+    """Notes in the timbre of a code.
+
+    Args:
+        model: of notes, conditioned on the pitch.
+        tones: in order.
+        code: `(D,)`.
+    """
+    pitches = sorted({within(tone.pitch) for tone in tones})
+    labels = {"pitch": torch.tensor(pitches)}
+    levels = model.decode_tensor(code.expand(len(pitches), -1), labels)[:, 0].clamp(0, 1)
+    spectra = dict(zip(pitches, levels, strict=True))
+    end = max(tone.end for tone in tones)
+    song = torch.zeros(round((end + RELEASE + 0.1) * spectrum.RATE))
+    known: dict[tuple[int, int], Tensor] = {}
+    for tone in track(tones, "singing", unit="notes"):
+        seconds = min(max(tone.end - tone.start, SHORTEST), LONGEST) + RELEASE
+        frames = int(seconds * spectrum.RATE / spectrum.HOP) + 2
+        key = within(tone.pitch), frames
+        if key not in known:
+            held = spectrum.stretch(spectra[key[0]][None], frames)
+            known[key] = _ended(spectrum.synthesise(held)[0], seconds)
+        start = round(tone.start * spectrum.RATE)
+        note = known[key][: len(song) - start]
+        song[start : start + len(note)] += tone.loudness * note
+    return Sound(song, spectrum.RATE).scaled(PEAK)
+
+
+def within(pitch: int) -> int:
+    """A pitch, moved by octaves to where notes are known."""
+    while pitch < LOWEST:
+        pitch += 12
+    while pitch > HIGHEST:
+        pitch -= 12
+    return pitch
+
+
+def moved(tones: Sequence[Tone]) -> int:
+    """How many notes are sung in another octave than is written."""
+    return sum(within(tone.pitch) != tone.pitch for tone in tones)
+
+
+def _ended(samples: Tensor, seconds: float) -> Tensor:
+    """Samples `(N,)` that die away over the last moment of so many seconds."""
+    samples = samples[: round(seconds * spectrum.RATE)]
+    fade = min(round(RELEASE * spectrum.RATE), len(samples))
+    return torch.cat([samples[:-fade], samples[-fade:] * torch.linspace(1, 0, fade).square()])

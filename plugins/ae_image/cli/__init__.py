@@ -1,0 +1,1 @@
+"""The verbs of `ae image`, and what they read and write."""

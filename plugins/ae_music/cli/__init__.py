@@ -1,0 +1,1 @@
+"""The verbs of `ae music`, and what they read and write."""

@@ -1,0 +1,526 @@
+"""`ae music`: what people want to do with melodies. Heavy imports happen inside the callbacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ae_music.cli.inputs import (
+    PAIR,
+    Source,
+    for_both,
+    read_each,
+    read_source,
+    tune_names,
+    write_results,
+    write_sound,
+)
+from ae_music.cli.options import (
+    SOUND_ENDINGS,
+    check_endings,
+    check_folder,
+    is_many,
+    melody_options,
+    midi_option,
+    parse_meter,
+)
+from ae_toolkit import Misuse
+from ae_toolkit.cli.options import (
+    FIGURE_ENDINGS,
+    FiniteRange,
+    device_option,
+    json_option,
+    model_option,
+    need_ending,
+    overwrite_option,
+    print_json,
+    report_skipped,
+    seed_option,
+)
+from ae_toolkit.files import printable
+
+if TYPE_CHECKING:
+    from ae_music.grid import Melody
+    from ae_music.midi.score import Track
+
+DRAWN = 40  #: melodies in one picture
+
+
+@click.group()
+def music() -> None:
+    """Melodies: blend, vary, shift, sample and hear them.
+
+    \b
+    Examples:
+      ae music interpolate drowsy-maggie smash-the-windows-reel -o blend.mid --wav blend.wav
+      ae music sample -n 4 -o new.mid
+      ae music info tune.mid
+    """
+
+
+@music.command()
+@click.argument("a", required=False, type=click.Path(path_type=Path))
+@click.argument("b", required=False, type=click.Path(path_type=Path))
+@model_option("melody-2bar")
+@midi_option("blend.mid")
+@click.option("--steps", default=9, show_default=True, type=click.IntRange(2, 200),
+              help="Melodies in all, A and B included.")  # fmt: skip
+@click.option("--path", default="slerp", show_default=True, type=click.Choice(["slerp", "lerp"]),
+              help="Along the great arc or the straight line.")  # fmt: skip
+@click.option("--each", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER",
+              help="Also write every step as a file of its own.")  # fmt: skip
+@click.option("--keep-accompaniment", is_flag=True, help="A's other tracks sound beneath.")
+@melody_options(num_files=2)
+@json_option
+@device_option
+def interpolate(
+    a: Path | None,
+    b: Path | None,
+    model: str,
+    out: Path,
+    wav: Path | None,
+    png: Path | None,
+    steps: int,
+    path: str,
+    each: Path | None,
+    keep_accompaniment: bool,
+    tracks: tuple[str, ...],
+    bars: tuple[str, ...],
+    as_json: bool,
+    device: str,
+) -> None:
+    """Blend melody A into melody B, step by step, into one file.
+
+    A and B are MIDI files (with 'pip install ae-toolkit[scores]', ABC, MusicXML and kern too), or
+    names of bundled tunes. The first step is A itself and the last is B; between them are blends of
+    their codes, two bars at a time, aligned by bar. Melodies may be of any length.
+
+    \b
+    Examples:
+      ae music interpolate a.mid b.mid -o blend.mid --wav blend.wav --png blend.png
+      ae music interpolate a.mid b.mid --bars 1:8 --steps 5 --each steps/
+      ae music interpolate song.mid other.mid --track 2 --keep-accompaniment
+    """
+    check_endings(out, wav, png)
+    if (a is None) != (b is None):
+        raise Misuse("an interpolation needs two melodies, A and B, or none for two bundled ones")
+    one, two = (
+        read_source(file, track=track, bars=chosen)
+        for file, track, chosen in zip(
+            (a or Path(PAIR[0]), b or Path(PAIR[1])),
+            for_both(tracks, "--track"),
+            for_both(bars, "--bars"),
+            strict=True,
+        )
+    )
+
+    from ae_music.latent.blend import blend, hamming, load_melody_model
+    from ae_music.modality import modality_of
+
+    loaded = load_melody_model(model, device)
+    walk = blend(loaded, one.melody, two.melody, steps=steps, path=path)
+    beneath = _others(one) if keep_accompaniment else ()
+    write_results(walk, out, wav=wav, each=each, beneath=beneath)
+    if png is not None:
+        from ae_music.figures import blend_figure, save_figure
+
+        save_figure(blend_figure(walk, names=(one.melody.name, two.melody.name)), png)
+    _say(one, two)
+    if as_json:
+        ends = modality_of(loaded).align(one.melody, two.melody)
+        print_json(
+            {
+                "out": str(out),
+                "steps": [
+                    {
+                        "bars": melody.num_bars,
+                        "meter": str(melody.meter),
+                        "tempo": round(melody.tempo, 3),
+                        "notes": melody.num_notes,
+                        "distance_to_a": round(hamming(melody, ends[0]), 4),
+                        "distance_to_b": round(hamming(melody, ends[1]), 4),
+                    }
+                    for melody in [ends[0], *walk[1:-1], ends[1]]
+                ],
+            }
+        )
+        return
+    lengths = sorted({melody.num_bars for melody in walk})
+    each_has = f"{lengths[0]}" if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]}"
+    _echo(
+        f"{out}: {steps} steps of {each_has} bars, {sum(m.num_bars for m in walk)} in all, from "
+        f"{one.melody.name} to {two.melody.name}"
+    )
+
+
+@music.command()
+@click.option("-n", "--num", default=4, show_default=True, type=click.IntRange(1, 1000),
+              help="How many melodies.")  # fmt: skip
+@click.option("--model", help="Bundled name, run directory or hub id.  [default: melody-2bar for "
+              "two bars, melody-16bar for more]")  # fmt: skip
+@midi_option("new.mid")
+@click.option("--bars", type=click.IntRange(1, 512), help="Of each melody.  [default: 2]")
+@click.option("--meter", help="4/4, 2/4, 3/4, 6/8 or 9/8.  [default: 4/4]")
+@click.option("--temperature", type=FiniteRange(0, 10),
+              help="Spread of the codes; less is safer and duller.  [default: 1]")  # fmt: skip
+@click.option("--like", type=click.Path(path_type=Path), help="Neighbours of this melody instead.")
+@click.option("--spread", type=FiniteRange(0, 1),
+              help="How far from --like, 0 to 1.  [default: 0.3]")  # fmt: skip
+@click.option("--each", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER",
+              help="Also write every melody as a file of its own.")  # fmt: skip
+@seed_option
+@device_option
+def sample(
+    num: int,
+    model: str | None,
+    out: Path,
+    wav: Path | None,
+    png: Path | None,
+    bars: int | None,
+    meter: str | None,
+    temperature: float | None,
+    like: Path | None,
+    spread: float | None,
+    each: Path | None,
+    seed: int,
+    device: str,
+) -> None:
+    """Make melodies that nobody wrote, or that are like one of yours.
+
+    \b
+    Examples:
+      ae music sample -n 4 -o new.mid --wav new.wav
+      ae music sample --bars 16 --meter 6/8 -n 1 -o jig.mid
+      ae music sample --like tune.mid --spread 0.3 -n 3 -o near.mid
+    """
+    check_endings(out, wav, png)
+    if like is not None and any(value is not None for value in (bars, meter, temperature)):
+        raise Misuse("--bars, --meter and --temperature are of new melodies; --like has its own")
+    if like is None and spread is not None:
+        raise Misuse("--spread says how far from --like to go, and there is no --like")
+    near = read_source(like) if like is not None else None
+    known, length = parse_meter(meter or "4/4"), bars or 2
+
+    from ae_music.latent import blend
+
+    if near is not None:
+        loaded = blend.load_melody_model(model or "melody-2bar", device)
+        far = 0.3 if spread is None else spread
+        made = blend.vary(loaded, near.melody, num, spread=far, seed=seed)
+        _say(near)
+    else:
+        fitting = "melody-2bar" if length <= 2 else "melody-16bar"
+        loaded = blend.load_melody_model(model or fitting, device)
+        heat = 1.0 if temperature is None else temperature
+        made = blend.sample(loaded, num, bars=length, meter=known, temperature=heat, seed=seed)
+    write_results(made, out, wav=wav, each=each)
+    _draw(made, png)
+    melodies = "1 melody" if num == 1 else f"{num} melodies"
+    _echo(f"{out}: {melodies} of {made[0].num_bars} bars, seed {seed}")
+
+
+@music.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@model_option("melody-2bar")
+@midi_option("variations.mid", many=True)
+@click.option("-n", "--num", default=4, show_default=True, type=click.IntRange(1, 1000),
+              help="How many variations.")  # fmt: skip
+@click.option("--spread", default=0.3, show_default=True, type=FiniteRange(0, 1),
+              help="How far from the original, 0 to 1.")  # fmt: skip
+@click.option("--each", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER",
+              help="Also write every one as a file of its own.")  # fmt: skip
+@melody_options(num_files=1)
+@seed_option
+@device_option
+def vary(
+    files: tuple[Path, ...],
+    model: str,
+    out: Path,
+    wav: Path | None,
+    png: Path | None,
+    num: int,
+    spread: float,
+    each: Path | None,
+    tracks: tuple[str, ...],
+    bars: tuple[str, ...],
+    seed: int,
+    device: str,
+) -> None:
+    """Write the melodies of FILES, each with variations: its neighbours in latent space.
+
+    \b
+    Examples:
+      ae music vary tune.mid -n 4 --spread 0.3 -o variations.mid
+      ae music vary my_midi/ -n 1 -o varied/
+    """
+    _check_outputs(files, out, wav, png)
+    read = _reader(tracks, bars)
+
+    from ae_music.latent import blend
+
+    loaded = blend.load_melody_model(model, device)
+
+    def made(file: Path) -> tuple[Source, list[Melody]]:
+        source = read(file)
+        return source, blend.vary(loaded, source.melody, num, spread=spread, seed=seed)
+
+    found = read_each(files, made)
+    for name, (source, variations) in zip(found.names, found.items, strict=True):
+        place = out / f"{name}.mid" if found.many else out
+        melodies = [source.melody, *variations]
+        write_results(melodies, place, wav=wav, each=each, named=not found.many)
+        _draw(melodies, png)
+        _say(source)
+        changed = ", ".join(f"{blend.hamming(source.melody, m):.0%}" for m in variations)
+        _echo(
+            f"{place}: {source.melody.name} and {num} variations, of whose steps {changed} differ"
+        )
+    click.echo(f"seed {seed}")
+    report_skipped(found.skipped, total=found.num_files)
+
+
+@music.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@model_option("melody-2bar")
+@midi_option("shifted.mid", many=True)
+@click.option("--density", type=float, help="More notes, or with a negative number fewer.")
+@click.option("--diatonic", type=float, help="More of the notes in one scale.")
+@click.option("--interval", type=float, help="Larger steps between notes.")
+@click.option("--pitch-range", type=float, help="From lower to higher notes.")
+@click.option("--syncopation", type=float, help="More notes off the beat, eighths and sixteenths.")
+@click.option("--syncopation-8th", type=float, help="More off-beat eighths.")
+@click.option("--syncopation-16th", type=float, help="More off-beat sixteenths.")
+@melody_options(num_files=1)
+@json_option
+@device_option
+def shift(
+    files: tuple[Path, ...],
+    model: str,
+    out: Path,
+    wav: Path | None,
+    png: Path | None,
+    tracks: tuple[str, ...],
+    bars: tuple[str, ...],
+    as_json: bool,
+    device: str,
+    **given: float | None,
+) -> None:
+    """Move the melodies of FILES along what can be counted, and say how much they changed.
+
+    Each number is how many standard deviations of the training melodies to go, more or less. The
+    direction is the one from the lower quartile of the melodies to the upper.
+
+    \b
+    Examples:
+      ae music shift tune.mid --density +1 -o denser.mid
+      ae music shift tune.mid --density -1 --pitch-range +0.5 --syncopation +1
+      ae music shift my_midi/ --density +1 -o denser/
+    """
+    _check_outputs(files, out, wav, png)
+    amounts = {name.replace("_", "-"): value for name, value in given.items() if value}
+    both = amounts.pop("syncopation", 0.0)
+    for kind in ("syncopation-8th", "syncopation-16th") if both else ():
+        amounts[kind] = amounts.get(kind, 0.0) + both
+    if not amounts:
+        raise Misuse("say what to shift and how far, such as --density +1; see --help")
+    read = _reader(tracks, bars)
+
+    from dataclasses import replace
+
+    from ae_music.latent import blend
+
+    loaded = blend.load_melody_model(model, device)
+
+    def made(file: Path) -> tuple[Source, Melody]:
+        source = read(file)
+        return source, blend.shift(loaded, source.melody, amounts)
+
+    found = read_each(files, made)
+    reports: list[dict[str, Any]] = []
+    for name, (source, shifted) in zip(found.names, found.items, strict=True):
+        place = out / f"{name}.mid" if found.many else out
+        write_results([shifted], place, wav=wav, named=not found.many)
+        _draw([replace(source.melody, name="original"), replace(shifted, name="shifted")], png)
+        _say(source)
+        before, after = (blend.attributes_of(loaded, m) for m in (source.melody, shifted))
+        changed = blend.hamming(source.melody, shifted)
+        reports.append(
+            {"out": str(place), "asked": amounts, "before": before, "after": after,
+             "hamming": changed}
+        )  # fmt: skip
+        if as_json:
+            continue
+        _echo(f"{place}: {source.melody.name}, {changed:.0%} of its steps changed")
+        for attribute in before:
+            asked = f"  asked: {amounts[attribute]:+g}" if attribute in amounts else ""
+            click.echo(f"{attribute:18} {before[attribute]:6.3f} -> {after[attribute]:6.3f}{asked}")
+    if as_json:
+        print_json(reports if found.many else reports[0])
+    report_skipped(found.skipped, total=found.num_files)
+
+
+@music.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path),
+              help="Sound file to write: .wav, .flac or .ogg; of several FILES, the "
+                   "folder.")  # fmt: skip
+@overwrite_option
+@click.option("--soundfont", type=click.Path(path_type=Path),
+              help="An .sf2 file.  [default: the one that pretty_midi ships]")  # fmt: skip
+def render(files: tuple[Path, ...], out: Path, soundfont: Path | None) -> None:
+    """Turn FILES, all of their tracks, into sound.
+
+    FluidSynth plays it where it is installed; elsewhere plain waves do.
+
+    \b
+    Examples:
+      ae music render tune.mid -o tune.wav
+      ae music render my_midi/ -o sounds/
+    """
+    if is_many(files):
+        check_folder(out)
+    else:
+        need_ending(out, SOUND_ENDINGS)
+
+    from ae_music.midi.score import read_score
+    from ae_music.midi.write import score_to_midi
+
+    found = read_each(files, lambda file: (file, score_to_midi(read_score(file))))
+    for name, (file, midi) in zip(found.names, found.items, strict=True):
+        place = out / f"{name}.wav" if found.many else out
+        write_sound(midi, place, soundfont=soundfont, named=not found.many)
+        _echo(f"{place}: {midi.get_end_time():.1f} s of {file}")
+    report_skipped(found.skipped, total=found.num_files)
+
+
+@music.command()
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--track", help="Which track is the melody: its number, its name, or 'all'.")
+@json_option
+def info(files: tuple[Path, ...], track: str | None, as_json: bool) -> None:
+    """Show what FILES hold, which melody would be taken from each, and why.
+
+    Without FILES, the bundled tunes are listed.
+
+    \b
+    Examples:
+      ae music info tune.mid
+      ae music info song.mid --track 2
+      ae music info my_midi/ --json
+    """
+    from ae_music.cli.info import describe, lines
+
+    if not files:
+        if as_json:
+            print_json(tune_names())
+            return
+        for name in tune_names():
+            click.echo(name)
+        return
+    found = read_each(files, lambda file: describe(file, track=track))
+    if as_json:
+        print_json(found.items if found.many else found.items[0])
+    else:
+        for report in found.items:
+            for line in lines(report):
+                _echo(line)
+    report_skipped(found.skipped, total=found.num_files)
+
+
+@music.command()
+@model_option("melody-2bar")
+@click.option("--data", help="A data set, file or folder; of a folder, the tenth left out is used.")
+@click.option("--limit", type=click.IntRange(1), help="Reconstruct only the first so many windows.")
+@click.option("--png", type=click.Path(path_type=Path),
+              help="Draw the Hamming distance along interpolations.")  # fmt: skip
+@seed_option
+@json_option
+@device_option
+def evaluate(
+    model: str,
+    data: str | None,
+    limit: int | None,
+    png: Path | None,
+    seed: int,
+    as_json: bool,
+    device: str,
+) -> None:
+    """Measure a model of melodies as MusicVAE's paper does, on tunes that it has not seen.
+
+    \b
+    Examples:
+      ae music evaluate --json
+      ae music evaluate --model runs/mine --data my_midi/
+    """
+    need_ending(png, FIGURE_ENDINGS)
+
+    from ae_music.latent.blend import load_melody_model
+    from ae_music.latent.evaluate import measure, table
+    from ae_music.modality import modality_of
+
+    loaded = load_melody_model(model, device)
+    numbers = measure(loaded, data=data, limit=limit, seed=seed, progress=not as_json)
+    if png is not None:
+        from ae_music.figures import path_figure, save_figure
+
+        save_figure(path_figure(numbers.curves, ylabel="Hamming distance to A"), png)
+    if as_json:
+        print_json({**numbers.report, "curves": numbers.curves})
+        return
+    for line in table(numbers.report, bars=modality_of(loaded).bars):
+        click.echo(line)
+
+
+def _check_outputs(files: Sequence[Path], out: Path, wav: Path | None, png: Path | None) -> None:
+    if is_many(files):
+        check_folder(out, wav, png)
+    else:
+        check_endings(out, wav, png)
+
+
+def _reader(tracks: Sequence[str], bars: Sequence[str]) -> Callable[[Path], Source]:
+    """What reads the melody of a file, where one is asked for in the same way of each."""
+    if len(tracks) > 1 or len(bars) > 1:
+        raise Misuse("--track and --bars are given once, and hold for every file")
+    track, chosen = next(iter(tracks), None), next(iter(bars), None)
+    return lambda file: read_source(file, track=track, bars=chosen)
+
+
+def _echo(line: str) -> None:
+    click.echo(printable(line))
+
+
+def _others(source: Source) -> list[Track]:
+    """The tracks of a file but the one, or the ones, that its melody was taken from."""
+    tracks = source.score.tracks
+    if any(track is source.track for track in tracks):
+        return [track for track in tracks if track is not source.track]
+    return [track for track in tracks if track.is_drum]
+
+
+def _draw(melodies: Sequence[Melody], png: Path | None) -> None:
+    if png is not None:
+        from ae_music.figures import rolls_figure, save_figure
+
+        if len(melodies) > DRAWN:
+            click.echo(printable(f"{png}: shows the first {DRAWN} of {len(melodies)}"), err=True)
+        save_figure(rolls_figure({m.name: [m] for m in melodies[:DRAWN]}), png)
+
+
+def _say(*sources: Source) -> None:
+    """Tells on standard error what was chosen and lost, and what was done about two meters."""
+    sentences = [sentence for source in sources for sentence in source.said]
+    if len(sources) == 2:
+        from ae_music.grid import meter_class
+
+        a, b = (source.melody for source in sources)
+        if meter_class(a.meter) != meter_class(b.meter):
+            sentences.append(
+                f"{b.name} is in {b.meter} and {a.name} in {a.meter}: on the way, the notes of "
+                f"{b.name} keep their lengths and get bar lines in {a.meter}"
+            )
+    for sentence in dict.fromkeys(sentences):  # A and B may be one file
+        click.echo(printable(sentence), err=True)

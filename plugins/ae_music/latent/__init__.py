@@ -1,0 +1,1 @@
+"""Ways through the code that a musician would take, and how good they are."""

@@ -1,0 +1,1 @@
+"""MIDI files and notation: read, made sound, understood, written."""
