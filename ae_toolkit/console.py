@@ -10,10 +10,8 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ae_toolkit.errors import Failure
 from ae_toolkit.files import printable
 
 if TYPE_CHECKING:
@@ -214,31 +212,3 @@ def _is_terminal() -> bool:
     if _screen is not None:
         return True
     return sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
-
-
-class Trouble:
-    """What the disk refuses again and again: said once, and once more when it is over."""
-
-    def __init__(self) -> None:
-        self.met: set[str] = set()
-
-    @contextmanager
-    def survived(self, what: str) -> Iterator[None]:
-        """Lets a block fail that writes something, since that must not end a training.
-
-        Args:
-            what: it writes.
-        """
-        try:
-            yield
-        except (Failure, OSError) as error:
-            if what not in self.met:
-                self.met.add(what)
-                why = str(error)
-                if isinstance(error, OSError) and error.filename:
-                    why = f"{error.filename}: cannot be written, {error.strerror}"
-                tell(f"{why}; the training goes on and will try again")
-        else:
-            if what in self.met:
-                self.met.remove(what)
-                tell(f"{what} can be written again")

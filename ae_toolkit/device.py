@@ -1,25 +1,13 @@
-"""Where the work is done, in which precision, and by which engine: decided once, then kept."""
+"""Where the work is done, and what can be done there."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-from pathlib import Path
-from typing import Annotated, NamedTuple
 
 import torch
-from pydantic import Field, TypeAdapter, ValidationError
 
-from ae_toolkit.console import tell
-from ae_toolkit.errors import Failure, Misuse
-from ae_toolkit.files import CHECKSUM, is_sealed, read_json, seal
-from ae_toolkit.recipe import Train
-from ae_toolkit.runs import checkpoint
-
-ENGINE = "engine.json"  #: in a run directory
-
-MAX_THREADS = 1024
+from ae_toolkit.errors import Misuse
 
 
 def pick_device(name: str = "auto", *, local_rank: int | None = None) -> torch.device:
@@ -49,85 +37,6 @@ def pick_device(name: str = "auto", *, local_rank: int | None = None) -> torch.d
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise Misuse("--device mps: PyTorch sees no Apple GPU here")
     return device
-
-
-class Engine(NamedTuple):
-    """What must not change during a training, for it to be repeatable to the last bit."""
-
-    device: str
-    bf16: bool
-    compiled: bool
-    threads: Annotated[int, Field(ge=1, le=MAX_THREADS)]
-    ranks: Annotated[int, Field(ge=1)]
-
-    def __str__(self) -> str:
-        precision = "bf16" if self.bf16 else "fp32"
-        spread = f", {self.ranks} ranks" if self.ranks > 1 else ""
-        return f"{precision} on {self.device}{spread}{', compiled' if self.compiled else ''}"
-
-    @classmethod
-    def pick(cls, train: Train, device: torch.device, *, num_ranks: int = 1) -> Engine:
-        """Resolves the recipe's settings for a device; `auto` compiles nothing before a trial."""
-        bf16 = train.precision == "bf16" or (train.precision == "auto" and _fast_bf16(device))
-        if train.compile == "on" and not has_compiler(device):
-            raise Misuse("train.compile=on needs a C++ compiler (g++ or clang++), and none is here")
-        compiled = train.compile == "on"
-        return cls(device.type, bf16, compiled, torch.get_num_threads(), num_ranks)
-
-    def write(self, run: Path) -> None:
-        """Writes it down, so that a training goes on as it began wherever it is killed."""
-        checkpoint.write_text(run / ENGINE, json.dumps(seal(self._asdict())) + "\n")
-
-    @classmethod
-    def written(cls, run: Path) -> Engine | None:
-        """How a former training worked; None where it is not known, which is said."""
-        path = run / ENGINE
-        if not path.exists():
-            return None
-        try:
-            known = read_json(path)
-            if not is_sealed(known):
-                raise ValueError("it has changed since it was written")
-            known.pop(CHECKSUM, None)
-            return TypeAdapter(cls).validate_python(known, strict=True)
-        except (ValueError, TypeError, AttributeError, Failure) as error:
-            why = "" if isinstance(error, ValidationError) else f" ({error})"
-            tell(f"{path}: is broken{why}: it goes on as it would begin here, not bit for bit")
-            return None
-
-    def as_before(self, former: Engine, train: Train) -> Engine:
-        """The engine of a former run, where this machine has it; says what stops being exact."""
-        if former.device != self.device:
-            tell(f"what began on {former.device} goes on on {self.device}: not bit for bit")
-            return self
-        if former.ranks != self.ranks:
-            tell(
-                f"what began on {former.ranks} ranks goes on on {self.ranks}: the same batches and "
-                f"noise (but for dropout), summed in another order, so not bit for bit"
-            )
-        if former.threads != self.threads:
-            torch.set_num_threads(former.threads)
-        compiled = former.compiled
-        if train.compile != "auto":
-            compiled = self.compiled
-        elif not has_compiler(torch.device(self.device)):
-            compiled = False
-        if compiled != former.compiled:
-            tell(f"steps are {'' if compiled else 'not '}compiled from here on: not bit for bit")
-        return former._replace(ranks=self.ranks, compiled=compiled)
-
-    def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.bf16)
-
-
-def _fast_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bf16 matrices in hardware."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type == "cpu":
-        able = torch.cpu.get_capabilities()
-        return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
-    return False
 
 
 def has_compiler(device: torch.device) -> bool:

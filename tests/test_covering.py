@@ -7,9 +7,9 @@ import torch
 from conftest import small
 from torch import Tensor, nn
 
-from ae_toolkit.device import Engine
 from ae_toolkit.parts.backbones.covering import CoveringConv2d, Overlap, let_cover
 from ae_toolkit.training.distributed import Ranks
+from ae_toolkit.training.engine import Engine
 from ae_toolkit.training.setup import Workshop
 
 

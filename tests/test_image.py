@@ -14,7 +14,8 @@ import pytest
 import torch
 from ae_image.datasets import mnist_sample
 from ae_image.digits import has_colour
-from ae_image.modality import Image, flatten
+from ae_image.modality import Image
+from ae_image.pixels import flatten
 from conftest import SAMPLES
 from PIL import Image as Pictures
 

@@ -18,8 +18,7 @@ from ae_toolkit import CONTRACT, Failure, fit, load, registry
 from ae_toolkit.data.examples import cache_root
 from ae_toolkit.recipe import named
 from ae_toolkit.runs import checkpoint
-from ae_toolkit.testing.contracts import check_plugin
-from ae_toolkit.testing.plugins import examine
+from ae_toolkit.testing.plugins import check_plugin, examine
 from ae_toolkit.testing.scaffold import write_plugin
 
 QUICK = ("--quiet", "--set", "train.epochs=1", "--set", "encoder.hidden=[16]",

@@ -15,7 +15,7 @@ from conftest import small
 
 from ae_toolkit import Failure, Misuse, fit, load
 from ae_toolkit.data.examples import Examples, choose_groups
-from ae_toolkit.device import Engine, has_compiler
+from ae_toolkit.device import has_compiler
 from ae_toolkit.errors import Interrupted
 from ae_toolkit.randomness import Source
 from ae_toolkit.recipe import Train
@@ -24,6 +24,7 @@ from ae_toolkit.runs import checkpoint
 from ae_toolkit.runs.logs import Logs
 from ae_toolkit.training import trial
 from ae_toolkit.training.distributed import Ranks
+from ae_toolkit.training.engine import Engine
 from ae_toolkit.training.optimizer import Learner, Pace
 from ae_toolkit.training.setup import Workshop
 from ae_toolkit.training.validation import validate

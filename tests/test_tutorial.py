@@ -13,8 +13,7 @@ import pytest
 from conftest import ROOT, Site
 
 from ae_toolkit import registry
-from ae_toolkit.testing.contracts import check_plugin
-from ae_toolkit.testing.plugins import examine
+from ae_toolkit.testing.plugins import check_plugin, examine
 from ae_toolkit.testing.scaffold import write_plugin
 
 PAGE = (ROOT / "docs/tutorial.md").read_text()

@@ -22,13 +22,13 @@ from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from ae_toolkit import Failure, Misuse, fit, load
 from ae_toolkit.data.examples import Examples
-from ae_toolkit.device import ENGINE, Engine
 from ae_toolkit.errors import Interrupted
 from ae_toolkit.registry import datasets, encoders
-from ae_toolkit.runs import checkpoint, directory, lock
+from ae_toolkit.runs import checkpoint, lock
 from ae_toolkit.runs.lock import locked
 from ae_toolkit.training import memory, trainer
 from ae_toolkit.training.compilation import CACHE, remove_cut_libraries, use_own_cache
+from ae_toolkit.training.engine import ENGINE, Engine
 
 #: `small()` on the command line, with many steps.
 LONG = (
@@ -471,7 +471,7 @@ def test_stopped_anywhere(
 ) -> None:
     """One signal: whatever is being done is finished and saved, or nothing had begun."""
     places = {
-        "start": (directory, "fingerprint"),
+        "start": (trainer, "fingerprint"),
         "trial": (trainer, "pays"),
         "step": (trainer.Workshop, "take"),
         "validation": (trainer, "validate"),

@@ -9,12 +9,13 @@ Reads JSON and nothing else, so that it answers at once and also of runs whose p
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ae_toolkit.errors import Failure, Misuse
 from ae_toolkit.files import is_sealed, parse_json, read_bytes, read_json
+from ae_toolkit.recipe import leaves
 from ae_toolkit.runs.lock import in_training
 
 METRICS, TIMINGS, CONFIG = "metrics.jsonl", "timings.jsonl", "config.json"
@@ -194,15 +195,6 @@ def draw_curves(runs: Sequence[Run], path: Path) -> None:
         plot.spines[["top", "right"]].set_visible(False)
         plot.legend(frameon=False)
     save_figure(figure, path, style=style)
-
-
-def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested mappings as `("outer.inner", value)`, in order."""
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from leaves(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ def test_my_package_keeps_its_contracts():
     check_plugin("my-package")
 """
 
-from ae_toolkit.testing.contracts import check_modality, check_part, check_plugin
+from ae_toolkit.testing.contracts import check_modality, check_part
+from ae_toolkit.testing.plugins import check_plugin
 
 __all__ = ["check_modality", "check_part", "check_plugin"]

@@ -491,14 +491,6 @@ def check_modality(modality: Modality, items: Sequence[Any], folder: Path) -> No
     assert (folder / "figure.png").is_file(), f"{label}: figure drew nothing"
 
 
-def check_plugin(distribution: str) -> None:
-    """Checks everything that an installed distribution provides, as `ae plugin check` does."""
-    from ae_toolkit.testing.plugins import examine
-
-    wrong = [f"{check.what}: {check.why}" for check in examine(distribution) if not check.ok]
-    assert not wrong, "\n".join(wrong)
-
-
 def check_arguments_are_keywords(kind: str, name: str) -> None:
     """Checks that a constructor is keyword-only and takes what is supplied to its kind."""
     import inspect

@@ -448,3 +448,9 @@ def _try(what: str, function: Callable[..., Any], *arguments: Any) -> Check:
             raise
         return Check(what, False, registry.culprit(error) or said(error))
     return Check(what, True, advice or "")
+
+
+def check_plugin(distribution: str) -> None:
+    """Checks everything that an installed distribution provides, as `ae plugin check` does."""
+    wrong = [f"{check.what}: {check.why}" for check in examine(distribution) if not check.ok]
+    assert not wrong, "\n".join(wrong)

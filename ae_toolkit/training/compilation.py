@@ -1,4 +1,4 @@
-"""The compiler's cache: where it is, and what a killed compiler leaves in it.
+"""Compiling a step: how the compiler is called, where its cache is, what a killed one leaves there.
 
 PyTorch's compiler keeps libraries, which whoever compiles the same loads and runs. By itself it
 keeps them where temporary files are, under a name that anybody could take in advance; here it is a
@@ -12,15 +12,19 @@ that comes to the same code.
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import shutil
 import stat
 import struct
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ae_toolkit.console import tell
 from ae_toolkit.data.examples import cache_root
+from ae_toolkit.errors import Failure, said
 from ae_toolkit.runs.lock import take
 
 CACHE = "TORCHINDUCTOR_CACHE_DIR"  #: the variable by which a user chooses another place
@@ -103,3 +107,34 @@ def _in_use(lock: Path) -> bool:
             return not take(file.fileno())
     except OSError:
         return False
+
+
+class Uncompilable(Failure):
+    """A part does something that the compiler does not understand."""
+
+
+@contextmanager
+def compiling() -> Iterator[None]:
+    """Lets the compiler see the whole step, and keeps its chatter off the terminal.
+
+    Raises:
+        Uncompilable: so it is; the sentence says what the compiler says.
+    """
+    from torch._dynamo import config
+    from torch._dynamo.exc import TorchDynamoException
+    from torch._inductor.exc import InductorError
+
+    use_own_cache()
+    remove_cut_libraries()
+    chatter = logging.getLogger("torch.utils.cpp_extension")
+    level = chatter.level
+    chatter.setLevel(logging.ERROR)
+    try:
+        with config.patch(trace_autograd_ops=True):
+            yield
+    except (TorchDynamoException, InductorError) as error:
+        raise Uncompilable(
+            f"this recipe cannot be compiled whole ({said(error)}): set train.compile=off"
+        ) from error
+    finally:
+        chatter.setLevel(level)

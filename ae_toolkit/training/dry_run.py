@@ -21,14 +21,15 @@ from ae_toolkit.console import duration
 from ae_toolkit.contracts import Batch, Shape
 from ae_toolkit.data.batches import WINDOW
 from ae_toolkit.data.examples import ON_DEVICE, Examples
-from ae_toolkit.device import Engine, pick_device
+from ae_toolkit.device import pick_device
 from ae_toolkit.modality import Modality
 from ae_toolkit.randomness import Source, replay
 from ae_toolkit.recipe import Recipe
+from ae_toolkit.training.compilation import compiling
 from ae_toolkit.training.distributed import Ranks
+from ae_toolkit.training.engine import Engine
 from ae_toolkit.training.memory import saved_bytes
 from ae_toolkit.training.setup import Workshop
-from ae_toolkit.training.step import compiling
 from ae_toolkit.training.validation import CHUNK, validate
 
 STEPS = 30  #: at most, that are measured

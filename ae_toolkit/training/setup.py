@@ -17,7 +17,6 @@ from ae_toolkit.console import tell
 from ae_toolkit.contracts import Batch, Step, Terms
 from ae_toolkit.data.batches import Batches
 from ae_toolkit.data.examples import hold_out, load_data
-from ae_toolkit.device import Engine
 from ae_toolkit.errors import Failure, Fault, said
 from ae_toolkit.modality import Modality
 from ae_toolkit.parts.backbones.covering import let_cover
@@ -26,6 +25,7 @@ from ae_toolkit.recipe import Recipe
 from ae_toolkit.registry import culprit
 from ae_toolkit.training import memory
 from ae_toolkit.training.distributed import Ranks, check_batch
+from ae_toolkit.training.engine import Engine
 from ae_toolkit.training.optimizer import Learner, whole_state
 from ae_toolkit.training.schedule import Schedule
 from ae_toolkit.training.step import Stepper

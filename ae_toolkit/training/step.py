@@ -6,23 +6,16 @@ the kernel that the compiler makes for it, and on CUDA the graph is launched at 
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from ae_toolkit.contracts import Batch, Step
-from ae_toolkit.errors import Failure, said
 from ae_toolkit.randomness import replay
-from ae_toolkit.training.compilation import remove_cut_libraries, use_own_cache
 from ae_toolkit.training.optimizer import Learner, Pace
-
-
-class Uncompilable(Failure):
-    """A part does something that the compiler does not understand."""
 
 
 class Loss(Protocol):
@@ -110,30 +103,3 @@ class Stepper:
         sharded: Any = self.called
         sharded.set_requires_gradient_sync(last)
         return nullcontext()
-
-
-@contextmanager
-def compiling() -> Iterator[None]:
-    """Lets the compiler see the whole step, and keeps its chatter off the terminal.
-
-    Raises:
-        Uncompilable: so it is; the sentence says what the compiler says.
-    """
-    from torch._dynamo import config
-    from torch._dynamo.exc import TorchDynamoException
-    from torch._inductor.exc import InductorError
-
-    use_own_cache()
-    remove_cut_libraries()
-    chatter = logging.getLogger("torch.utils.cpp_extension")
-    level = chatter.level
-    chatter.setLevel(logging.ERROR)
-    try:
-        with config.patch(trace_autograd_ops=True):
-            yield
-    except (TorchDynamoException, InductorError) as error:
-        raise Uncompilable(
-            f"this recipe cannot be compiled whole ({said(error)}): set train.compile=off"
-        ) from error
-    finally:
-        chatter.setLevel(level)

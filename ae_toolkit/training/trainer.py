@@ -21,9 +21,9 @@ from pathlib import Path
 
 import torch
 
-from ae_toolkit.console import Bar, Trouble, duration, leads, tell
+from ae_toolkit.console import Bar, duration, leads, tell
 from ae_toolkit.data.examples import need_finite
-from ae_toolkit.device import Engine, pick_device
+from ae_toolkit.device import pick_device
 from ae_toolkit.errors import Failure, Interrupted, Misuse
 from ae_toolkit.recipe import Recipe
 from ae_toolkit.runs import checkpoint, directory
@@ -33,13 +33,16 @@ from ae_toolkit.training import memory
 from ae_toolkit.training.callbacks.collapse import Alarm
 from ae_toolkit.training.callbacks.profiler import profiling
 from ae_toolkit.training.callbacks.trackers import Trackers
+from ae_toolkit.training.compilation import compiling
 from ae_toolkit.training.distributed import Ranks, joined, launched, local_rank
+from ae_toolkit.training.engine import Engine
 from ae_toolkit.training.optimizer import whole_state
 from ae_toolkit.training.schedule import Watch
 from ae_toolkit.training.setup import Workshop
 from ae_toolkit.training.signals import Signals, stop_signals
-from ae_toolkit.training.step import compiling
+from ae_toolkit.training.state import TrainState, check_data, fingerprint, newest, restoring
 from ae_toolkit.training.trial import compile_seconds, pays
+from ae_toolkit.training.trouble import Trouble
 from ae_toolkit.training.validation import TERMS, draw, losses_in_words, terms_in_words, validate
 
 REFRESH_SECONDS = 0.5  #: how often the bar moves and the history is read
@@ -156,7 +159,7 @@ def _train(
     shop = Workshop(recipe, engine, where, ranks)
     model, learner, schedule = shop.model, shop.learner, shop.schedule
     examples, held_out, every = shop.examples, shop.held_out, schedule.evaluate_every
-    data = directory.fingerprint(examples, held_out)
+    data = fingerprint(examples, held_out)
 
     # Where a former run stood.
     step, watch = 0, Watch()
@@ -166,10 +169,10 @@ def _train(
     if resume:
         if former := Engine.written(run):
             engine, decided = engine.as_before(former, train), engine.device == former.device
-        if folder := ranks.agree(directory.newest(run) if ranks.leads else None):
-            with directory.restoring(run):
-                state = directory.TrainState.load(folder)
-                directory.check_data(state.data, data)
+        if folder := ranks.agree(newest(run) if ranks.leads else None):
+            with restoring(run):
+                state = TrainState.load(folder)
+                check_data(state.data, data)
                 former_train = checkpoint.load_config(folder).recipe.train
                 state.need_fit(schedule.lasting(former_train.epochs), like=history)
                 schedule.check_length(former_train, train, state.step)

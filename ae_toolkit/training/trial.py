@@ -9,9 +9,10 @@ import torch
 
 from ae_toolkit.console import Bar, duration, tell
 from ae_toolkit.device import has_compiler
+from ae_toolkit.training.compilation import Uncompilable, compiling
 from ae_toolkit.training.optimizer import Learner
 from ae_toolkit.training.setup import Workshop
-from ae_toolkit.training.step import Stepper, Uncompilable, compiling
+from ae_toolkit.training.step import Stepper
 
 COMPILE_SECONDS = 10.0  #: that compiling takes on two cores, and for each tensor of weights …
 TENSOR_SECONDS = 0.6  #: … so much more (measured: 15 s for 24, 29 s for 56, 75 s for 115)

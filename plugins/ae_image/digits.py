@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image as Pictures
 from PIL import ImageChops, ImageFilter, ImageOps, ImageStat
 
-from ae_image.modality import Picture, flatten
+from ae_image.pixels import Picture, flatten
 
 Invert = Literal["auto", "yes", "no"]
 Box = tuple[int, int, int, int]  #: left, top, right, bottom, in pixels

@@ -11,7 +11,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from PIL import Image as Pictures
 
-from ae_image.modality import flatten
+from ae_image.pixels import flatten
 from ae_toolkit import figures
 from ae_toolkit.files import SIGNATURE, writing
 

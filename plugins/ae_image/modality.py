@@ -14,11 +14,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image as Pictures
-from PIL import ImageChops, ImageOps, ImageStat, UnidentifiedImageError
+from PIL import ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 from pydantic import Field
 from torch import Tensor
 
+from ae_image.pixels import BLOCK_ROWS, Picture, flatten, pad
 from ae_toolkit import Failure, Modality
 from ae_toolkit.contracts import Example, Shape, Size, Step
 from ae_toolkit.files import SIGNATURE, check_input
@@ -29,10 +30,6 @@ MAX_SIDE = 16_384  #: pixels; a longer side is refused before it is decoded
 MAX_PIXELS = 51_000_000  #: as many as fit into 1 GB on any way through a model; phones have 50
 MAX_FILE_BYTES = 500_000_000  #: more than so many pixels take without compression
 MAX_JPEG_SCANS = 100  #: each costs a pass over all pixels, and real files have about ten
-
-BLOCK_ROWS = 256  #: of a large picture, converted at a time
-
-Picture = Pictures.Image
 
 
 class Image(Modality):
@@ -170,43 +167,6 @@ class Image(Modality):
         from ae_image.figures import rows_figure, save_figure
 
         save_figure(rows_figure(rows), path)
-
-
-def pad(picture: Picture, size: tuple[int, int]) -> Picture:
-    """Fits a whole picture into `(width, height)`, black beside it; it keeps a pixel at least."""
-    share = min(size[0] / picture.width, size[1] / picture.height)
-    inner = max(round(share * picture.width), 1), max(round(share * picture.height), 1)
-    sheet = Pictures.new(picture.mode, size)
-    corner = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
-    sheet.paste(picture.resize(inner, Pictures.Resampling.LANCZOS), corner)
-    return sheet
-
-
-def flatten(picture: Picture, mode: str) -> Picture:
-    """Brings any picture to `L` or `RGB`.
-
-    What is transparent becomes paper that the ink stands out from: white where the ink is dark in
-    the mean, as drawing programs export it, else black.
-    """
-    if picture.mode.startswith("I;16") or picture.mode in ("I", "F"):
-        values = np.asarray(picture)
-        top = 65535.0 if values.max(initial=0) > 255 else 255.0
-        grey = np.empty(values.shape, np.uint8)
-        for i in range(0, len(values), BLOCK_ROWS):
-            rows = values[i : i + BLOCK_ROWS].astype(np.float64)
-            grey[i : i + BLOCK_ROWS] = (rows.clip(0, top) / top * 255).round()
-        picture = Pictures.fromarray(grey)
-    if "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-    if picture.mode in ("LA", "PA", "RGBA"):
-        ink, alpha = picture.convert("L"), picture.getchannel("A")
-        covered, light = (
-            ImageStat.Stat(p).sum[0] for p in (alpha, ImageChops.multiply(ink, alpha))
-        )
-        sheet = Pictures.new(mode, picture.size, "white" if light < covered / 2 else "black")
-        sheet.paste(picture.convert(mode), mask=alpha)
-        return sheet
-    return picture if picture.mode == mode else picture.convert(mode)
 
 
 def _num_scans(path: Path) -> int:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ae_image.cli.inputs import data_of, load_image_model
 from ae_image.figures import STYLE, grid_figure, rows_figure, scatter_figure
-from ae_image.modality import Picture
+from ae_image.pixels import Picture
 from ae_toolkit import Examples, Failure, Model
 from ae_toolkit.console import Bar
 from ae_toolkit.data.examples import Split

@@ -98,7 +98,7 @@ def reconstruct(
 
     from ae_image.digits import BICUBIC, NO_INK, decibels, in_frame
     from ae_image.figures import rows_figure, save_figure
-    from ae_image.modality import flatten
+    from ae_image.pixels import flatten
     from ae_toolkit.data.folder import list_files, read_each
 
     condition = labels_of(loaded, labels)
@@ -373,7 +373,8 @@ def _read(file: Path, *, model: Model, factor: int = 1) -> Picture:
         Failure: it cannot be read, or so many times as large would be too large.
     """
     from ae_image.digits import has_colour
-    from ae_image.modality import MAX_PIXELS, flatten
+    from ae_image.modality import MAX_PIXELS
+    from ae_image.pixels import flatten
     from ae_toolkit.modality import each_item
 
     picture = next(each_item(file, model.modality))

@@ -11,9 +11,10 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ae_music.midi.score import MAX_BYTES
 from ae_toolkit import Failure
 from ae_toolkit.files import read_bytes
+
+MAX_BYTES = 16 << 20  #: of a file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

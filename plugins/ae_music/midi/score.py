@@ -21,7 +21,6 @@ from ae_toolkit.files import read_bytes
 if TYPE_CHECKING:
     from pretty_midi import PrettyMIDI
 
-MAX_BYTES = 16 << 20  #: of a file in notation
 MAX_MIDI_BYTES = 4 << 20
 MAX_STEPS = 1 << 17  #: 8,192 bars of 4/4, four and a half hours at 120
 MAX_NOTES = 1_000_000

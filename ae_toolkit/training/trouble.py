@@ -1,0 +1,37 @@
+"""What a training survives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ae_toolkit.console import tell
+from ae_toolkit.errors import Failure
+
+
+class Trouble:
+    """What the disk refuses again and again: said once, and once more when it is over."""
+
+    def __init__(self) -> None:
+        self.met: set[str] = set()
+
+    @contextmanager
+    def survived(self, what: str) -> Iterator[None]:
+        """Lets a block fail that writes something, since that must not end a training.
+
+        Args:
+            what: it writes.
+        """
+        try:
+            yield
+        except (Failure, OSError) as error:
+            if what not in self.met:
+                self.met.add(what)
+                why = str(error)
+                if isinstance(error, OSError) and error.filename:
+                    why = f"{error.filename}: cannot be written, {error.strerror}"
+                tell(f"{why}; the training goes on and will try again")
+        else:
+            if what in self.met:
+                self.met.remove(what)
+                tell(f"{what} can be written again")
