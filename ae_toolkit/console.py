@@ -26,14 +26,14 @@ _bars: list[Bar] = []  # of all work that goes on, the outermost first
 _screen: Live | None = None  # what shows them, where there is a terminal
 
 
-def leads() -> bool:
+def is_main_process() -> bool:
     """Returns whether this process is rank 0, as far as can be told before the others are met."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def tell(line: str) -> None:
     """Says something on standard error, above the bars if there are any; rank 0 only."""
-    if not leads():
+    if not is_main_process():
         return
     if _screen is None:
         print(printable(line), file=sys.stderr, flush=True)
@@ -75,7 +75,7 @@ class Bar:
         shown: bool = True,
     ):
         self.title, self.total, self.done, self.unit = title, total, done, unit
-        self.shown: bool = shown and leads() and all(bar.shown for bar in _bars)
+        self.shown: bool = shown and is_main_process() and all(bar.shown for bar in _bars)
         self.text, self.first, self.visible = "", done, False
         self.began = self.said = time.monotonic()
         self.spinner: Any = None

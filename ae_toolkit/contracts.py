@@ -68,13 +68,19 @@ class Batch(NamedTuple):
     mask: Tensor | None
     labels: Mapping[str, Tensor]
 
+    def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        """Returns what a function makes of each tensor."""
+        mask = None if self.mask is None else function(self.mask)
+        labels = {name: function(column) for name, column in self.labels.items()}
+        return Batch(function(self.y), mask, labels)
+
     def to(self, device: torch.device) -> Batch:
-        """The same on a device, without waiting for it."""
-        return Batch(
-            self.y.to(device, non_blocking=True),
-            None if self.mask is None else self.mask.to(device, non_blocking=True),
-            {name: column.to(device, non_blocking=True) for name, column in self.labels.items()},
-        )
+        """Returns the same on a device, without waiting for it."""
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def first(self, num: int) -> Batch:
+        """Returns the first examples."""
+        return self.map(lambda tensor: tensor[:num])
 
 
 class Step(NamedTuple):
@@ -233,6 +239,31 @@ class Tracker(Protocol):
 
     def close(self) -> None:
         """Writes what is not yet written. The last call."""
+
+
+class Callback:
+    """Something that happens once in a while in a training; override what is needed.
+
+    Every rank calls every method, so that what all must do together can be done; what writes files
+    or prints asks `training.is_main_process` first. `training` is a `training.state.Training`: it
+    has the step, the losses, the report of the last validation, and in `setup` the model, the
+    optimiser, the data and the settings.
+    """
+
+    def on_start(self, training: Any) -> None:
+        """Called before the first step."""
+
+    def on_step(self, training: Any) -> None:
+        """Called after every step, often before the device has finished it: do not wait for it."""
+
+    def on_losses(self, training: Any) -> None:
+        """Called about twice a second, when the losses of some steps have come from the device."""
+
+    def on_validation(self, training: Any) -> None:
+        """Called after a validation; `training.report` says what came of it."""
+
+    def on_end(self, training: Any) -> None:
+        """Called at the end, whatever has ended the training."""
 
 
 def repeat(x: Any, num: int) -> Any:

@@ -1,8 +1,8 @@
 """All randomness of training and evaluation, seeded by (seed, stream, step).
 
 A step's noise depends on nothing that came before it, so a run that was killed anywhere resumes
-with the very same numbers. `Tape` draws a step's noise ahead of it, which keeps random generators
-out of compiled code: eager and compiled steps see the same numbers too.
+with the very same numbers. `NoiseRecorder` draws a step's noise ahead of it, which keeps random
+generators out of compiled code: eager and compiled steps see the same numbers too.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Request(NamedTuple):
     shape: Shape
 
 
-class Tape:
+class NoiseRecorder:
     """The noise that a step asks for: listened to once, then drawn ahead each time.
 
     Drawn for the global batch and sliced by rank, it is the same for any number of ranks.
@@ -130,7 +130,7 @@ def _own_generator(device: torch.device) -> Tensor:
 
 
 def replay(progress: Tensor, drawn: list[Tensor]) -> Step:
-    """A `Step` that hands out noise that `Tape.draw` has drawn."""
+    """A `Step` that hands out noise that `NoiseRecorder.draw` has drawn."""
     waiting = iter(drawn)
 
     def hand_out(shape: Shape) -> Tensor:

@@ -301,6 +301,7 @@ objectives = Registry("ae_toolkit.objectives", noun="objective")
 recipes = Registry("ae_toolkit.recipes", noun="recipe")
 commands = Registry("ae_toolkit.commands", noun="command")
 trackers = Registry("ae_toolkit.trackers", noun="tracker")
+callbacks = Registry("ae_toolkit.callbacks", noun="callback")
 
 #: Every registry, by the noun of its parts.
 ALL: dict[str, Registry] = {

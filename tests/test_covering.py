@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ae_toolkit.parts.backbones.covering import CoveringConv2d, Overlap, let_cover
 from ae_toolkit.training.distributed import Ranks
 from ae_toolkit.training.engine import Engine
-from ae_toolkit.training.setup import Workshop
+from ae_toolkit.training.setup import prepare
 
 
 def pair(**settings: object) -> tuple[nn.Conv2d, nn.Conv2d]:
@@ -86,8 +86,8 @@ def test_only_plain_convolutions_change_and_states_stay() -> None:
 def test_trainings_on_a_cpu_use_it() -> None:
     recipe = small(encoder={"name": "conv", "widths": [4]})
     cpu = torch.device("cpu")
-    shop = Workshop(recipe, Engine.pick(recipe.train, cpu), cpu, Ranks())
-    for model in (shop.model, shop.learner.averaged):
+    setup = prepare(recipe, Engine.pick(recipe.train, cpu), cpu, Ranks())
+    for model in (setup.model, setup.optimizer.ema_model()):
         assert any(type(layer) is CoveringConv2d for layer in model.modules())
         assert not any(type(layer) is nn.Conv2d for layer in model.modules())
 

@@ -21,7 +21,7 @@ from ae_toolkit.parts.likelihood import Bernoulli, Categorical, CrossEntropy, Sq
 from ae_toolkit.parts.likelihood import Gaussian as GaussianLikelihood
 from ae_toolkit.parts.objective import ELBO, IWAE
 from ae_toolkit.parts.prior import Flow, StandardNormal
-from ae_toolkit.randomness import Source, Tape, replay
+from ae_toolkit.randomness import NoiseRecorder, Source, replay
 from ae_toolkit.recipe import Train
 from ae_toolkit.runs.checkpoint import Config
 from ae_toolkit.testing.contracts import Tensors, tiny_batch, tiny_recipe
@@ -362,12 +362,12 @@ def test_tape_plays_what_the_step_would_have_drawn() -> None:
         return torch.cat([step.randn((2, 3)).flatten(), step.rand((4,))])
 
     source = Source(3, "train")
-    tape = Tape(source, part)
+    tape = NoiseRecorder(source, part)
     assert torch.equal(part(replay(torch.tensor(0.0), tape.draw(5))), part(source.step(5)))
 
 
 def test_tape_seeds_what_parts_draw_beside_it() -> None:
-    tape, drawn = Tape(Source(3, "train"), lambda step: torch.rand(3)), []
+    tape, drawn = NoiseRecorder(Source(3, "train"), lambda step: torch.rand(3)), []
     for index in (5, 5, 6):
         tape.draw(index)
         drawn.append(torch.rand(3))

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from ae_toolkit import Misuse
-from ae_toolkit.randomness import Source, Tape
+from ae_toolkit.randomness import NoiseRecorder, Source
 from ae_toolkit.recipe import Train
 from ae_toolkit.runs import checkpoint
 from ae_toolkit.training.distributed import check_batch
@@ -233,9 +233,9 @@ def test_batches_that_cannot_be_shared() -> None:
 
 
 def test_noise_is_that_of_the_global_batch() -> None:
-    whole = Tape(Source(1, "train"), lambda step: step.randn((6, 2)) + step.rand((6, 2)))
+    whole = NoiseRecorder(Source(1, "train"), lambda step: step.randn((6, 2)) + step.rand((6, 2)))
     parts = [
-        Tape(
+        NoiseRecorder(
             Source(1, "train"),
             lambda step: step.randn((2, 2)) + step.rand((2, 2)),
             rank=rank,

@@ -29,13 +29,13 @@ from ae_toolkit.randomness import Source
 from ae_toolkit.runs import checkpoint
 from ae_toolkit.runs.history import differing, find, read
 from ae_toolkit.runs.lock import locked
-from ae_toolkit.training.callbacks.collapse import Alarm, Units
+from ae_toolkit.training.callbacks.collapse import CollapseWarning
 from ae_toolkit.training.callbacks.profiler import PASSED, RECORDED, TRACE, WARM
 from ae_toolkit.training.callbacks.trackers import TensorBoard, Trackers
 from ae_toolkit.training.distributed import Ranks
 from ae_toolkit.training.dry_run import _data_bytes, estimate
-from ae_toolkit.training.optimizer import Learner, Pace
-from ae_toolkit.training.validation import validate
+from ae_toolkit.training.optimizer import AdamWEMA, StepCoefficients
+from ae_toolkit.training.validation import LatentUsage, validate
 
 
 def small(**changes: object) -> Recipe:
@@ -50,15 +50,15 @@ def rows(run: Path, split: str) -> list[dict[str, Any]]:
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     """Has a training be asked to stop, as by Ctrl-C, after so many steps."""
-    original, calls = Learner.update, []
+    original, calls = AdamWEMA.step, []
 
-    def update(self: Learner, pace: Pace) -> None:
+    def update(self: AdamWEMA, pace: StepCoefficients) -> None:
         original(self, pace)
         calls.append(1)
         if len(calls) == steps:
             os.kill(os.getpid(), 15)
 
-    monkeypatch.setattr(Learner, "update", update)
+    monkeypatch.setattr(AdamWEMA, "step", update)
 
 
 # The terminal.
@@ -380,7 +380,7 @@ OFFLINE = {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
     ],
 )
 def test_alarm(objective: Any, rates: list[float], progress: float, sentence: str) -> None:
-    alarm = Alarm(objective)
+    alarm = CollapseWarning(objective)
     said = alarm.look(rates, distortion=90.0, progress=progress)
     assert sentence in said and bool(said) == bool(sentence)
     assert "\n" not in said
@@ -394,7 +394,7 @@ def test_units_are_those_of_evaluation(run: Path) -> None:
     torch.manual_seed(0)
     model, objective = Autoencoder(recipe, modality=modality), recipe.make("objective")
     _, held_out = hold_out(load_data(recipe, modality, "train"), 0.3, seed=0)
-    units, codes = Units(), []
+    units, codes = LatentUsage(), []
     for start in range(0, len(held_out), 100):
         batch = held_out.at(range(start, min(start + 100, len(held_out))))
         y = modality.prepare(batch.y)

@@ -22,11 +22,12 @@ from ae_toolkit.recipe import Train
 from ae_toolkit.registry import corruptions, datasets, encoders
 from ae_toolkit.runs import checkpoint
 from ae_toolkit.runs.logs import Logs
-from ae_toolkit.training import trial
+from ae_toolkit.training import compilation
 from ae_toolkit.training.distributed import Ranks
 from ae_toolkit.training.engine import Engine
-from ae_toolkit.training.optimizer import Learner, Pace
-from ae_toolkit.training.setup import Workshop
+from ae_toolkit.training.optimizer import AdamWEMA, StepCoefficients
+from ae_toolkit.training.setup import Setup, prepare
+from ae_toolkit.training.step import compute_terms, make_step, take_step
 from ae_toolkit.training.validation import validate
 
 
@@ -62,49 +63,49 @@ def test_same_seed_same_bits(run: Path, tmp_path: Path) -> None:
     assert (again / "metrics.jsonl").read_bytes() == (run / "metrics.jsonl").read_bytes()
 
 
-def workshop(**changes: object) -> Workshop:
+def setup_of(**changes: object) -> Setup:
     recipe, cpu = small(**changes), torch.device("cpu")
-    shop = Workshop(recipe, Engine.pick(recipe.train, cpu), cpu, Ranks())
-    shop.rehearse(0)
-    return shop
+    return prepare(recipe, Engine.pick(recipe.train, cpu), cpu, Ranks())
 
 
 def test_all_that_is_random_follows_from_the_seed() -> None:
-    shops = [workshop(train__seed=seed, train__validation=0.3) for seed in (0, 0, 1)]
-    whole = [workshop(train__seed=seed, train__validation=0) for seed in (0, 0, 1)]
+    setups = [setup_of(train__seed=seed, train__validation=0.3) for seed in (0, 0, 1)]
+    whole = [setup_of(train__seed=seed, train__validation=0) for seed in (0, 0, 1)]
     for a, b, c in (
-        [shop.model.encoder.layers[0].weight for shop in shops],
-        [shop.tape.draw(3)[0] for shop in shops],
-        [torch.tensor([shop.held_out.y.sum(), len(shop.held_out)]) for shop in shops],
-        [shop.batches.at(2).y for shop in whole],
+        [setup.model.encoder.layers[0].weight for setup in setups],
+        [setup.noise.draw(3)[0] for setup in setups],
+        [torch.tensor([setup.held_out.y.sum(), len(setup.held_out)]) for setup in setups],
+        [setup.batches.at(2).y for setup in whole],
     ):
         assert torch.equal(a, b) and not torch.equal(a, c)
 
 
 def test_training_corrupts_augments_and_takes_as_many_samples_as_its_objective() -> None:
     code = {"bottleneck": {"name": "deterministic", "z_dim": 2}}
-    shops = [workshop(modality__shift=shift, **code) for shift in (0.0, 9.0)]
+    setups = [setup_of(modality__shift=shift, **code) for shift in (0.0, 9.0)]
     plain, moved = (
-        shop.terms_of(shop.model, shop.batches.at(0), Source(0, "test").step(0)).distortion
-        for shop in shops
+        compute_terms(setup, setup.batches.at(0), Source(0, "test").step(0)).distortion
+        for setup in setups
     )
     assert not torch.allclose(plain, moved, rtol=1e-3)
-    shop = workshop(objective={"name": "iwae", "num_samples": 3})
-    terms = shop.terms_of(shop.model, shop.batches.at(0), Source(0, "test").step(0))
+    setup = setup_of(objective={"name": "iwae", "num_samples": 3})
+    terms = compute_terms(setup, setup.batches.at(0), Source(0, "test").step(0))
     assert terms.distortion.shape == (3, 64)
 
 
 def test_dropout_is_for_training_only(tmp_path: Path) -> None:
-    shop = workshop(encoder__dropout=0.5)
+    setup = setup_of(encoder__dropout=0.5)
     seen = [
-        validate(shop.learner.settle(), shop.modality, shop.objective, shop.held_out, 0, Ranks())
+        validate(
+            setup.optimizer.ema_model(), setup.modality, setup.objective, setup.held_out, 0, Ranks()
+        )
         for _ in range(2)
     ]
     assert seen[0] == seen[1]
-    config = checkpoint.config_json(shop.recipe)
-    checkpoint.save(tmp_path / "r", shop.model.state_dict(), config)
+    config = checkpoint.config_json(setup.recipe)
+    checkpoint.save(tmp_path / "r", setup.model.state_dict(), config)
     model = load(tmp_path / "r")
-    items = [model.modality.from_tensor(y / 255) for y in shop.held_out.y[:2]]
+    items = [model.modality.from_tensor(y / 255) for y in setup.held_out.y[:2]]
     assert torch.equal(model.encode(items), model.encode(items))
 
 
@@ -112,9 +113,10 @@ def test_two_batches_are_as_one_of_twice_the_size() -> None:
     code = {"bottleneck": {"name": "deterministic", "z_dim": 2}}
     moments = []
     for sizes in ({"train__batch_size": 64}, {"train__batch_size": 32, "train__accumulate": 2}):
-        shop = workshop(**sizes, **code)
-        shop.take(shop.stepper(False), 0, shop.paces(0, 1)[0])
-        moments.append(shop.learner.first)
+        setup = setup_of(**sizes, **code)
+        coefficients = setup.optimizer.coefficients([0.001], first=0, steps=100)[0]
+        take_step(setup, make_step(setup, compiled=False), 0, coefficients)
+        moments.append(setup.optimizer.first)
     for whole, halves in zip(*moments, strict=True):
         assert torch.allclose(whole, halves, atol=1e-6)
 
@@ -297,7 +299,7 @@ def test_compiling_is_tried_where_it_may_pay_and_leaves_no_trace(
     short = small(train__epochs=1)
     fit(short, tmp_path / "short")
     assert "ompil" not in capfd.readouterr().err, "a short training pays for nothing"
-    monkeypatch.setattr(trial, "COMPILE_SECONDS", -1e9)
+    monkeypatch.setattr(compilation, "COMPILE_SECONDS", -1e9)
     tried = fit(short, tmp_path / "tried")
     said = capfd.readouterr().err
     assert "Trying whether compiling pays, which takes about " in said
@@ -348,12 +350,12 @@ def test_conditioned_and_spatial_and_importance_weighted(tmp_path: Path) -> None
 
 def test_learner_averages_what_it_moves() -> None:
     layer = torch.nn.Linear(2, 2)
-    learner = Learner(layer, copy.deepcopy(layer), Train(ema=0.5))
+    optimizer = AdamWEMA(layer, copy.deepcopy(layer), Train(ema=0.5))
     start = layer.weight.detach().clone()
     layer.weight.grad = torch.ones_like(layer.weight)
     layer.bias.grad = torch.ones_like(layer.bias)
-    learner.update(Pace(*learner.paces([0.1], first=100, steps=200)[0]))
-    assert torch.allclose(learner.settle().weight, (start + layer.weight) / 2)
+    optimizer.step(StepCoefficients(*optimizer.coefficients([0.1], first=100, steps=200)[0]))
+    assert torch.allclose(optimizer.ema_model().weight, (start + layer.weight) / 2)
 
 
 def test_an_update_is_adamw_eager_and_compiled_alike() -> None:
@@ -363,20 +365,20 @@ def test_an_update_is_adamw_eager_and_compiled_alike() -> None:
     first = torch.nn.Linear(3, 4)
     layers = [first, copy.deepcopy(first), copy.deepcopy(first)]
     train = Train(weight_decay=0.1, clip=0.5, lr=0.1, betas=(0.8, 0.95))
-    eager, compiled = (Learner(layer, copy.deepcopy(layer), train) for layer in layers[:2])
+    eager, compiled = (AdamWEMA(layer, copy.deepcopy(layer), train) for layer in layers[:2])
     groups = [
         {"params": [layers[2].weight], "weight_decay": 0.1},
         {"params": [layers[2].bias], "weight_decay": 0.0},
     ]
     library = torch.optim.AdamW(groups, lr=0.1, betas=(0.8, 0.95))
-    update = torch.compile(compiled.update, dynamic=False)
+    update = torch.compile(compiled.step, dynamic=False)
     for step in range(3):
         slopes = [torch.randn(4, 3), torch.randn(4)]
         for layer in layers:
             layer.weight.grad, layer.bias.grad = (slope.clone() for slope in slopes)
-        pace = eager.paces([0.1], first=step, steps=3)[0]
-        eager.update(Pace(*pace.unbind()))
-        update(Pace(*pace.unbind()))
+        pace = eager.coefficients([0.1], first=step, steps=3)[0]
+        eager.step(StepCoefficients(*pace.unbind()))
+        update(StepCoefficients(*pace.unbind()))
         torch.nn.utils.clip_grad_norm_(layers[2].parameters(), 0.5)
         library.step()
     for layer in layers[:2]:

@@ -26,7 +26,7 @@ from ae_toolkit.errors import Interrupted
 from ae_toolkit.registry import datasets, encoders
 from ae_toolkit.runs import checkpoint, lock
 from ae_toolkit.runs.lock import locked
-from ae_toolkit.training import memory, trainer
+from ae_toolkit.training import losses, memory, state, trainer
 from ae_toolkit.training.compilation import CACHE, remove_cut_libraries, use_own_cache
 from ae_toolkit.training.engine import ENGINE, Engine
 
@@ -333,7 +333,7 @@ def test_a_disk_that_fills_and_has_room_again(
 ) -> None:
     """Said once, made up for, and the same in the end."""
     looks: list[int] = []
-    original = trainer.validate
+    original = losses.validate
 
     def validate(*arguments: Any) -> Any:
         looks.append(1)
@@ -345,7 +345,7 @@ def test_a_disk_that_fills_and_has_room_again(
             (disk / "filler").unlink()
         return original(*arguments)
 
-    monkeypatch.setattr(trainer, "validate", validate)
+    monkeypatch.setattr(losses, "validate", validate)
     there = fit(small(), disk / "r", progress=False, keep=1)
     said = capfd.readouterr().err
     for what in ("checkpoints/step_0000014", "metrics.jsonl"):
@@ -471,10 +471,10 @@ def test_stopped_anywhere(
 ) -> None:
     """One signal: whatever is being done is finished and saved, or nothing had begun."""
     places = {
-        "start": (trainer, "fingerprint"),
-        "trial": (trainer, "pays"),
-        "step": (trainer.Workshop, "take"),
-        "validation": (trainer, "validate"),
+        "start": (state, "fingerprint"),
+        "trial": (trainer, "choose_step"),
+        "step": (trainer, "take_step"),
+        "validation": (losses, "validate"),
         "saving": (checkpoint, "pack"),
     }
     owner, name = places[where]
@@ -586,7 +586,7 @@ def test_weights_that_autocast_copies_count_once(monkeypatch: pytest.MonkeyPatch
 def test_memory_that_runs_out_in_the_loop(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, calls = trainer.Workshop.take, []
+    original, calls = trainer.take_step, []
 
     def take(*arguments: Any) -> Any:
         calls.append(1)
@@ -594,7 +594,7 @@ def test_memory_that_runs_out_in_the_loop(
             raise error
         return original(*arguments)
 
-    monkeypatch.setattr(trainer.Workshop, "take", take)
+    monkeypatch.setattr(trainer, "take_step", take)
     recipe = small(train__accumulate=2, train__batch_size=30, train__compile="off")
     with pytest.raises(
         Failure, match=r"of 30 examples: try --set train.batch_size=15 .*accumulate=4"

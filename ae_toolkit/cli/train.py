@@ -22,7 +22,7 @@ from ae_toolkit.cli.options import (
     print_json,
     print_table,
 )
-from ae_toolkit.console import Bar, duration, leads
+from ae_toolkit.console import Bar, duration, is_main_process
 from ae_toolkit.files import printable
 
 if TYPE_CHECKING:
@@ -81,8 +81,9 @@ def train(
         # PyTorch takes its time.
         from ae_toolkit.recipe import named, parse_settings
         from ae_toolkit.runs.checkpoint import CONFIG, best, load_config
+        from ae_toolkit.training.callbacks.progress import terms_in_words
+        from ae_toolkit.training.step import TERMS
         from ae_toolkit.training.trainer import fit
-        from ae_toolkit.training.validation import TERMS, terms_in_words
 
         changes = parse_settings(settings)
         if data is not None:
@@ -124,7 +125,7 @@ def train(
         profile=profile,
     )
 
-    if not leads():
+    if not is_main_process():
         return  # rank 0 speaks for all
     point = best(run)
     assert point is not None, "a finished run has a checkpoint"

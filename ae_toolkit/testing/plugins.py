@@ -31,7 +31,7 @@ from ae_toolkit.recipe import Recipe, named, summary
 from ae_toolkit.registry import HERE, Plugin, canonical
 from ae_toolkit.runs import checkpoint
 from ae_toolkit.testing.contracts import check_arguments_are_keywords, check_modality, check_part
-from ae_toolkit.training.optimizer import Learner, Pace
+from ae_toolkit.training.optimizer import AdamWEMA, StepCoefficients
 from ae_toolkit.version import CONTRACT
 
 SOME = 4  #: examples that a recipe is tried on
@@ -343,8 +343,10 @@ class _Kept:
             assert bool(torch.isfinite(parameter.grad).all()), (
                 f"parameter {name} has a NaN gradient"
             )
-        learner = Learner(self.model, copy.deepcopy(self.model), self.recipe.train)
-        learner.update(Pace(*learner.paces([self.recipe.train.lr], first=0, steps=1)[0]))
+        train = self.recipe.train
+        optimizer = AdamWEMA(self.model, copy.deepcopy(self.model), train)
+        [coefficients] = optimizer.coefficients([train.lr], first=0, steps=1)
+        optimizer.step(StepCoefficients(*coefficients))
 
     def reload(self, folder: Path) -> None:
         checkpoint.save(folder, self.model.state_dict(), checkpoint.config_json(self.recipe))

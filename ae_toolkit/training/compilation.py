@@ -18,14 +18,27 @@ import shutil
 import stat
 import struct
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ae_toolkit.console import tell
+import torch
+
+from ae_toolkit.console import Bar, duration, tell
 from ae_toolkit.data.examples import cache_root
+from ae_toolkit.device import has_compiler
 from ae_toolkit.errors import Failure, said
 from ae_toolkit.runs.lock import take
+from ae_toolkit.training.optimizer import AdamWEMA
+from ae_toolkit.training.setup import Setup
+from ae_toolkit.training.step import TrainStep, make_step, take_step
+
+COMPILE_SECONDS = 10.0  #: that compiling takes on two cores, and for each tensor of weights …
+TENSOR_SECONDS = 0.6  #: … so much more (measured: 15 s for 24, 29 s for 56, 75 s for 115)
+HOPED = 0.15  #: share of the time that a compiled step is hoped to save
+WORTH = 0.97  #: share of an eager step's time that a compiled one may take to be preferred
+TRIED = 10  #: steps that are timed; the fastest counts, since machines are busy with other things
 
 CACHE = "TORCHINDUCTOR_CACHE_DIR"  #: the variable by which a user chooses another place
 
@@ -138,3 +151,78 @@ def compiling() -> Iterator[None]:
         ) from error
     finally:
         chatter.setLevel(level)
+
+
+def choose_step(setup: Setup, bar: Bar, *, first: int) -> tuple[TrainStep, bool]:
+    """Returns a compiled step where compiling will have paid at the end, else an eager one.
+
+    An eager step is timed. If as many as are to come take long enough, so are some compiled ones,
+    and the faster kind is taken. Weights and moments are put back as they were.
+
+    Args:
+        setup: of the training.
+        bar: says what is being tried.
+        first: the number of the next step.
+
+    Returns:
+        The step, and whether it is compiled.
+    """
+    train, schedule, optimizer, ranks = setup.train, setup.schedule, setup.optimizer, setup.ranks
+    eager = make_step(setup, compiled=False)
+    coefficients = optimizer.coefficients(
+        [train.lr * schedule.factor(first)], first=first, steps=schedule.steps
+    )[0]
+    before = [tensor.detach().clone() for tensor in optimizer.state_tensors()]
+
+    def seconds(step: TrainStep, number: int) -> float:
+        return _seconds(lambda: take_step(setup, step, first + number, coefficients), setup.device)
+
+    try:
+        seconds(eager, 0)
+        hoped = HOPED * seconds(eager, 1) * (schedule.steps - first)
+        cost = compile_seconds(optimizer)
+        if not ranks.broadcast(hoped > cost and has_compiler(setup.device)):
+            return eager, False
+        bar.say(f"Trying whether compiling pays, which takes about {duration(cost)}")
+        slow = min(seconds(eager, number) for number in range(TRIED))
+        began, reason = time.perf_counter(), ""
+        try:
+            with compiling():
+                compiled = make_step(setup, compiled=True)
+                for number in range(3):
+                    seconds(compiled, number)
+        except Uncompilable as error:
+            reason = str(error)
+        if ranks.any(bool(reason))[0]:
+            why = reason or "another rank cannot compile"
+            tell(f"The training goes on without compiling: {why}")
+            return eager, False
+        spent = time.perf_counter() - began
+        fast = min(seconds(compiled, number) for number in range(TRIED))
+        is_better = ranks.broadcast(fast < WORTH * slow)
+        if is_better:
+            gain = f"made a step {slow / fast:.2f} times as fast, so the rest of the training is"
+            bar.tell(f"Compiling took {duration(spent)} and {gain} compiled")
+        else:
+            loss = f"a compiled step takes {fast / slow:.2f} times as long as one that is not"
+            bar.tell(f"Compiling does not pay here: {loss}, so the training goes on without")
+        return (compiled, True) if is_better else (eager, False)
+    finally:
+        optimizer.restore_tensors(before)
+
+
+def compile_seconds(optimizer: AdamWEMA) -> float:
+    """Returns about how long compiling takes, as measured on two cores."""
+    return COMPILE_SECONDS + TENSOR_SECONDS * len(optimizer.weights)
+
+
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    wait()
+    began = time.perf_counter()
+    work()
+    wait()
+    return time.perf_counter() - began

@@ -47,8 +47,12 @@ class Ranks(NamedTuple):
     store: Store | None = None
 
     @property
-    def leads(self) -> bool:
+    def is_main_process(self) -> bool:
         return self.rank == 0
+
+    def shards(self, train: Train) -> bool:
+        """Returns True if no rank has the whole model."""
+        return train.parallel == "fsdp" and self.num > 1
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean of the same tensor on all ranks."""
@@ -63,7 +67,7 @@ class Ranks(NamedTuple):
             dist.all_reduce(there)
         return there.to(values)
 
-    def agree(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """What rank 0 says."""
         if self.num == 1:
             return value
@@ -78,16 +82,16 @@ class Ranks(NamedTuple):
             return mine
         return tuple((self.total(torch.tensor(mine, dtype=torch.float64)) > 0).tolist())
 
-    def leader_first(self, work: Callable[[], T]) -> T:
+    def main_process_first(self, work: Callable[[], T]) -> T:
         """Does something slow on rank 0, then on the others, which find what it has left."""
         if self.num == 1:
             return work()
         patient: Any = dist.new_group(backend="gloo", timeout=timedelta(days=7))
         with _together():
-            if not self.leads:
+            if not self.is_main_process:
                 dist.barrier(patient)
             done = work()
-            if self.leads:
+            if self.is_main_process:
                 dist.barrier(patient)
             dist.barrier(patient)
         return done
@@ -101,7 +105,7 @@ class Ranks(NamedTuple):
         """Whether those that `torchrun` had started before us have left that word."""
         return self.store is not None and self.store.check([f"ae/known/{what}"])
 
-    def spread(self, model: nn.Module, train: Train) -> nn.Module:
+    def parallelize(self, model: nn.Module, train: Train) -> nn.Module:
         """Returns what a batch is given to, so that gradients become those of the global batch.
 
         DDP (Li et al. 2020) copies all weights to every rank and averages gradients; FSDP (Zhao et

@@ -29,7 +29,8 @@ from ae_toolkit.training.compilation import compiling
 from ae_toolkit.training.distributed import Ranks
 from ae_toolkit.training.engine import Engine
 from ae_toolkit.training.memory import saved_bytes
-from ae_toolkit.training.setup import Workshop
+from ae_toolkit.training.setup import prepare
+from ae_toolkit.training.step import compute_loss, make_step, take_step
 from ae_toolkit.training.validation import CHUNK, validate
 
 STEPS = 30  #: at most, that are measured
@@ -88,21 +89,23 @@ def estimate(recipe: Recipe, *, device: str = "auto") -> Estimate:
     recipe.check()
     train, where = recipe.train, pick_device(device)
     engine = Engine.pick(train, where)
-    shop = Workshop(recipe, engine, where, Ranks())
-    shop.rehearse(0)
-    model, modality, learner, schedule = shop.model, shop.modality, shop.learner, shop.schedule
-    examples, held_out = shop.examples, shop.held_out
-    stepper, paces = shop.stepper(engine.compiled), shop.paces(0, 1)
+    setup = prepare(recipe, engine, where, Ranks())
+    model, modality, schedule = setup.model, setup.modality, setup.schedule
+    examples, held_out, optimizer = setup.examples, setup.held_out, setup.optimizer
+    one = make_step(setup, compiled=engine.compiled)
+    [coefficients] = optimizer.coefficients(
+        [train.lr * schedule.factor(0)], first=0, steps=schedule.steps
+    )
 
     def step(number: int) -> None:
-        shop.take(stepper, number, paces[0])
+        take_step(setup, one, number, coefficients)
 
-    first, noise = shop.batches.at(0), Source(train.seed, "train", where)
-    shapes = _shapes(model, modality, first, noise)
-    drawn = shop.tape.draw(0)
+    first = setup.batches.at(0)
+    shapes = _shapes(model, modality, first, Source(train.seed, "train", where))
+    drawn = setup.noise.draw(0)
     known = [*model.parameters(), *model.buffers(), *drawn, *_tensors(first)]
     now = replay(torch.zeros((), device=where), drawn)
-    activations = saved_bytes(lambda: shop.loss_of(first, now)[0], known)
+    activations = saved_bytes(lambda: compute_loss(setup, first, now)[0], known)
     with compiling() if engine.compiled else nullcontext():
         times = _times(step, where)
     usual = statistics.median(times[1:])
@@ -111,7 +114,7 @@ def estimate(recipe: Recipe, *, device: str = "auto") -> Estimate:
     if len(held_out):
         some = held_out.select(range(min(CHUNK, len(held_out))))
         began = time.perf_counter()
-        validate(learner.settle(), modality, shop.objective, some, train.seed, Ranks())
+        validate(optimizer.ema_model(), modality, setup.objective, some, train.seed, Ranks())
         checking = (time.perf_counter() - began) * len(held_out) / len(some)
     validations = -(-schedule.steps // schedule.evaluate_every)
 
@@ -119,8 +122,8 @@ def estimate(recipe: Recipe, *, device: str = "auto") -> Estimate:
     memory = {
         "weights": weights,
         "gradients": _bytes([w for w in model.parameters() if w.requires_grad]),
-        "optimiser": _bytes([*learner.first, *learner.second]),
-        "averaged weights": _bytes(learner.average),
+        "optimiser": _bytes([*optimizer.first, *optimizer.second]),
+        "averaged weights": _bytes(optimizer.average),
         "activations": activations,
         "data": _data_bytes(examples) + _data_bytes(held_out),
     }
@@ -148,9 +151,9 @@ def _shapes(
     """Shapes as they come out of the parts, with the batch axis taken off."""
     step = noise.step(0)
     with torch.no_grad():
-        y = modality.prepare(batch.y[:2])
-        mask = None if batch.mask is None else batch.mask[:2]
-        c = model.embed({name: column[:2] for name, column in batch.labels.items()}, like=y)
+        batch = batch.first(2)
+        y, mask = modality.prepare(batch.y), batch.mask
+        c = model.embed(batch.labels, like=y)
         x, target = model.corruption(y, y, mask, step)
         h = model.encoder(x, c, mask)
         code = model.bottleneck(h, c, num_samples=1, step=step)

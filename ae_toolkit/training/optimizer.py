@@ -15,25 +15,25 @@ from ae_toolkit.runs.checkpoint import is_sound
 EPS = 1e-8  #: added to the root of AdamW's second moment, as in the paper
 
 
-class Pace(NamedTuple):
+class StepCoefficients(NamedTuple):
     """What an update must know of its step: `()` each.
 
     Attributes:
         progress: share of the training that is done, in [0, 1].
         lr: the learning rate.
-        stride: the learning rate over the first moment's bias correction, 1 - β₁ᵗ.
-        scale: one over the root of the second moment's, 1 - β₂ᵗ.
-        forget: how far the averaged weights move towards the weights, in [0, 1].
+        step_size: the learning rate over the first moment's bias correction, 1 - β₁ᵗ.
+        bias_correction2: one over the root of the second moment's, 1 - β₂ᵗ.
+        ema_weight: how far the averaged weights move towards the weights, in [0, 1].
     """
 
     progress: Tensor
     lr: Tensor
-    stride: Tensor
-    scale: Tensor
-    forget: Tensor
+    step_size: Tensor
+    bias_correction2: Tensor
+    ema_weight: Tensor
 
 
-class Learner:
+class AdamWEMA:
     """AdamW (Loshchilov and Hutter 2019) with gradient clipping and averaged weights.
 
     An update is one pass over the memory of weights, moments and averages: by PyTorch's fused
@@ -46,7 +46,7 @@ class Learner:
     """
 
     def __init__(self, model: nn.Module, averaged: nn.Module, train: Train):
-        self.model, self.averaged, self.train = model, averaged.requires_grad_(False), train
+        self.model, self._ema_model, self.train = model, averaged.requires_grad_(False), train
         self.weights = list(model.parameters())
         with torch.no_grad():
             # Sharded weights are moved shard by shard, since AdamW knows no neighbours.
@@ -57,30 +57,30 @@ class Learner:
         self.counts = [torch.zeros((), device=weight.device) for weight in self.mine]
         self.decays = [train.weight_decay if w.dim() >= 2 else 0.0 for w in self.weights]
 
-    def paces(self, rates: Sequence[float], *, first: int, steps: int) -> Tensor:
-        """The paces of some steps, `(len(rates), 5)` on the CPU.
+    def coefficients(self, lrs: Sequence[float], *, first: int, steps: int) -> Tensor:
+        """The coefficients of some steps, `(len(lrs), 5)` on the CPU.
 
         Args:
-            rates: the learning rate of each.
+            lrs: the learning rate of each.
             first: the number of the first.
             steps: of the whole training.
         """
         b1, b2 = self.train.betas
         rows = []
-        for step, lr in enumerate(rates, start=first):
+        for step, lr in enumerate(lrs, start=first):
             decay = min(self.train.ema, (1 + step) / (10 + step))  # early averages forget faster
             corrected = lr / (1 - b1 ** (step + 1)), (1 - b2 ** (step + 1)) ** -0.5
             rows.append([step / steps, lr, *corrected, 1 - decay])
         return torch.tensor(rows)
 
-    def update(self, pace: Pace) -> None:
+    def step(self, now: StepCoefficients) -> None:
         """Moves the weights along their gradients, and their average after them."""
         grads = [_local(grad) for grad in self._gradients()]
         with torch.no_grad():
             if torch.compiler.is_compiling():
-                self._move(grads, pace)
+                self._move(grads, now)
             else:
-                self._move_fused(grads, pace)
+                self._move_fused(grads, now)
         for weight in self.weights:
             weight.grad = None
 
@@ -92,7 +92,7 @@ class Learner:
         factor = (self.train.clip / (_entire(norm) + 1e-6)).clamp(max=1.0)
         return [_local(grad) * factor for grad in grads]
 
-    def _move(self, grads: list[Tensor], pace: Pace) -> None:
+    def _move(self, grads: list[Tensor], now: StepCoefficients) -> None:
         b1, b2 = self.train.betas
         for weight, grad, first, second, average, decay in zip(
             self.mine, grads, self.first, self.second, self.average, self.decays, strict=True
@@ -100,12 +100,12 @@ class Learner:
             first.lerp_(grad, 1 - b1)
             second.lerp_(grad.square(), 1 - b2)
             if decay:
-                weight.mul_(1 - pace.lr * decay)
-            weight.sub_(pace.stride * first / (second.sqrt() * pace.scale + EPS))
+                weight.mul_(1 - now.lr * decay)
+            weight.sub_(now.step_size * first / (second.sqrt() * now.bias_correction2 + EPS))
             if self.train.ema:
-                average.lerp_(weight, pace.forget)
+                average.lerp_(weight, now.ema_weight)
 
-    def _move_fused(self, grads: list[Tensor], pace: Pace) -> None:
+    def _move_fused(self, grads: list[Tensor], now: StepCoefficients) -> None:
         b1, b2 = self.train.betas
         columns = (self.mine, grads, self.first, self.second, self.counts)
         for decay in {*self.decays}:
@@ -113,20 +113,20 @@ class Learner:
             weights, slopes, first, second, counts = ([c[i] for i in chosen] for c in columns)
             adamw(
                 weights, slopes, first, second, [], counts, foreach=False, fused=True,
-                amsgrad=False, beta1=b1, beta2=b2, lr=float(pace.lr), weight_decay=decay,
+                amsgrad=False, beta1=b1, beta2=b2, lr=float(now.lr), weight_decay=decay,
                 eps=EPS, maximize=False,
             )  # fmt: skip
         if self.train.ema:
-            torch._foreach_lerp_(self.average, self.mine, float(pace.forget))
+            torch._foreach_lerp_(self.average, self.mine, float(now.ema_weight))
 
     @torch.no_grad()
-    def settle(self) -> nn.Module:
+    def ema_model(self) -> nn.Module:
         """The averaged model, ready to be looked at: with the buffers of the other."""
-        for twin, buffer in zip(self.averaged.buffers(), self.model.buffers(), strict=True):
+        for twin, buffer in zip(self._ema_model.buffers(), self.model.buffers(), strict=True):
             twin.copy_(buffer)
         if not self.train.ema:
             torch._foreach_copy_(self.average, self.mine)
-        return self.averaged
+        return self._ema_model
 
     def state_dict(self, *, keep: bool = True) -> dict[str, Any]:
         """All that a resumed training needs, whole even where weights are sharded.
@@ -164,15 +164,15 @@ class Learner:
             for count in self.counts:
                 count.fill_(step)
 
-    def movable(self) -> list[Tensor]:
+    def state_tensors(self) -> list[Tensor]:
         """Every tensor that training changes."""
         columns = (self.mine, self.average, self.first, self.second, self.counts)
         return [*(tensor for column in columns for tensor in column), *self.model.buffers()]
 
-    def put_back(self, former: Sequence[Tensor]) -> None:
-        """Undoes steps, given copies of what was `movable` before them."""
+    def restore_tensors(self, former: Sequence[Tensor]) -> None:
+        """Undoes steps, given copies of their `state_tensors` before them."""
         with torch.no_grad():
-            torch._foreach_copy_(self.movable(), list(former))
+            torch._foreach_copy_(self.state_tensors(), list(former))
         for weight in self.weights:
             weight.grad = None
 

@@ -1,7 +1,7 @@
-"""One step of a training as one function: forward, backward and update, eager or compiled whole.
+"""One optimiser step: augment, forward, loss, backward, update; eager, or compiled as a whole.
 
-Compiled whole, the three become one graph: the update of a matrix is one pass over its memory, in
-the kernel that the compiler makes for it, and on CUDA the graph is launched at once.
+Compiled whole, they become one graph: the update of a matrix is one pass over its memory, in the
+kernel that the compiler makes for it, and on CUDA the graph is launched at once.
 """
 
 from __future__ import annotations
@@ -13,93 +13,135 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ae_toolkit.contracts import Batch, Step
+from ae_toolkit.contracts import Batch, Step, Terms
 from ae_toolkit.randomness import replay
-from ae_toolkit.training.optimizer import Learner, Pace
+from ae_toolkit.training.optimizer import StepCoefficients
+from ae_toolkit.training.setup import Setup, augmented
+
+TERMS = ("loss", "distortion", "rate", "penalty")  #: means per example, nats or the like
 
 
-class Loss(Protocol):
-    """The loss `()` of a batch, and what it is made of as a row that is logged."""
+class TrainStep(Protocol):
+    """Learns from a batch, as `train_step` does; returns a row of `TERMS`, on the device."""
 
-    def __call__(self, batch: Batch, now: Step) -> tuple[Tensor, Tensor]: ...
+    def __call__(
+        self, batch: Batch, noise: list[Tensor], coefficients: Tensor, is_last: bool
+    ) -> Tensor: ...
 
 
-class Stepper:
-    """Takes steps.
+def compute_loss(setup: Setup, batch: Batch, step: Step) -> tuple[Tensor, Tensor]:
+    """The loss `()` of a batch in the storage dtype, and a row of `TERMS` to log."""
+    terms = compute_terms(setup, batch, step)
+    loss = setup.objective(terms, step).mean()
+    return loss, terms_row(loss, terms)
+
+
+def compute_terms(setup: Setup, batch: Batch, step: Step) -> Terms:
+    """What the loss of a batch in the storage dtype is made of."""
+    batch = augmented(setup.modality, batch, step)
+    with setup.engine.autocast():
+        return setup.wrapped_model(batch, step, num_samples=setup.objective.num_samples)
+
+
+def train_step(
+    setup: Setup,
+    batch: Batch,
+    noise: list[Tensor],
+    coefficients: Tensor,
+    is_last: bool = True,
+    *,
+    loss_of: Callable[[Setup, Batch, Step], tuple[Tensor, Tensor]] = compute_loss,
+    update: Callable[[StepCoefficients], None] | None = None,
+) -> Tensor:
+    """Learns from a batch.
 
     Args:
-        loss_of: the loss of a batch; it calls `called`.
-        called: the model, or what `Ranks.spread` made of it.
-        learner: what moves the weights.
-        accumulate: batches per step.
-        device: where the work is done.
-        alone: whether there are no other ranks to exchange gradients with.
-        compiled: whole; or, among several ranks, around their exchange.
+        setup: of the training.
+        batch: this rank's part of a global batch, on the device.
+        noise: its noise, in the order in which it is asked for.
+        coefficients: a row of `AdamWEMA.coefficients`.
+        is_last: whether it is the last batch of those that make a step, so that weights move now.
+        loss_of: `compute_loss`, or that compiled.
+        update: `setup.optimizer.step`, or that compiled.
+
+    Returns:
+        A row of `TERMS`, on the device.
     """
+    now = StepCoefficients(*coefficients.unbind())
+    step = replay(now.progress.to(setup.device, non_blocking=True), noise)
+    with _gradient_exchange(setup, is_last):
+        loss, row = loss_of(setup, batch, step)
+        (loss / setup.train.accumulate).backward()  # type: ignore[no-untyped-call]
+    if is_last:
+        (update or setup.optimizer.step)(now)
+    return row
 
-    def __init__(
-        self,
-        loss_of: Loss,
-        called: nn.Module,
-        learner: Learner,
-        *,
-        accumulate: int,
-        device: torch.device,
-        alone: bool = True,
-        compiled: bool = False,
-    ):
-        self.loss_of, self.update, self.called = loss_of, learner.update, called
-        self.accumulate, self.device, self.compiled = accumulate, device, compiled
-        self.alone = alone
-        self.take: Callable[..., Tensor] = self._take
-        if compiled and self.alone:
-            options: dict[str, Any] = {}
-            if accumulate == 1:
-                # Every call is like the first, and checking that takes a tenth of a short step.
-                options["guard_filter_fn"] = torch.compiler.skip_all_guards_unsafe
-            if accumulate == 1 and device.type == "cuda":
-                # Gradients that wait for others would lie in a graph's own memory.
-                options["triton.cudagraphs"] = True
-                for tensor in learner.movable():
-                    torch._dynamo.mark_static_address(tensor)
-            self.take = torch.compile(  # type: ignore[call-overload]  # lags behind in PyTorch
-                self._take, dynamic=False, fullgraph=True, isolate_recompiles=True, options=options
+
+def make_step(setup: Setup, *, compiled: bool) -> TrainStep:
+    """Returns `train_step` for a setup, eager or compiled."""
+
+    def step(batch: Batch, noise: list[Tensor], coefficients: Tensor, is_last: bool) -> Tensor:
+        return train_step(setup, batch, noise, coefficients, is_last)
+
+    if not compiled:
+        return step
+    if setup.ranks.num > 1:  # the exchange of gradients stays outside of the graphs
+        loss_of = torch.compile(compute_loss, dynamic=False)
+        update = torch.compile(setup.optimizer.step, dynamic=False)
+
+        def exchanging(
+            batch: Batch, noise: list[Tensor], coefficients: Tensor, is_last: bool
+        ) -> Tensor:
+            return train_step(
+                setup, batch, noise, coefficients, is_last, loss_of=loss_of, update=update
             )
-        elif compiled:
-            self.loss_of = torch.compile(loss_of, dynamic=False)
-            self.update = torch.compile(learner.update, dynamic=False)
 
-    def __call__(self, batch: Batch, drawn: list[Tensor], pace: Tensor, *, last: bool) -> Tensor:
-        """Learns from a batch.
+        return exchanging
+    options: dict[str, Any] = {}
+    if setup.train.accumulate == 1:
+        # Every call is like the first, and checking that takes a tenth of a short step.
+        options["guard_filter_fn"] = torch.compiler.skip_all_guards_unsafe
+    if setup.train.accumulate == 1 and setup.device.type == "cuda":
+        # Gradients that wait for others would lie in a graph's own memory.
+        options["triton.cudagraphs"] = True
+        for tensor in setup.optimizer.state_tensors():
+            torch._dynamo.mark_static_address(tensor)
+    whole: TrainStep = torch.compile(  # type: ignore[call-overload]  # lags behind in PyTorch
+        step, dynamic=False, fullgraph=True, isolate_recompiles=True, options=options
+    )
+    if setup.device.type != "cuda":
+        return whole
 
-        Args:
-            batch: on the device.
-            drawn: its noise.
-            pace: a row of `Learner.paces`, on the CPU.
-            last: of those that make a step, so that the weights move now.
+    def launched(batch: Batch, noise: list[Tensor], coefficients: Tensor, is_last: bool) -> Tensor:
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        return whole(batch, noise, coefficients.to(setup.device, non_blocking=True), is_last)
 
-        Returns:
-            What is logged, on the device.
-        """
-        if self.compiled and self.device.type == "cuda":
-            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-            pace = pace.to(self.device, non_blocking=True)
-        return self.take(batch, drawn, pace, last)
+    return launched
 
-    def _take(self, batch: Batch, drawn: list[Tensor], row: Tensor, last: bool) -> Tensor:
-        pace = Pace(*row.unbind())
-        now = replay(pace.progress.to(self.device, non_blocking=True), drawn)
-        with nullcontext() if self.alone else self._exchange(last):
-            loss, terms = self.loss_of(batch, now)
-            (loss / self.accumulate).backward()  # type: ignore[no-untyped-call]
-        if last:
-            self.update(pace)
-        return terms
 
-    def _exchange(self, last: bool) -> AbstractContextManager[Any]:
-        """Ranks exchange gradients once per step, not once per batch."""
-        if isinstance(self.called, nn.parallel.DistributedDataParallel):
-            return nullcontext() if last else self.called.no_sync()
-        sharded: Any = self.called
-        sharded.set_requires_gradient_sync(last)
+def take_step(setup: Setup, step: TrainStep, number: int, coefficients: Tensor) -> Tensor:
+    """Takes the optimiser step of a number; returns the mean row of `TERMS` of its batches."""
+    each = setup.train.accumulate
+    micros = range(number * each, (number + 1) * each)
+    rows = [
+        step(setup.batches.at(micro), setup.noise.draw(micro), coefficients, micro == micros[-1])
+        for micro in micros
+    ]
+    return rows[0] if len(rows) == 1 else torch.stack(rows).mean(0)
+
+
+def terms_row(loss: Tensor, terms: Terms) -> Tensor:
+    """A row of `TERMS`, means over a batch."""
+    means = terms.distortion.mean(), terms.rate.sum(-1).mean(), terms.penalty.mean()
+    return torch.stack([loss.detach(), *(mean.detach() for mean in means)])
+
+
+def _gradient_exchange(setup: Setup, is_last: bool) -> AbstractContextManager[Any]:
+    """Lets ranks exchange gradients once per step, not once per batch."""
+    if setup.ranks.num == 1:
         return nullcontext()
+    if isinstance(setup.wrapped_model, nn.parallel.DistributedDataParallel):
+        return nullcontext() if is_last else setup.wrapped_model.no_sync()
+    sharded: Any = setup.wrapped_model
+    sharded.set_requires_gradient_sync(is_last)
+    return nullcontext()

@@ -10,45 +10,44 @@ machine. Several ranks, started by `torchrun`, do the same work as one.
 
 from __future__ import annotations
 
-import math
 import shlex
 import signal
-import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager, nullcontext
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from ae_toolkit.console import Bar, duration, leads, tell
-from ae_toolkit.data.examples import need_finite
+from ae_toolkit.console import Bar, duration, is_main_process, tell
+from ae_toolkit.contracts import Callback
 from ae_toolkit.device import pick_device
 from ae_toolkit.errors import Failure, Interrupted, Misuse
 from ae_toolkit.recipe import Recipe
 from ae_toolkit.runs import checkpoint, directory
 from ae_toolkit.runs.lock import locked
-from ae_toolkit.runs.logs import LogName, Logs
+from ae_toolkit.runs.logs import Logs
 from ae_toolkit.training import memory
-from ae_toolkit.training.callbacks.collapse import Alarm
-from ae_toolkit.training.callbacks.profiler import profiling
+from ae_toolkit.training.callbacks import Callbacks, make_callbacks
+from ae_toolkit.training.callbacks.checkpoints import Checkpoints
+from ae_toolkit.training.callbacks.collapse import CollapseWarning
+from ae_toolkit.training.callbacks.figures import Figures
+from ae_toolkit.training.callbacks.metrics import Metrics
+from ae_toolkit.training.callbacks.profiler import Profiler
+from ae_toolkit.training.callbacks.progress import Progress
 from ae_toolkit.training.callbacks.trackers import Trackers
-from ae_toolkit.training.compilation import compiling
+from ae_toolkit.training.compilation import choose_step, compile_seconds, compiling
 from ae_toolkit.training.distributed import Ranks, joined, launched, local_rank
 from ae_toolkit.training.engine import Engine
-from ae_toolkit.training.optimizer import whole_state
-from ae_toolkit.training.schedule import Watch
-from ae_toolkit.training.setup import Workshop
+from ae_toolkit.training.losses import LossReader
+from ae_toolkit.training.setup import prepare
 from ae_toolkit.training.signals import Signals, stop_signals
-from ae_toolkit.training.state import TrainState, check_data, fingerprint, newest, restoring
-from ae_toolkit.training.trial import compile_seconds, pays
-from ae_toolkit.training.trouble import Trouble
-from ae_toolkit.training.validation import TERMS, draw, losses_in_words, terms_in_words, validate
+from ae_toolkit.training.state import Training, TrainState, find_resumable, restoring
+from ae_toolkit.training.step import TrainStep, make_step, take_step
 
-REFRESH_SECONDS = 0.5  #: how often the bar moves and the history is read
-FIGURE_SECONDS = 30.0  #: how often at most a figure is drawn
-SAVE_SECONDS = 300.0  #: how often at least a checkpoint is written
-PACES = 1000  #: steps whose learning rates are worked out at once
+NUM_COEFFICIENTS = 1000  #: steps whose coefficients are worked out at once
 
 
 def fit(
@@ -61,6 +60,7 @@ def fit(
     progress: bool = True,
     track: Iterable[str] = (),
     profile: bool = False,
+    callbacks: Sequence[Callback | str] = (),
 ) -> Path:
     """Trains a recipe and returns the run directory.
 
@@ -73,10 +73,11 @@ def fit(
         progress: say how it goes on, and show a bar on a terminal.
         track: names of trackers that are told the numbers too, such as `tensorboard`.
         profile: record some steps into `profile.json`, and say what took longest.
+        callbacks: of your own, or names of registered ones.
 
     Raises:
         Misuse: the recipe cannot be built, `out` holds another run or one in training, or a
-            tracker is missing.
+            tracker or callback is missing.
         Failure: the data cannot be read, or the training diverges; checkpoints stay.
         Interrupted: Ctrl-C or a request to terminate, after saving; a second one is at once.
     """
@@ -85,36 +86,152 @@ def fit(
     if keep < 1:
         raise Misuse(f"at least 1 checkpoint must be kept, not {keep}")
     where = pick_device(device, local_rank=local_rank() if launched() else None)
-    told = tuple(track) if leads() else ()
+    told = tuple(track) if is_main_process() else ()
     trackers = Trackers(told, run=run, settings=recipe.model_dump(mode="json"))
+    others = make_callbacks(callbacks)
     begun = run.is_dir()
     with (
         _stopping(recipe, run) as signals,
         joined(where) as ranks,
-        locked(run) if ranks.leads else nullcontext(),
+        locked(run) if ranks.is_main_process else nullcontext(),
+        Bar(f"Reading {recipe.data.name}", shown=progress) as bar,
     ):
-        if ranks.leads:
+        if ranks.is_main_process:
             # What `torchrun` starts anew goes on where it stood.
             resume = resume or (ranks.remembers(str(run)) and (run / checkpoint.CONFIG).exists())
             directory.claim(run, recipe, resume=resume, begun=begun)
             ranks.remember(str(run))
             directory.sweep(run)
-        resume = ranks.agree(resume)
-        title = f"Reading {recipe.data.name}"
-        with closing(trackers), Bar(title, shown=progress) as bar:
-            _train(
-                recipe,
-                run,
-                where,
-                ranks,
-                trackers,
-                signals,
-                bar,
-                resume=resume,
-                keep=keep,
-                profile=profile,
-            )
+        resume = ranks.broadcast(resume)
+        training, step = _begin(recipe, run, where, ranks, bar, resume=resume)
+        signals.patient = True  # from here on, a step is finished and saved
+        _train(
+            training,
+            step,
+            Callbacks(
+                [
+                    *([Profiler()] if profile else []),
+                    Progress(bar),
+                    Figures(),
+                    Metrics(),
+                    trackers,
+                    CollapseWarning(training.setup.objective),
+                    *others,
+                    Checkpoints(keep=keep),
+                ]
+            ),
+            signals,
+        )
+        _check_saved(training)
     return run
+
+
+def _begin(
+    recipe: Recipe, run: Path, device: torch.device, ranks: Ranks, bar: Bar, *, resume: bool
+) -> tuple[Training, TrainStep]:
+    """Returns a training before its next step, and that step."""
+    train = recipe.train
+    engine, is_decided = Engine.pick(train, device, num_ranks=ranks.num), train.compile != "auto"
+    if resume and (former := Engine.written(run)):
+        engine, is_decided = engine.as_before(former, train), engine.device == former.device
+    setup = prepare(recipe, engine, device, ranks, say=bar.say)
+    training, state = Training.begin(setup, run), None
+    if resume and (
+        folder := ranks.broadcast(find_resumable(run) if ranks.is_main_process else None)
+    ):
+        with restoring(run):
+            state = TrainState.load(folder)
+            former_train = checkpoint.load_config(folder).recipe.train
+            training.load_state_dict(state, former_epochs=former_train.epochs)
+            setup.schedule.check_length(former_train, train, state.step)
+    with memory.enough_for(setup.schedule.batch_size, accumulate=train.accumulate):
+        if is_decided:
+            step, is_compiled = make_step(setup, compiled=engine.compiled), engine.compiled
+        else:
+            step, is_compiled = choose_step(setup, bar, first=training.step)
+    training.setup = setup = replace(setup, engine=engine._replace(compiled=is_compiled))
+    if ranks.is_main_process:
+        checkpoint.write_text(run / checkpoint.CONFIG, checkpoint.config_json(recipe))
+        setup.engine.write(run)
+        sizes, waiting = (state.log_size, state.log_waiting) if state else ({}, {})
+        training.logs = Logs(run, sizes, waiting)
+    if training.is_finished:
+        all_steps = training.step >= setup.schedule.steps
+        more = f"epochs={2 * train.epochs:g}" if all_steps else "patience=0"
+        tell(f"{run} is finished: to go on, add --set train.{more}")
+    elif is_compiled and is_decided:
+        bar.say(f"Compiling, which takes about {duration(compile_seconds(setup.optimizer))}")
+    return training, step
+
+
+def _train(training: Training, step: TrainStep, callbacks: Callbacks, signals: Signals) -> None:
+    """Takes steps until the training is finished, or somebody stops it.
+
+    Raises:
+        Failure: it diverges, or memory does not suffice.
+        Interrupted: somebody has stopped it; it is saved, if it could be.
+    """
+    setup, train = training.setup, training.setup.train
+    enough = memory.enough_for(setup.schedule.batch_size, accumulate=train.accumulate)
+    with enough, compiling() if setup.engine.compiled else nullcontext(), setup.batches:
+        try:
+            callbacks.on_start(training)
+            losses, coefficients = LossReader(training, signals), _coefficients(training)
+            while not training.is_finished:
+                row = take_step(setup, step, training.step, next(coefficients))
+                training.history[training.step % len(training.history)] = row
+                training.step += 1
+                callbacks.on_step(training)
+
+                # Once in a while: look at the losses, validate, save, stop.
+                if not losses.are_due():
+                    continue
+                losses.read()
+                callbacks.on_losses(training)
+                if training.is_validating:
+                    losses.validate()
+                    callbacks.on_validation(training)
+                losses.go_on()
+                if training.is_stopping:
+                    raise _interrupted(training, signals)
+        finally:
+            callbacks.on_end(training)
+
+
+def _coefficients(training: Training) -> Iterator[Tensor]:
+    """The optimiser's coefficients of every step, from the next one on."""
+    train, schedule = training.setup.train, training.setup.schedule
+    for first in count(training.step, NUM_COEFFICIENTS):
+        lrs = [train.lr * schedule.factor(first + i) for i in range(NUM_COEFFICIENTS)]
+        yield from training.setup.optimizer.coefficients(lrs, first=first, steps=schedule.steps)
+
+
+def _interrupted(training: Training, signals: Signals) -> Interrupted:
+    """What is said of a training that was stopped after a step."""
+    steps = training.setup.schedule.steps
+    saved = " and saved" if training.is_saved else ", which could not be saved"
+    return Interrupted(
+        f"Stopped at step {training.step} of {steps}{saved}; "
+        f"{_cure(training.setup.recipe, training.run)}",
+        number=signals.caught[0] if signals.caught else signal.SIGTERM,
+    )
+
+
+def _check_saved(training: Training) -> None:
+    """Checks that a training that has ended is on the disk.
+
+    Raises:
+        Failure: its last checkpoint or lines of its logs could not be written.
+    """
+    run, logs = training.run, training.logs
+    if training.is_saved and not (logs and any(logs.waiting.values())):
+        return
+    before = "the one before stays" if checkpoint.checkpoints(run) else "and there is no other"
+    last = f"the last checkpoint could not be written, {before}"
+    raise Failure(
+        f"{run}: {'the logs could not be written' if training.is_saved else last}: make room, then "
+        f"{_cure(training.setup.recipe, run)}"
+    )
 
 
 @contextmanager
@@ -122,7 +239,7 @@ def _stopping(recipe: Recipe, run: Path) -> Iterator[Signals]:
     """Says what became of a training that is stopped at once.
 
     Raises:
-        Interrupted: so it is.
+        Interrupted: somebody has stopped it before its first step, or twice.
     """
     with stop_signals() as signals:
         try:
@@ -140,206 +257,3 @@ def _stopping(recipe: Recipe, run: Path) -> Iterator[Signals]:
 
 def _cure(recipe: Recipe, run: Path) -> str:
     return f"go on with: ae train {recipe.name} --out {shlex.quote(str(run))} --resume"
-
-
-def _train(
-    recipe: Recipe,
-    run: Path,
-    where: torch.device,
-    ranks: Ranks,
-    trackers: Trackers,
-    signals: Signals,
-    bar: Bar,
-    *,
-    resume: bool,
-    keep: int,
-    profile: bool,
-) -> None:
-    train, engine = recipe.train, Engine.pick(recipe.train, where, num_ranks=ranks.num)
-    shop = Workshop(recipe, engine, where, ranks)
-    model, learner, schedule = shop.model, shop.learner, shop.schedule
-    examples, held_out, every = shop.examples, shop.held_out, schedule.evaluate_every
-    data = fingerprint(examples, held_out)
-
-    # Where a former run stood.
-    step, watch = 0, Watch()
-    log_size, waiting = dict[LogName, int](), dict[LogName, str]()
-    history = torch.zeros(every, len(TERMS), device=where)
-    decided = train.compile != "auto"
-    if resume:
-        if former := Engine.written(run):
-            engine, decided = engine.as_before(former, train), engine.device == former.device
-        if folder := ranks.agree(newest(run) if ranks.leads else None):
-            with restoring(run):
-                state = TrainState.load(folder)
-                check_data(state.data, data)
-                former_train = checkpoint.load_config(folder).recipe.train
-                state.need_fit(schedule.lasting(former_train.epochs), like=history)
-                schedule.check_length(former_train, train, state.step)
-                learner.load_state_dict(dict(state.learner), step=state.step)
-                step, watch = state.step, Watch(*state.watch)
-                history[: len(state.history)] = state.history.to(where)
-                log_size, waiting = state.log_size, state.log_waiting
-
-    # Everything is tried before the first step: which noise is asked for, and what is faster.
-    shop.engine = engine
-    bar.say("Trying a first step")
-    shop.rehearse(step)
-    enough = partial(memory.enough_for, schedule.batch_size, accumulate=train.accumulate)
-    with enough():
-        stepper = shop.stepper(engine.compiled) if decided else pays(shop, step, bar)
-    engine = engine._replace(compiled=stepper.compiled)
-    signals.patient, stopped = True, signals.caught  # from here on, a step is finished and saved
-    if ranks.leads:
-        checkpoint.write_text(run / checkpoint.CONFIG, checkpoint.config_json(recipe))
-        engine.write(run)
-        logs = Logs(run, log_size, waiting)
-    trouble = Trouble()
-    if step == schedule.steps or watch.over(train.patience):
-        more = f"epochs={2 * train.epochs:g}" if step == schedule.steps else "patience=0"
-        tell(f"{run} is finished: to go on, add --set train.{more}")
-    elif stepper.compiled and decided:
-        bar.say(f"Compiling, which takes about {duration(compile_seconds(learner))}")
-
-    def save(metrics: Mapping[str, float] | None = None) -> bool:
-        """Whether all went well; what cannot be written must not end a training."""
-        weights = whole_state(learner.settle(), keep=ranks.leads)  # of all ranks
-        learned = learner.state_dict(keep=ranks.leads)
-        if not ranks.leads:
-            return True
-        with trouble.survived("logs"):
-            logs.flush()
-        state = {
-            "step": step,
-            "watch": tuple(watch),
-            **logs.state(),
-            "data": data.model_dump(),
-            "learner": learned,
-            "history": history[: step % every].clone(),
-        }
-        folder, saved = run / "checkpoints" / f"step_{step:07d}", False
-        with trouble.survived("checkpoints"):
-            config = checkpoint.config_json(recipe, metrics=metrics)
-            checkpoint.save(folder, weights, config, state=state)
-            saved = True
-            directory.tidy(run, keep=keep)
-        return saved
-
-    paces, known = torch.empty(0), range(0)
-    checked, logged, spent, pause = step, step, 0.0, 1
-    safe, alarm = True, Alarm(shop.objective)
-    began = shown = saved_at = time.perf_counter()
-    drawn_at = -math.inf
-
-    with (
-        enough(),
-        compiling() if stepper.compiled else nullcontext(),
-        shop.batches,
-        profiling(run if profile and ranks.leads else None, where) as profiled,
-    ):
-        bar.tell(
-            f"{recipe.name}: {model.num_parameters():,} parameters, {len(examples):,} examples, "
-            f"{train.epochs:g} epochs, {schedule.steps:,} steps, {engine}"
-        )
-        while step < schedule.steps and not watch.over(train.patience):
-            if step not in known:
-                known = range(step, step + PACES)
-                paces = shop.paces(step, PACES)
-            row = shop.take(stepper, step, paces[step - known[0]])
-            history[step % every] = row
-            step += 1
-            profiled()
-
-            # Once in a while: look at the history, which is the only wait for the device.
-            due = step % every == 0 or step == schedule.steps
-            look = bool(stopped) or time.perf_counter() - shown > REFRESH_SECONDS
-            # Several ranks, whose clocks differ, count steps instead.
-            if not (due or (step - checked >= pause if ranks.num > 1 else look)):
-                continue
-            past = slice(checked % every, (step - 1) % every + 1)
-            history[past] = ranks.mean(history[past])
-            rows = history[past].tolist()
-            _need_finite(rows, checked, run, shop)
-            now = time.perf_counter()
-            stop, overdue = ranks.any(bool(stopped), ranks.leads and now - saved_at > SAVE_SECONDS)
-            pause = ranks.agree(max(int(REFRESH_SECONDS * (step - checked) / (now - shown)), 1))
-            spent, speed = spent + now - shown, (step - checked) * schedule.per_step / (now - shown)
-            title = f"epoch {int((step - 1) / schedule.per_epoch) + 1}/{train.epochs:g}"
-            text = f"loss {terms_in_words(rows[-1])}, {speed:,.0f} examples/s"
-            bar.update(step, total=schedule.steps, title=title, text=text)
-            checked, shown = step, now
-
-            # Once in a while: validate, draw, log.
-            metrics = None
-            if due:
-                learned = dict(zip(TERMS, history[: past.stop].mean(0).tolist(), strict=True))
-                epoch, seen = step / schedule.per_epoch, None
-                if len(held_out):
-                    averaged = learner.settle()
-                    seen = validate(
-                        averaged, shop.modality, shop.objective, held_out, train.seed, ranks
-                    )
-                    metrics = seen.terms
-                    if not math.isfinite(metrics["loss"]):
-                        need_finite(held_out, shop.modality)
-                    watch = watch.after(metrics["loss"])
-                figure = run / "figures" / f"step_{step:07d}.png"
-                if ranks.agree(now - drawn_at > FIGURE_SECONDS or step == schedule.steps):
-                    drawn_at = now
-                    if whole := shop.shown():
-                        with trouble.survived("figures"):
-                            some = held_out if len(held_out) else examples
-                            draw(whole, shop.modality, some, figure)
-                            trackers.figure(step, figure)
-                if ranks.leads:
-                    validated, usual = seen.row if seen else None, (step - logged) / spent
-                    speed = usual * schedule.per_step  # since the last time, saving not counted
-                    with trouble.survived("logs"):
-                        logs.write(step, epoch, learned, validated, now - began, speed)
-                    pace = {"examples_per_second": speed}
-                    trackers.log(step, train=learned, validation=validated or {}, pace=pace)
-                bar.tell(f"epoch {epoch:.4g}/{train.epochs:g}: {losses_in_words(learned, metrics)}")
-                logged, spent = step, 0.0
-                if seen:
-                    lost, far = seen.terms["distortion"], step / schedule.steps
-                    if warning := alarm.look(seen.rates, distortion=lost, progress=far):
-                        tell(warning)
-
-            # Once in a while: save; and stop, if somebody has asked for it.
-            if due or overdue or stop:
-                safe = save(metrics)
-                saved_at = shown = time.perf_counter()
-            if stop:
-                raise Interrupted(
-                    f"Stopped at step {step} of {schedule.steps}"
-                    + (" and saved; " if safe else ", which could not be saved; ")
-                    + _cure(recipe, run),
-                    number=stopped[0] if stopped else signal.SIGTERM,
-                )
-    if not safe or (ranks.leads and any(logs.waiting.values())):
-        before = "the one before stays" if checkpoint.checkpoints(run) else "and there is no other"
-        last = f"the last checkpoint could not be written, {before}"
-        raise Failure(
-            f"{run}: {'the logs could not be written' if safe else last}: make room, then "
-            f"{_cure(recipe, run)}"
-        )
-
-
-def _need_finite(rows: list[list[float]], first: int, run: Path, shop: Workshop) -> None:
-    """Stops a training at the step, and in the term, in which it diverged.
-
-    Raises:
-        Failure: a number of the history is not finite; the sentence says whether the data is to
-            blame.
-    """
-    for number, row in enumerate(rows, start=first + 1):
-        # The loss is the sum of the others: a part of it is the better clue.
-        for name, value in sorted(zip(TERMS, row, strict=True), key=lambda t: t[0] == "loss"):
-            if not math.isfinite(value):
-                need_finite(shop.examples, shop.modality)
-                point = checkpoint.best(run)
-                kept = f"the last good checkpoint is {point.folder}" if point else "none was saved"
-                raise Failure(
-                    f"the training diverged at step {number}: the {name} is {value}; {kept}; try a "
-                    f"smaller train.lr, or train.clip=1"
-                )

@@ -1,25 +1,20 @@
-"""A look at a model in training: its loss and its codes on held-out examples, and a figure."""
+"""What held-out examples say of a model in training: its loss, and how much of its code is used."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ae_toolkit.autoencoder import Autoencoder
-from ae_toolkit.contracts import Terms, label_row
+from ae_toolkit.contracts import Code, flatten
 from ae_toolkit.data.examples import Examples
-from ae_toolkit.errors import Failure, said
-from ae_toolkit.files import replacing
 from ae_toolkit.modality import Modality
 from ae_toolkit.randomness import Source
-from ae_toolkit.training.callbacks.collapse import Units
 from ae_toolkit.training.distributed import Ranks
-
-TERMS = ("loss", "distortion", "rate", "penalty")  #: means per example, nats or the like
+from ae_toolkit.training.step import TERMS, terms_row
 
 CHUNK = 1000  #: examples per validation batch
 
@@ -61,7 +56,7 @@ def validate(
     """
     device = next(model.parameters()).device
     source, totals = Source(seed, "validate", device), torch.zeros(len(TERMS), dtype=torch.float64)
-    units = Units()
+    units = LatentUsage()
     for first in range(0, len(examples), CHUNK * ranks.num):
         start = first + CHUNK * ranks.rank
         index = range(start, min(start + CHUNK, len(examples)))
@@ -71,68 +66,64 @@ def validate(
         batch = batch._replace(y=modality.prepare(batch.y))
         with units.counting(model, counted=bool(index)):
             terms = model(batch, now, num_samples=objective.num_samples)
-        row = torch.stack([objective(terms, now).mean(), *means(terms)])
+        row = terms_row(objective(terms, now).mean(), terms)
         totals += len(index) * row.cpu().double()
     units.gather(ranks)
     totals = ranks.total(totals) / len(examples)
     return Validation(dict(zip(TERMS, totals.tolist(), strict=True)), units.active, units.rates)
 
 
-@torch.no_grad()
-def draw(model: Autoencoder, modality: Modality, examples: Examples, path: Path) -> None:
-    """Writes a figure of originals, reconstructions and samples.
-
-    Raises:
-        Failure: it cannot be drawn or written.
-    """
-    device = next(model.parameters()).device
-    num = min(10, len(examples))
-    batch = examples.at(range(num)).to(device)
-    y, now = modality.prepare(batch.y), Source(0, "figure", device).step(0)
-    c = model.embed(batch.labels, like=y)
-    x, target = model.corruption(y, y, batch.mask, now)
-    new = model.bottleneck.prior.sample(num, c, temperature=1.0, step=now)
-    tensors = {
-        "original": target,
-        "reconstruction": model.decode(model.encode(x, c, batch.mask), c, now, mask=batch.mask),
-        "sample": model.decode(new, c, now, mask=batch.mask),
-    }
-    labels = [label_row(batch.labels, i) for i in range(num)]
-    try:
-        rows = {
-            name: [
-                modality.from_tensor(y, labels=known)
-                for y, known in zip(ys.cpu(), labels, strict=True)
-            ]
-            for name, ys in tensors.items()
-        }
-        with replacing(path) as temporary:
-            modality.figure(rows, temporary)
-    except Exception as error:  # whatever a plugin's drawing may raise
-        raise Failure(f"{path.name}: no figure, {said(error)}") from error
+ACTIVE = 0.01  #: Var_x(E[z|x]) of a dimension in use (Burda et al. 2016, section 5.2)
 
 
-def terms_in_words(row: Iterable[float]) -> str:
-    """Returns a row of `TERMS` for people: the loss, and its parts where it has several."""
-    loss, *others = (f"{value:.2f}" if abs(value) >= 10 else f"{value:.3g}" for value in row)
-    parts = [
-        f"{name} {value}" for name, value in zip(TERMS[1:], others, strict=True) if float(value)
-    ]
-    return f"{loss} ({', '.join(parts)})" if len(parts) > 1 else loss
+class LatentUsage:
+    """Running sums over examples of what each code dimension carries."""
 
+    def __init__(self) -> None:
+        zero = torch.zeros((), dtype=torch.float64)
+        self.num = 0
+        self.mean, self.within, self.between, self.rate = zero, zero, zero, zero
 
-def losses_in_words(learned: Mapping[str, float], held_out: Mapping[str, float] | None) -> str:
-    """Returns what came of an epoch for people; the parts of the loss are those of `held_out`."""
-    if held_out is None:
-        return f"training {terms_in_words(learned.values())}"
-    loss = terms_in_words([learned["loss"], 0, 0, 0])
-    return f"validation {terms_in_words(held_out.values())}, training {loss}"
+    @contextmanager
+    def counting(self, model: nn.Module, *, counted: bool = True) -> Iterator[None]:
+        """Counts every code that the model makes within the block, or only hears of their form."""
 
+        def count(bottleneck: Any, given: tuple[Any, ...], code: Code) -> None:
+            h, c = given
+            variance, mean = torch.var_mean(flatten(bottleneck.mean(h, c)).float(), 0, correction=0)
+            num, mean = len(c) if counted else 0, mean.cpu().double()
+            self.num += num
+            self.mean = self.mean + num * mean  # (D,), as are the two that follow
+            self.within = self.within + num * variance.cpu().double()
+            self.between = self.between + num * mean.square()
+            self.rate = self.rate + num * code.rate.float().mean((0, 1)).cpu().double()
 
-def means(terms: Terms) -> tuple[Tensor, Tensor, Tensor]:
-    """Distortion, rate and penalty, `()` each."""
-    return (
-        terms.distortion.mean().detach(),
-        terms.rate.sum(-1).mean().detach(),
-        terms.penalty.mean().detach(),
-    )
+        bottleneck: Any = model.bottleneck
+        if not isinstance(bottleneck, nn.Module):  # a stranger's may be a plain object
+            yield
+            return
+        hook = bottleneck.register_forward_hook(count)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    def gather(self, ranks: Ranks) -> None:
+        """Adds up what all ranks have counted."""
+        self.num = round(float(ranks.total(torch.tensor(float(self.num)))))
+        self.mean, self.within, self.between, self.rate = (
+            ranks.total(each) for each in (self.mean, self.within, self.between, self.rate)
+        )
+
+    @property
+    def active(self) -> int | None:
+        """How many dimensions are in use, as `evaluate.active_units` counts; None: cannot say."""
+        if self.num < 2:
+            return None
+        spread = self.within + self.between - self.mean.square() / self.num
+        return int((spread / (self.num - 1) > ACTIVE).sum())
+
+    @property
+    def rates(self) -> list[float]:
+        """The mean rate of every dimension, nats; one in all where it does not fall into them."""
+        return (self.rate.flatten() / self.num).tolist() if self.num else []

@@ -8,77 +8,21 @@ Axes: B examples, K posterior samples, D code dimensions over all levels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ae_toolkit.contracts import Code, Terms, flatten
+from ae_toolkit.console import tell
+from ae_toolkit.contracts import Callback, Terms
 from ae_toolkit.randomness import Source
-from ae_toolkit.training.distributed import Ranks
 
-ACTIVE = 0.01  #: Var_x(E[z|x]) of a dimension in use (Burda et al. 2016, section 5.2)
 NATS = 0.01  #: a dimension that carries less carries nothing
 MOST = 0.8  #: share of such dimensions that is worth a word; some are so in every good model
 EARLY = 0.25  #: share of a training in which nothing is said: codes die and come to life again
 
 
-class Units:
-    """Running sums over examples of what each code dimension carries."""
-
-    def __init__(self) -> None:
-        zero = torch.zeros((), dtype=torch.float64)
-        self.num = 0
-        self.mean, self.within, self.between, self.rate = zero, zero, zero, zero
-
-    @contextmanager
-    def counting(self, model: nn.Module, *, counted: bool = True) -> Iterator[None]:
-        """Counts every code that the model makes within the block, or only hears of their form."""
-
-        def count(bottleneck: Any, given: tuple[Any, ...], code: Code) -> None:
-            h, c = given
-            variance, mean = torch.var_mean(flatten(bottleneck.mean(h, c)).float(), 0, correction=0)
-            num, mean = len(c) if counted else 0, mean.cpu().double()
-            self.num += num
-            self.mean = self.mean + num * mean  # (D,), as are the two that follow
-            self.within = self.within + num * variance.cpu().double()
-            self.between = self.between + num * mean.square()
-            self.rate = self.rate + num * code.rate.float().mean((0, 1)).cpu().double()
-
-        bottleneck: Any = model.bottleneck
-        if not isinstance(bottleneck, nn.Module):  # a stranger's may be a plain object
-            yield
-            return
-        hook = bottleneck.register_forward_hook(count)
-        try:
-            yield
-        finally:
-            hook.remove()
-
-    def gather(self, ranks: Ranks) -> None:
-        """Adds up what all ranks have counted."""
-        self.num = round(float(ranks.total(torch.tensor(float(self.num)))))
-        self.mean, self.within, self.between, self.rate = (
-            ranks.total(each) for each in (self.mean, self.within, self.between, self.rate)
-        )
-
-    @property
-    def active(self) -> int | None:
-        """How many dimensions are in use, as `evaluate.active_units` counts; None: cannot say."""
-        if self.num < 2:
-            return None
-        spread = self.within + self.between - self.mean.square() / self.num
-        return int((spread / (self.num - 1) > ACTIVE).sum())
-
-    @property
-    def rates(self) -> list[float]:
-        """The mean rate of every dimension, nats; one in all where it does not fall into them."""
-        return (self.rate.flatten() / self.num).tolist() if self.num else []
-
-
-class Alarm:
+class CollapseWarning(Callback):
     """Says that codes collapse where the objective presses on them, once of each kind.
 
     Args:
@@ -89,6 +33,14 @@ class Alarm:
     def __init__(self, objective: Any):
         self.objective = objective
         self.said: set[str] = set()
+
+    def on_validation(self, training: Any) -> None:
+        seen = training.report.validation
+        if seen is None:
+            return
+        progress = training.step / training.setup.schedule.steps
+        if warning := self.look(seen.rates, distortion=seen.terms["distortion"], progress=progress):
+            tell(warning)
 
     def look(self, rates: list[float], *, distortion: float, progress: float) -> str:
         """Returns what is to be said after a validation; mostly nothing.

@@ -6,16 +6,15 @@ ae train RECIPE --profile       # runs/NAME/profile.json, for chrome://tracing o
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
 from ae_toolkit.console import tell
+from ae_toolkit.contracts import Callback
 from ae_toolkit.errors import Failure
 from ae_toolkit.files import replacing
+from ae_toolkit.training.state import Training
 
 PASSED = 10  #: steps before anything is recorded: compilation and first touches
 WARM = 3  #: steps that warm the recorder itself up
@@ -25,58 +24,55 @@ SHOWN = 8  #: operators in the table
 TRACE = "profile.json"
 
 
-@contextmanager
-def profiling(run: Path | None, device: torch.device) -> Iterator[Callable[[], None]]:
-    """Yields what is to be called after every step, which is nothing at all where `run` is None.
+class Profiler(Callback):
+    """Records some steps into `profile.json` of the run directory, and says what took longest."""
 
-    Args:
-        run: the run directory that the trace goes to.
-        device: where the work is done.
-    """
-    if run is None:
-        yield lambda: None
-        return
-    kinds = {ProfilerActivity.CPU}
-    if device.type == "cuda":
-        kinds.add(ProfilerActivity.CUDA)
-    # What its library has to say on standard error is meant for its authors.
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-    passed, done = 0, False
+    def __init__(self) -> None:
+        self.passed, self.is_done = 0, False
+        self.recorder: profile | None = None
 
-    def keep(recorder: profile) -> None:
-        nonlocal done
-        if passed <= PASSED + WARM:
+    def on_start(self, training: Training) -> None:
+        if not training.is_main_process:
             return
-        done = True
-        try:
-            with replacing(run / TRACE) as temporary:
-                recorder.export_chrome_trace(str(temporary))
-        except Failure as error:
-            tell(f"--profile: {error}")
-        text = table(recorder, device, num_steps=passed - PASSED - WARM)
-        tell(f"{run / TRACE}: {text}")
+        device, path = training.setup.device, training.run / TRACE
+        kinds = {ProfilerActivity.CPU}
+        if device.type == "cuda":
+            kinds.add(ProfilerActivity.CUDA)
+        # What its library has to say on standard error is meant for its authors.
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
-    when = schedule(wait=PASSED, warmup=WARM, active=RECORDED, repeat=1)
-    recorder = profile(activities=kinds, schedule=when, on_trace_ready=keep, acc_events=True)
-    recorder.start()
+        def keep(recorder: profile) -> None:
+            if self.passed <= PASSED + WARM:
+                return
+            self.is_done = True
+            try:
+                with replacing(path) as temporary:
+                    recorder.export_chrome_trace(str(temporary))
+            except Failure as error:
+                tell(f"--profile: {error}")
+            tell(f"{path}: {table(recorder, device, num_steps=self.passed - PASSED - WARM)}")
 
-    def after_step() -> None:
-        nonlocal passed
-        if not done:
-            passed += 1
-            recorder.step()
-            if done:
-                recorder.stop()
+        when = schedule(wait=PASSED, warmup=WARM, active=RECORDED, repeat=1)
+        self.recorder = profile(
+            activities=kinds, schedule=when, on_trace_ready=keep, acc_events=True
+        )
+        self.recorder.start()
 
-    try:
-        yield after_step
-    finally:
-        if not done:
-            recorder.stop()
-        if not done:
-            tell(
-                f"--profile: nothing was recorded, the training has {PASSED + WARM} steps or fewer"
-            )
+    def on_step(self, training: Training) -> None:
+        if self.recorder is None or self.is_done:
+            return
+        self.passed += 1
+        self.recorder.step()
+        if self.is_done:
+            self.recorder.stop()
+
+    def on_end(self, training: Training) -> None:
+        if self.recorder is None or self.is_done:
+            return
+        self.recorder.stop()
+        if not self.is_done:
+            few = PASSED + WARM
+            tell(f"--profile: nothing was recorded, the training has {few} steps or fewer")
 
 
 def table(recorder: profile, device: torch.device, *, num_steps: int) -> str:

@@ -18,14 +18,16 @@ from typing import Any
 
 from ae_toolkit import registry
 from ae_toolkit.console import tell
-from ae_toolkit.contracts import Tracker
+from ae_toolkit.contracts import Callback, Tracker
 from ae_toolkit.errors import Misuse, blaming, said
+from ae_toolkit.training.callbacks.figures import figure_path
+from ae_toolkit.training.state import Training
 
 MOST_RATES = 64  #: code dimensions whose rates are told of one by one
 FINISH_SECONDS = 60  #: how long the end of a training waits for an upload
 
 
-class Trackers:
+class Trackers(Callback):
     """Any number of trackers as one. One that fails is spoken of once, then left alone.
 
     Args:
@@ -45,6 +47,19 @@ class Trackers:
             with blaming(f"{registry.trackers.describe(make)} raises"):
                 self.open[name] = make(run=run, settings=settings)
 
+    def on_validation(self, training: Training) -> None:
+        report, figure = training.report, figure_path(training)
+        if not self.open or report is None:
+            return
+        if figure.is_file():
+            self._each("figure", training.step, figure)
+        row = report.validation.row if report.validation else {}
+        pace = {"examples_per_second": report.examples_per_second}
+        self.log(training.step, train=report.train, validation=row, pace=pace)
+
+    def on_end(self, training: Training) -> None:
+        self.close()
+
     def log(self, step: int, **rows: Mapping[str, Any]) -> None:
         """Tells every tracker rows of numbers, `validation/loss`, `rates/00` and so on."""
         flat: dict[str, float] = {}
@@ -55,11 +70,6 @@ class Trackers:
                 elif len(value) <= MOST_RATES:
                     flat |= {f"{name}/{i:02}": number for i, number in enumerate(value)}
         self._each("log", step, flat)
-
-    def figure(self, step: int, path: Path) -> None:
-        """Shows every tracker a figure that has been drawn; one that has not been is no matter."""
-        if path.is_file():
-            self._each("figure", step, path)
 
     def close(self) -> None:
         """Ends all of them, whatever ended the training."""

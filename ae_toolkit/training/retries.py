@@ -1,4 +1,4 @@
-"""What a training survives."""
+"""What is written in a training is tried again, where the disk refuses it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from ae_toolkit.console import tell
 from ae_toolkit.errors import Failure
 
 
-class Trouble:
-    """What the disk refuses again and again: said once, and once more when it is over."""
+class Retries:
+    """Says once what the disk refuses, and once more when it is over."""
 
     def __init__(self) -> None:
         self.met: set[str] = set()
 
     @contextmanager
-    def survived(self, what: str) -> Iterator[None]:
+    def surviving(self, what: str) -> Iterator[None]:
         """Lets a block fail that writes something, since that must not end a training.
 
         Args:
