@@ -248,7 +248,13 @@ class Callback:
     or prints asks `training.is_main_process` first. `training` is a `training.state.Training`: it
     has the step, the losses, the report of the last validation, and in `setup` the model, the
     optimiser, the data and the settings.
+
+    Attributes:
+        needs_gradients: whether `on_step` reads the gradients of the weights, which keeps steps
+            from being compiled.
     """
+
+    needs_gradients: bool = False
 
     def on_start(self, training: Any) -> None:
         """Called before the first step."""

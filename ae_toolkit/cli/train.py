@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 @click.option("--quiet", is_flag=True, help="Say only what came out, and what went wrong.")
 @click.option("--track", multiple=True, metavar="NAME",
               help="Tell the numbers to tensorboard or wandb too; repeatable.")  # fmt: skip
+@click.option("--callback", "callbacks", multiple=True, metavar="NAME",
+              help="Call a registered callback, too; repeatable.")  # fmt: skip
 @click.option("--profile", is_flag=True, help="Record some steps in profile.json of --out.")
 @click.option("--dry-run", is_flag=True,
               help="Print shapes, sizes, memory and time, and train nothing.")  # fmt: skip
@@ -60,6 +62,7 @@ def train(
     keep: int,
     quiet: bool,
     track: tuple[str, ...],
+    callbacks: tuple[str, ...],
     profile: bool,
     dry_run: bool,
     as_json: bool,
@@ -123,6 +126,7 @@ def train(
         progress=not quiet,
         track=track,
         profile=profile,
+        callbacks=callbacks,
     )
 
     if not is_main_process():

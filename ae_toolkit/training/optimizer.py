@@ -46,6 +46,7 @@ class AdamWEMA:
     """
 
     def __init__(self, model: nn.Module, averaged: nn.Module, train: Train):
+        self.keeps_gradients = False  # until the next step, for whoever looks at them
         self.model, self._ema_model, self.train = model, averaged.requires_grad_(False), train
         self.weights = list(model.parameters())
         with torch.no_grad():
@@ -81,6 +82,11 @@ class AdamWEMA:
                 self._move(grads, now)
             else:
                 self._move_fused(grads, now)
+        if not self.keeps_gradients:
+            self.zero_grad()
+
+    def zero_grad(self) -> None:
+        """Forgets the gradients."""
         for weight in self.weights:
             weight.grad = None
 
@@ -173,8 +179,7 @@ class AdamWEMA:
         """Undoes steps, given copies of their `state_tensors` before them."""
         with torch.no_grad():
             torch._foreach_copy_(self.state_tensors(), list(former))
-        for weight in self.weights:
-            weight.grad = None
+        self.zero_grad()
 
 
 def whole_state(model: nn.Module, *, keep: bool = True) -> dict[str, Tensor]:

@@ -121,6 +121,8 @@ def make_step(setup: Setup, *, compiled: bool) -> TrainStep:
 
 def take_step(setup: Setup, step: TrainStep, number: int, coefficients: Tensor) -> Tensor:
     """Takes the optimiser step of a number; returns the mean row of `TERMS` of its batches."""
+    if setup.optimizer.keeps_gradients:
+        setup.optimizer.zero_grad()
     each = setup.train.accumulate
     micros = range(number * each, (number + 1) * each)
     rows = [

@@ -103,7 +103,8 @@ def fit(
             ranks.remember(str(run))
             directory.sweep(run)
         resume = ranks.broadcast(resume)
-        training, step = _begin(recipe, run, where, ranks, bar, resume=resume)
+        eager = any(callback.needs_gradients for callback in others)
+        training, step = _begin(recipe, run, where, ranks, bar, resume=resume, eager=eager)
         signals.patient = True  # from here on, a step is finished and saved
         _train(
             training,
@@ -127,14 +128,24 @@ def fit(
 
 
 def _begin(
-    recipe: Recipe, run: Path, device: torch.device, ranks: Ranks, bar: Bar, *, resume: bool
+    recipe: Recipe,
+    run: Path,
+    device: torch.device,
+    ranks: Ranks,
+    bar: Bar,
+    *,
+    resume: bool,
+    eager: bool,
 ) -> tuple[Training, TrainStep]:
-    """Returns a training before its next step, and that step."""
+    """Returns a training before its next step, and that step; `eager` steps keep gradients."""
     train = recipe.train
     engine, is_decided = Engine.pick(train, device, num_ranks=ranks.num), train.compile != "auto"
     if resume and (former := Engine.written(run)):
         engine, is_decided = engine.as_before(former, train), engine.device == former.device
+    if eager:
+        engine, is_decided = engine._replace(compiled=False), True
     setup = prepare(recipe, engine, device, ranks, say=bar.say)
+    setup.optimizer.keeps_gradients = eager
     training, state = Training.begin(setup, run), None
     if resume and (
         folder := ranks.broadcast(find_resumable(run) if ranks.is_main_process else None)
