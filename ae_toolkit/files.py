@@ -16,6 +16,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import stat
 import tempfile
 import unicodedata
@@ -35,6 +36,11 @@ CHECKSUM = "checksum"  #: the key of a JSON object's own checksum
 MAX_JSON_BYTES = 8 << 20
 MAX_JSON_DEPTH = 50  #: of objects and lists within each other
 
+#: By which somebody asks a program to end.
+STOP_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+
 _CHECKED_BYTES = 1 << 20  #: that are read at a time
 _SIGNED_BYTES = 4096  #: from the start of a file, within which its metadata lie
 _MAX_NAME_BYTES = 200  #: of a file name; systems allow 255, and an ending and a number follow
@@ -48,11 +54,19 @@ _KINDS = {
 
 
 class _Staged(NamedTuple):
-    """A result that waits: what was written, the folder that holds it, and where it belongs."""
+    """A result that waits.
+
+    Attributes:
+        written: what was written.
+        former: where what was there before is kept until all results are in their places.
+        path: where it belongs.
+        named: whether the user named it.
+    """
 
     written: Path
-    holder: Path
+    former: Path
     path: Path
+    named: bool
 
 
 class Outputs:
@@ -68,36 +82,83 @@ class Outputs:
         self.defaults: set[Path] = set()
         self._inputs: dict[tuple[int, int], Path] = {}
         self._staged: list[_Staged] = []
+        self._holders: dict[Path, Path] = {}  # a hidden folder in each folder of results
         self._made: list[Path] = []  # folders
+        self._lines: list[str] = []  # that are to be said
+
+    def stage(self, path: Path, *, named: bool) -> _Staged:
+        """Makes room for a result beside its place."""
+        missing = [folder for folder in path.parents if not folder.exists()]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._made += reversed(missing)
+        holder = self._holders.get(path.parent)
+        if holder is None:
+            holder = Path(tempfile.mkdtemp(prefix=f".{SIGNATURE}-", dir=path.parent))
+            self._holders[path.parent] = holder
+            for kind in ("new", "former"):
+                (holder / kind).mkdir()
+        staged = _Staged(holder / "new" / path.name, holder / "former" / path.name, path, named)
+        self._staged.append(staged)
+        return staged
 
     def commit(self) -> None:
         """Lets all results appear; where one cannot, what was there before comes back.
 
         Raises:
+            Misuse: a file has appeared meanwhile that nobody asked to replace.
             Failure: a result cannot be put in its place.
         """
         done: list[_Staged] = []
-        try:
-            for staged in self._staged:
-                with _said(staged.path):
-                    if staged.path.exists():
-                        if not staged.path.is_file():  # it has become something else meanwhile
-                            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
-                        os.rename(staged.path, staged.holder / "former")
-                    done.append(staged)
-                    os.replace(staged.written, staged.path)
-        except BaseException:
-            for staged in reversed(done):
-                staged.path.unlink(missing_ok=True)
-                with suppress(FileNotFoundError):
-                    os.rename(staged.holder / "former", staged.path)
-            raise
+        with _uninterrupted():
+            try:
+                for staged in self._staged:
+                    with _said(staged.path):
+                        done.append(staged)
+                        self._put(staged)
+            except BaseException:
+                for staged in reversed(done):
+                    if not staged.written.exists():
+                        staged.path.unlink(missing_ok=True)
+                    with suppress(FileNotFoundError):
+                        os.rename(staged.former, staged.path)
+                raise
         self._made.clear()
+        for line in self._lines:
+            print(printable(line), flush=True)
+
+    def _put(self, staged: _Staged) -> None:
+        """Puts a result in its place."""
+        if staged.path.exists():
+            found = staged.path.stat()
+            if not stat.S_ISREG(found.st_mode):  # it has become something else meanwhile
+                raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
+            self.check_replaceable(staged.path, staged.path, named=staged.named)
+            with suppress(OSError):
+                staged.written.chmod(stat.S_IMODE(found.st_mode))
+            os.rename(staged.path, staged.former)
+        os.replace(staged.written, staged.path)
+
+    def check_replaceable(self, place: Path, path: Path, *, named: bool) -> None:
+        """Checks that a file may be replaced.
+
+        Args:
+            place: the file.
+            path: the same, as the user knows it.
+            named: whether the user named it.
+
+        Raises:
+            Misuse: nobody asked for it, and this program did not write it.
+        """
+        if not (named or self.overwrite or is_signed(place)):
+            raise Misuse(
+                f"{path}: exists already, and was not named to be replaced; choose another place, "
+                f"or add --overwrite"
+            )
 
     def close(self) -> None:
         """Removes what did not become a result."""
-        for staged in self._staged:
-            shutil.rmtree(staged.holder, ignore_errors=True)
+        for holder in self._holders.values():
+            shutil.rmtree(holder, ignore_errors=True)
         for folder in reversed(self._made):
             with suppress(OSError):  # somebody has put something in it
                 folder.rmdir()
@@ -127,6 +188,14 @@ def overwrite() -> None:
     """Allows the command that runs to replace files that its user did not name."""
     if current := _current.get():
         current.overwrite = True
+
+
+def announce(line: str) -> None:
+    """Says on standard output that a result is there, as soon as all results are."""
+    if current := _current.get():
+        current._lines.append(line)
+    else:
+        print(printable(line), flush=True)
 
 
 def take_default(path: Path) -> None:
@@ -280,11 +349,7 @@ def check_output(path: Path, *, named: bool = True) -> Path:
     if current and (found.st_dev, found.st_ino) in current._inputs:
         raise Misuse(f"{path}: is an input, which is never replaced; choose another name")
     named = named and not (current and path in current.defaults)
-    if not (named or (current and current.overwrite) or is_signed(place)):
-        raise Misuse(
-            f"{path}: exists already, and was not named to be replaced; choose another place, or "
-            f"add --overwrite"
-        )
+    (current or Outputs()).check_replaceable(place, path, named=named)
     return place
 
 
@@ -307,15 +372,11 @@ def writing(path: Path, *, named: bool = True) -> Iterator[Path]:
         with replacing(place) as temporary:
             yield temporary
         return
-    missing = [folder for folder in place.parents if not folder.exists()]
     with _said(path):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        current._made += reversed(missing)
-        holder = Path(tempfile.mkdtemp(prefix=f".{safe_name(place.name)}.", dir=place.parent))
-        current._staged.append(_Staged(holder / place.name, holder, place))
+        staged = current.stage(place, named=named and path not in current.defaults)
         with _at_once():
-            yield holder / place.name
-        if not (holder / place.name).exists():
+            yield staged.written
+        if not staged.written.exists():
             raise Failure(f"{path}: nothing was written")
 
 
@@ -338,8 +399,14 @@ def replacing(path: Path, *, folder: bool = False) -> Iterator[Path]:
             with _at_once():
                 yield inner
             if folder and path.exists():
-                os.replace(path, temporary / "former")
-            os.replace(inner, path)
+                os.replace(path, former := temporary / "former")
+                try:
+                    os.replace(inner, path)
+                except OSError:
+                    os.replace(former, path)
+                    raise
+            else:
+                os.replace(inner, path)
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -372,6 +439,8 @@ def sync(*paths: Path) -> None:
 def is_signed(path: Path) -> bool:
     """Whether a file says in its metadata that this program wrote it."""
     try:
+        if not path.is_file():
+            return False
         with path.open("rb") as file:
             return SIGNATURE.encode() in file.read(_SIGNED_BYTES)
     except OSError:
@@ -397,6 +466,19 @@ def safe_names(names: Sequence[str]) -> list[str]:
 def printable(text: str) -> str:
     """A text for a terminal: what would steer it, or cannot be encoded, is escaped; lines stay."""
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Lets signals wait that would end the block in the middle, where the system can do that."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

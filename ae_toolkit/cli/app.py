@@ -5,11 +5,15 @@ Nothing heavy is imported before a verb runs, so that `ae --help` answers at onc
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import shlex
+import signal
 import sys
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from traceback import walk_tb
 from types import ModuleType
@@ -22,7 +26,7 @@ from ae_toolkit.cli.models import VERBS
 from ae_toolkit.cli.options import json_option, print_json, print_table
 from ae_toolkit.cli.train import RUN_VERBS
 from ae_toolkit.errors import Failure, Interrupted, Misuse, choose, said
-from ae_toolkit.files import outputs, printable
+from ae_toolkit.files import STOP_SIGNALS, outputs, printable
 from ae_toolkit.version import __version__
 
 
@@ -40,6 +44,31 @@ class Sentence(click.ClickException):
             click.echo(self.message, file=file or sys.stderr)
         else:
             super().show(file)
+
+
+@contextmanager
+def _ending_cleanly() -> Iterator[None]:
+    """Lets SIGTERM and SIGHUP end a command as Ctrl-C does, so that nothing half-done is left."""
+    before: dict[int, Any] = {}
+    owner = os.getpid()
+
+    def stop(number: int, frame: object) -> None:
+        if os.getpid() != owner:  # a child of ours, which was born with our handlers
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        raise KeyboardInterrupt(number)
+
+    try:
+        for number in STOP_SIGNALS:
+            if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores what hangs up
+                before[number] = signal.signal(number, stop)
+    except ValueError:  # not the main thread: signals are somebody else's
+        pass
+    try:
+        yield
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)
 
 
 class Commands(click.Group):
@@ -76,19 +105,25 @@ class Commands(click.Group):
                 formatter.write_dl(rows)
 
     def invoke(self, ctx: click.Context) -> Any:
+        ended: BaseException
         try:
-            with outputs():  # all that a command writes appears when it has succeeded
+            with _ending_cleanly(), outputs():  # what is written appears when a command succeeds
                 try:
                     return super().invoke(ctx)
                 except click.exceptions.Exit as error:  # an exit code is no reason to lose it
+                    ended = error
+                except SystemExit as error:
+                    if error.code:
+                        raise
                     ended = error
             raise ended
         except (Misuse, Failure) as error:
             raise Sentence(error) from error
         except (click.ClickException, click.Abort, click.exceptions.Exit):
             raise
-        except KeyboardInterrupt:
-            raise Sentence(Interrupted("Stopped")) from None
+        except KeyboardInterrupt as error:
+            number = error.args[0] if error.args else signal.SIGINT
+            raise Sentence(Interrupted("Stopped", number=number)) from None
         except SystemExit as error:
             whose = registry.culprit(error)
             if whose and ctx.invoked_subcommand in self.commands:  # a command of theirs may exit
@@ -97,6 +132,8 @@ class Commands(click.Group):
         except Exception as error:
             if isinstance(error, OSError) and error.filename is not None:
                 raise Sentence(Failure(f"{error.filename}: {error.strerror}")) from error
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise Sentence(Failure(f"standard output: {error.strerror}")) from error
             if whose := registry.culprit(error):
                 raise Sentence(Failure(whose)) from error
             raise  # a defect of ours

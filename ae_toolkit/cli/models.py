@@ -25,6 +25,7 @@ from ae_toolkit.cli.options import (
     warn_untrained_prior,
 )
 from ae_toolkit.errors import Failure
+from ae_toolkit.files import announce
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -146,7 +147,7 @@ def sample(
         likelihood_temperature=likelihood_temperature,
     )
     _write_each(loaded, items, [f"{i:04}" for i in range(num)], out)
-    click.echo(f"seed {seed}")
+    announce(f"seed {seed}")
 
 
 @click.command("interpolate")
@@ -182,7 +183,7 @@ def interpolate(
     first, second = (_read(loaded, [file]).items[0] for file in (a, b))
     walk = loaded.interpolate(first, second, steps=steps, path=path, labels=parse_labels(labels))
     _write(loaded, walk, out)
-    click.echo(f"{out}: {steps} steps from {a} to {b}")
+    announce(f"{out}: {steps} steps from {a} to {b}")
 
 
 @click.command("encode")
@@ -223,7 +224,7 @@ def encode(
     with writing(out) as temporary, temporary.open("wb") as file:
         item = np.repeat(np.arange(len(counts)), counts)
         np.savez(file, z=z, names=np.array(names), item=item, **arrays)
-    click.echo(f"{out}: {z.shape[0]} codes of {z.shape[1]} numbers")
+    announce(f"{out}: {z.shape[0]} codes of {z.shape[1]} numbers")
     report_skipped(found.skipped, total=found.num_files)
 
 
@@ -267,7 +268,7 @@ def export(model: str, out: Path, dtype: str) -> None:
     from ae_toolkit.inference.zoo import export as export_model
 
     size = export_model(model, out, dtype=dtype)
-    click.echo(f"{out}: {size / 1e6:.2f} MB")
+    announce(f"{out}: {size / 1e6:.2f} MB")
 
 
 def _load(model: str, device: str) -> Model:
@@ -308,30 +309,43 @@ def _read_codes(path: Path) -> tuple[Tensor, list[str], list[int], dict[str, Ten
         else:
             with loaded:
                 arrays = dict(loaded)
-        z = torch.from_numpy(np.atleast_2d(arrays["z"])).float()
+        z = torch.from_numpy(_numbers(np.atleast_2d(arrays["z"]))).float()
+        item = _numbers(arrays.get("item", np.arange(len(z))))
+        labels = {
+            name.removeprefix("label."): torch.from_numpy(_numbers(column))
+            for name, column in arrays.items()
+            if name.startswith("label.") and column.shape == (len(z),)
+        }
     except KeyError:
         raise Failure(f"{path}: holds no array 'z'") from None
     except Exception as error:  # numpy raises half a dozen kinds for a file that is none of its own
         raise Failure(f"{path}: holds no codes ({error})") from error
     if not (len(z) and z.dim() == 2 and bool(z.isfinite().all())):
         raise Failure(f"{path}: its 'z' must be rows of numbers, at least one and all finite")
-    item = arrays.get("item", np.arange(len(z)))
     if item.shape != (len(z),) or item.dtype.kind not in "iu" or (np.diff(item) < 0).any():
         raise Failure(f"{path}: its 'item' must number the rows of 'z' in order, item by item")
     _, starts, counts = np.unique(item, return_index=True, return_counts=True)
-    names = [str(n) for n in arrays.get("names", [])]
-    if len(names) != len(z):
-        names = [f"{i:04}" for i in range(len(z))]
+    known = arrays.get("names", np.array([]))
+    is_names = known.shape == (len(z),) and known.dtype.kind == "U"
+    names = known.tolist() if is_names else [f"{i:04}" for i in range(len(z))]
     named = [
         names[start].rpartition(".")[0] or names[start] if count > 1 else names[start]
         for start, count in zip(starts, counts, strict=True)
     ]
-    labels = {
-        name.removeprefix("label."): torch.from_numpy(column)
-        for name, column in arrays.items()
-        if name.startswith("label.") and column.shape == (len(z),) and column.dtype.kind in "iuf"
-    }
     return z, named, counts.tolist(), labels
+
+
+def _numbers(array: Any) -> Any:
+    """An array of numbers in a type that PyTorch knows.
+
+    Raises:
+        ValueError: it is of something else, such as complex numbers or text.
+    """
+    import numpy as np
+
+    if array.dtype.kind not in "iuf":
+        raise ValueError(f"an array of {array.dtype} is no array of real numbers")
+    return array.astype(np.float64 if array.dtype.kind == "f" else np.int64)
 
 
 def _write(model: Model, items: list[Any], path: Path, *, named: bool = True) -> None:
@@ -350,7 +364,7 @@ def _write_each(model: Model, items: list[Any], names: list[str], out: Path) -> 
 
     for item, name in zip(items, safe_names(names), strict=True):
         _write(model, [item], out / f"{name}{model.modality.suffixes[0]}", named=False)
-    click.echo(f"{out}: {len(items)} files")
+    announce(f"{out}: {len(items)} files")
 
 
 VERBS = (evaluate_command, reconstruct, sample, interpolate, encode, decode, export)

@@ -135,9 +135,12 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
+MAX_CELL_CHARS = 200  #: of a table; a broken file may bring a name of a million
+
+
 def print_table(rows: Sequence[Sequence[str]]) -> None:
     """Prints rows of cells in columns."""
-    rows = [[printable(cell) for cell in row] for row in rows]
+    rows = [[printable(cell[:MAX_CELL_CHARS]) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))

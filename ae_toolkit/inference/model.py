@@ -172,8 +172,10 @@ class Model:
         """Codes `(N, D)` to items of several parts: the first `counts[0]` rows make the first one.
 
         Raises:
-            Misuse: the codes have another dimension.
+            Misuse: the codes have another dimension, or items of this data type have one each.
         """
+        if max(counts) > 1 and type(self.modality).join is Modality.join:
+            raise Misuse(f"an item of {describe(self.modality)} has one code, not {max(counts)}")
         columns = self._columns(labels, len(z))
         return self._join(self.decode_tensor(z, columns), counts, columns, likes=None)
 
@@ -478,7 +480,8 @@ class Model:
                 raise Misuse(f"there is no label {name!r}: {choose(name, self.modality.labels)}")
             column = torch.as_tensor(value, device=self.device).expand(num)
             classes = self.modality.labels[name]
-            if classes and not bool(((column >= 0) & (column < classes)).all()):
+            known = (column >= 0) & (column < classes) & (column == column.floor())
+            if classes and not bool(known.all()):
                 raise Misuse(f"label {name!r} is {_allowed(classes)}, not {value}")
             columns[name] = column
         return columns

@@ -10,7 +10,7 @@ from typing import Any
 from ae_toolkit import registry
 from ae_toolkit.console import tell
 from ae_toolkit.errors import Failure, Misuse, choose
-from ae_toolkit.files import checksum, is_signed, outputs, writing
+from ae_toolkit.files import check_input, checksum, is_signed, outputs, writing
 from ae_toolkit.runs import checkpoint
 
 
@@ -104,8 +104,13 @@ def export(model: str, out: Path, *, dtype: str = "fp32", card: Any = None) -> i
         raise Misuse(f"{out}: is the model itself, which stays as it is; choose another folder")
     if out.is_dir() and any(out.iterdir()) and not is_signed(out / checkpoint.CONFIG):
         raise Misuse(f"{out}: is a folder with something else in it; choose another")
+    if any((out / name).exists() for name in ("checkpoints", "metrics.jsonl", checkpoint.STATE)):
+        raise Misuse(
+            f"{out}: is a run or a checkpoint, which stays as it is; choose another folder"
+        )
     contents = {checkpoint.WEIGHTS: checkpoint.pack(weights)}
     for extra in folder.glob("*.safetensors"):  # what a data type ships beside its weights
+        check_input(extra)
         contents.setdefault(extra.name, extra.read_bytes())
     files = {name: checksum(content) for name, content in contents.items()}
     text = checkpoint.config_json(

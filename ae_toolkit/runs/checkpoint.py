@@ -375,10 +375,19 @@ class Checkpoint(NamedTuple):
     loss: float
 
 
+def step_name(step: int) -> str:
+    """The name of the folder of a checkpoint."""
+    return f"step_{step:07d}"
+
+
 def folders(run: Path) -> list[tuple[int, Path]]:
     """The steps and folders of a run's checkpoints, oldest first, whole or not."""
     names = ((path.name.removeprefix("step_"), path) for path in run.glob("checkpoints/step_*"))
-    return sorted((int(number), path) for number, path in names if number.isdecimal())
+    return sorted(
+        (int(number), path)
+        for number, path in names
+        if number.isdecimal() and path.is_dir() and not path.is_symlink()
+    )
 
 
 def checkpoints(run: Path) -> list[Checkpoint]:

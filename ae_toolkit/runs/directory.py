@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
 from ae_toolkit.errors import Misuse
 from ae_toolkit.recipe import Recipe, leaves
 from ae_toolkit.runs import checkpoint
+
+FOLDERS = ("checkpoints", "figures", "tensorboard", "wandb")  #: that a training writes into
+
+#: What a killed training leaves: temporary folders, and checkpoints on their way out.
+LEFTOVERS = re.compile(
+    r"\.(config|engine|profile)\.json\.\w{8}|\.step_\d+(\.png)?(\.\w{8})?|\.step_\d+\.broken"
+)
 
 #: How a run is worked on, and how long: not what it is.
 HOW = {"train.compile", "train.parallel", "train.epochs", "train.patience"}
@@ -25,6 +33,9 @@ def claim(run: Path, recipe: Recipe, *, resume: bool, begun: bool = False) -> No
     Raises:
         Misuse: it does not.
     """
+    for folder in (run / name for name in FOLDERS):
+        if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+            raise Misuse(f"{folder}: must be a folder of the run itself; remove it")
     config = run / checkpoint.CONFIG
     if not resume:
         if config.exists() or (run / "checkpoints").exists():
@@ -74,7 +85,7 @@ def sweep(run: Path, *, broken: bool = False) -> None:
         run: the run directory.
         broken: remove checkpoints too that were set aside.
     """
-    for pattern in ("checkpoints/.step_*", "figures/.step_*", ".*.json.*"):
-        for left in run.glob(pattern):
-            if broken or left.suffix != BROKEN:
+    for folder in (run, run / "checkpoints", run / "figures"):
+        for left in folder.glob(".*"):
+            if LEFTOVERS.fullmatch(left.name) and (broken or left.suffix != BROKEN):
                 shutil.rmtree(left, ignore_errors=True)

@@ -9,6 +9,7 @@ Reads JSON and nothing else, so that it answers at once and also of runs whose p
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -245,6 +246,7 @@ def _number(
         raise ValueError("it is no object")
     value: Any = row.get(name)
     good = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+    good = (good and abs(value) <= sys.float_info.max) or value != value
     if good and (least is None or value >= least) and (below is None or value < below):
         return value
     raise ValueError(f"{name!r} is {repr(value)[:100]}")

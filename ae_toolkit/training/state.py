@@ -6,6 +6,7 @@ checked before it is used, since it may come from anybody.
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import time
@@ -49,6 +50,16 @@ def _need_plain(tensor: Tensor) -> Tensor:
 Plain = Annotated[Tensor, AfterValidator(_need_plain)]
 
 
+def _need_lines(text: str) -> str:
+    """Refuses what is no part of a log."""
+    for line in text.encode().splitlines():
+        json.loads(line)
+    return text
+
+
+Lines = Annotated[str, AfterValidator(_need_lines)]
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(
         frozen=True, strict=True, extra="forbid", arbitrary_types_allowed=True
@@ -87,7 +98,7 @@ class TrainState(_Strict):
     step: Whole
     watch: tuple[Annotated[float, Field(ge=-math.inf)], Whole]
     log_size: Annotated[dict[LogName, Whole], Field(min_length=len(LOG_NAMES))]
-    log_waiting: Annotated[dict[LogName, str], Field(min_length=len(LOG_NAMES))]
+    log_waiting: Annotated[dict[LogName, Lines], Field(min_length=len(LOG_NAMES))]
     data: Fingerprint
     learner: OptimizerState
     history: Plain
@@ -101,7 +112,13 @@ class TrainState(_Strict):
         """
         state = checkpoint.load_state(folder)
         try:
-            return cls.model_validate(state)
+            found = cls.model_validate(state)
+            if folder.name != checkpoint.step_name(found.step):
+                raise Failure(
+                    f"{folder / checkpoint.STATE}: is of step {found.step:,}, in the folder of "
+                    f"another; begin another run"
+                )
+            return found
         except pydantic.ValidationError as error:
             raise _Foreign(
                 f"{folder / checkpoint.STATE}: was written by {checkpoint.written_by(folder)}, and "
@@ -221,6 +238,10 @@ class Training:
         """
         check_data(state.data, self.data)
         former = self.setup.schedule.lasting(former_epochs)
+        if not state.history.isfinite().all():
+            raise ValueError("its history is not finite")
+        if any(bool((moment < 0).any()) for moment in state.learner.second):
+            raise ValueError("a second moment is negative")
         if state.step > former.steps:
             raise ValueError(f"it is at step {state.step:,} of {former.steps:,}")
         rows = state.step % former.evaluate_every

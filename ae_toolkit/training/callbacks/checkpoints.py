@@ -42,7 +42,7 @@ class Checkpoints(Callback):
             training.is_saved = False
             with training.retries.surviving("checkpoints"):
                 config = checkpoint.config_json(recipe, metrics=metrics)
-                folder = run / "checkpoints" / f"step_{training.step:07d}"
+                folder = run / "checkpoints" / checkpoint.step_name(training.step)
                 checkpoint.save(folder, weights, config, state=state)
                 training.is_saved = True
                 directory.tidy(run, keep=self.keep)
