@@ -470,15 +470,22 @@ def printable(text: str) -> str:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Lets signals wait that would end the block in the middle, where the system can do that."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    """Lets signals wait that would end the block in the middle."""
+    caught: list[int] = []
+    before: dict[int, Any] = {}
+    try:
+        for number in STOP_SIGNALS:
+            if signal.getsignal(number) is not None:  # else another library has taken it
+                before[number] = signal.signal(number, lambda number, frame: caught.append(number))
+    except ValueError:  # not the main thread, which is the one that signals interrupt
+        pass
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, former in before.items():
+            signal.signal(number, former)
+        for number in caught:
+            signal.raise_signal(number)
 
 
 @contextmanager

@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
+import click
 import numpy as np
 import pytest
 from conftest import ROOT, SAMPLES
 
-from ae_toolkit import Failure, Misuse, files
+from ae_toolkit import Failure, Misuse, files, registry
 from ae_toolkit.cli import models
 from ae_toolkit.files import outputs, writing
 
@@ -281,3 +287,129 @@ def test_a_disk_that_is_full_is_said(ending: str, ae, run: Path, tmp_path: Path)
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert f"Error: {out}: cannot be written, " in said
     assert not list(tmp_path.iterdir())
+
+
+# Whatever ends a command.
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_waits_until_all_results_are_in_their_places(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").write_text("before")
+    original, moved = os.rename, []
+
+    def rename(*places: Path) -> None:
+        original(*places)
+        moved.append(places)
+        os.kill(os.getpid(), number)  # when the only copy of the former file is out of its place
+
+    monkeypatch.setattr(os, "rename", rename)
+    before = signal.signal(number, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), outputs():
+            for name in "ab":
+                with writing(tmp_path / name) as temporary:
+                    temporary.write_text("after")
+    finally:
+        signal.signal(number, before)
+    assert moved and content_of(tmp_path) == {"a": b"after", "b": b"after"}
+
+
+@pytest.mark.parametrize("ended", ["raise SystemExit", "sys.exit(0)", "ctx.exit(3)", "sys.exit(2)"])
+def test_an_exit_code_loses_no_results_where_all_is_well(ended: str, ae) -> None:
+    @registry.commands.register("mine")
+    @click.command()
+    @click.pass_context
+    def mine(ctx: click.Context) -> None:
+        with writing(Path("mine.txt")) as temporary:
+            temporary.write_text("all")
+        files.announce("mine.txt: written")
+        exec(ended, {"sys": sys, "ctx": ctx})
+
+    code = {"ctx.exit(3)": 3, "sys.exit(2)": 2}.get(ended, 0)
+    said = ae("mine", code=code, failed=False).stdout
+    assert Path("mine.txt").exists() == (code != 2) == ("mine.txt: written" in said)
+
+
+def test_terminated_commands_leave_nothing_half_done(tmp_path: Path) -> None:
+    """And one whose output nobody reads has written its results."""
+    script = tmp_path / "slow.py"
+    script.write_text(
+        "import click, time\nfrom pathlib import Path\nfrom ae_toolkit import registry\n"
+        "from ae_toolkit.files import announce, writing\n"
+        "@registry.commands.register('slow')\n@click.command()\n"
+        "@click.argument('wait', type=float)\n"
+        "def slow(wait):\n"
+        "    with writing(Path('out/a.txt')) as temporary:\n"
+        "        temporary.write_text('a')\n"
+        "    announce('out/a.txt: written')\n"
+        "    Path('begun').touch()\n"
+        "    time.sleep(wait)\n"
+        "from ae_toolkit.cli import main\n"
+        "main()\n"
+    )
+    command = [sys.executable, str(script), "slow"]
+    process = subprocess.Popen([*command, "60"], cwd=tmp_path, stderr=subprocess.PIPE)
+    while process.poll() is None and not (tmp_path / "begun").exists():
+        time.sleep(0.01)
+    process.terminate()
+    assert process.communicate(timeout=60)[1].strip() == b"Stopped"
+    assert process.returncode == 143 and sorted(os.listdir(tmp_path)) == ["begun", "slow.py"]
+    if Path("/dev/full").exists():
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [*command, "0"], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE
+            )
+        assert done.returncode == 1 and b"Error: standard output: No space left" in done.stderr
+        assert (tmp_path / "out/a.txt").read_text() == "a"
+
+
+def test_replaced_files_keep_their_permissions(tmp_path: Path) -> None:
+    secret = tmp_path / "z.npz"
+    secret.touch(mode=0o600)
+    with outputs(), writing(secret) as temporary:
+        temporary.write_text("new")
+    assert secret.read_text() == "new" and secret.stat().st_mode & 0o777 == 0o600
+
+
+def test_what_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    with pytest.raises(Misuse, match="c: exists already, and was not named"), outputs():
+        with writing(tmp_path / "c", named=False) as temporary:
+            temporary.write_text("ours")
+        (tmp_path / "c").write_text("somebody else's")
+    assert content_of(tmp_path) == {"c": b"somebody else's"}
+
+
+def test_exporting_spares_runs_and_hangs_on_nothing(ae, run: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    shutil.copytree(run, mine)
+    before = content_of(mine)
+    for place in (mine, next((mine / "checkpoints").iterdir())):
+        assert "is a run or a checkpoint" in ae("export", run, "-o", place, code=2).output
+    assert content_of(mine) == before
+    (tmp_path / "piped").mkdir()
+    os.mkfifo(tmp_path / "piped/config.json")
+    assert "something else in it" in ae("export", run, "-o", tmp_path / "piped", code=2).output
+
+
+@pytest.mark.parametrize(
+    ("arrays", "sentence"),
+    [
+        ({"names": np.array("x")}, ""),
+        ({"names": np.array([["a", "b"], ["c", "d"], ["e", "f"]])}, ""),
+        ({"label.digit": np.arange(3).astype(">i8")}, ""),
+        ({"label.digit": np.arange(3).astype(np.uint64)}, ""),
+        ({"label.digit": np.arange(3).astype(np.longdouble)}, ""),
+        ({"label.digit": np.array([1, 2.5, 3])}, "a class from 0 to 9, not"),
+        ({"item": np.array([0, 0, 1])}, "has one code, not 2"),
+        ({"item": np.array([1, 0, 1], np.uint64)}, "in order, item by item"),
+        ({"z": np.zeros((3, 2), complex)}, "is no array of real numbers"),
+        ({"z": np.array(["a"])}, "is no array of real numbers"),
+    ],
+)
+def test_odd_arrays_of_codes(arrays: dict[str, Any], sentence: str, ae, run: Path) -> None:
+    np.savez("odd.npz", **{"z": np.zeros((3, 2), np.float32), **arrays})
+    result = ae("decode", run, "odd.npz", "-o", "out", code=None)
+    assert result.exit_code in ((1, 2) if sentence else (0,)) and sentence in result.output
+    assert sentence or sorted(os.listdir("out")) == ["0000.png", "0001.png", "0002.png"]

@@ -24,7 +24,7 @@ from ae_toolkit import Failure, Misuse, fit, load
 from ae_toolkit.data.examples import Examples
 from ae_toolkit.errors import Interrupted
 from ae_toolkit.registry import datasets, encoders
-from ae_toolkit.runs import checkpoint, lock
+from ae_toolkit.runs import checkpoint, directory, lock
 from ae_toolkit.runs.lock import locked
 from ae_toolkit.training import losses, memory, state, trainer
 from ae_toolkit.training.compilation import CACHE, remove_cut_libraries, use_own_cache
@@ -249,6 +249,9 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], object]] = {
     "a strange weight": lambda s: s["learner"]["weights"].update(more=torch.zeros(1)),
     "no number": lambda s: s["learner"]["weights"]["encoder.layers.0.bias"].fill_(float("nan")),
     "a long history": lambda s: s.update(history=torch.zeros(10**6, 4)),
+    "a surrogate": lambda s: s["log_waiting"].update({"metrics.jsonl": "\udcff"}),
+    "a negative moment": lambda s: s["learner"]["second"][0].fill_(-1),
+    "a step before": lambda s: s.update(step=s["step"] - 1),
     "a history of nothing": lambda s: s.update(history=torch.zeros(0, 4, device="meta")),
 }
 
@@ -262,6 +265,27 @@ def test_a_state_that_means_harm_does_none(kind: str, short: Path, ae: Any) -> N
     said = ae("train", "mnist-2d", "--out", short, "--resume", "--quiet", code=1).output
     assert "begin another" in said and len(said) < 1500
     assert victim.read_text() == "mine" and sorted(short.parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize("what", ["checkpoints", "figures"])
+def test_folders_of_a_run_are_its_own(what: str, short: Path, tmp_path: Path, ae: Any) -> None:
+    """A link in a stranger's run would let a training remove what lies elsewhere."""
+    mine = tmp_path / "mine"
+    shutil.copytree(short / what, mine)
+    shutil.rmtree(short / what)
+    (short / what).symlink_to(mine)
+    before = sorted(mine.rglob("*"))
+    said = ae("train", "mnist-2d", "--out", short, "--resume", "--quiet", code=2).output
+    assert f"{short / what}: must be a folder of the run itself" in said
+    assert sorted(mine.rglob("*")) == before
+
+
+def test_sweeping_spares_what_a_training_did_not_leave(short: Path) -> None:
+    for name in (".keep.json.d", "figures/.step_precious", "checkpoints/.step_0000001.ab12cd_9"):
+        (short / name).mkdir(parents=True)
+    directory.sweep(short)
+    assert (short / ".keep.json.d").exists() and (short / "figures/.step_precious").exists()
+    assert not (short / "checkpoints/.step_0000001.ab12cd_9").exists()
 
 
 @pytest.mark.parametrize("kind", ["link", "pipe"])
