@@ -5,9 +5,11 @@ Tensors only. A recipe's parts are built here and nowhere else; nothing here kno
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 from ae_toolkit.contracts import (
     Batch,
     Code,
+    Forward,
     Objective,
     Posterior,
     Shape,
@@ -69,23 +72,37 @@ class Autoencoder(nn.Module):
             cond_dim=cond_dim,
         )
 
-    def forward(self, batch: Batch, step: Step, *, num_samples: int = 1) -> Terms:
-        """The terms of the loss for prepared targets.
+    def forward(
+        self,
+        batch: Batch,
+        step: Step,
+        *,
+        num_samples: int = 1,
+        inspect: Callable[[str, Any], object] = lambda kind, made: None,
+    ) -> Forward:
+        """The line from prepared targets to the terms of the loss.
 
         Args:
             batch: `y` is `(B, *shape)`, prepared.
             step: where noise comes from.
             num_samples: K.
+            inspect: is told what each kind of part has made, before it is used.
         """
-        x, y = self.corruption(batch.y, batch.y, batch.mask, step)
+        x, y = made = self.corruption(batch.y, batch.y, batch.mask, step)
+        inspect("corruption", made)
         c = self.embed(batch.labels, like=x)
         h = self.encoder(x, c, batch.mask)
+        inspect("encoder", h)
         code = self.bottleneck(h, c, num_samples=num_samples, step=step)
-        y, c, mask = (repeat(tensor, num_samples) for tensor in (y, c, batch.mask))
-        params = self.decoder(code.z, c, mask, target=y, step=step)
+        inspect("bottleneck", code)
+        y, many_c, mask = (repeat(tensor, num_samples) for tensor in (y, c, batch.mask))
+        params = self.decoder(code.z, many_c, mask, target=y, step=step)
+        inspect("decoder", params)
         # bf16 logits saturate a sigmoid, so losses are taken in fp32.
         distortion = self.likelihood.nll(params.float(), y, mask)
-        return Terms(distortion.unflatten(0, (num_samples, -1)), code.rate, code.penalty)
+        inspect("likelihood", distortion)
+        terms = Terms(distortion.unflatten(0, (num_samples, -1)), code.rate, code.penalty)
+        return Forward(x, y, c, h, code, params, terms)
 
     def check(
         self, batch: Batch, step: Step, *, objective: Objective, num_samples: int | None = None
@@ -102,66 +119,13 @@ class Autoencoder(nn.Module):
             Fault: a part fails, or gives another shape than its contract says; the sentence names
                 the part, whose it is, what it gave and what it should have given.
         """
-        num, k = len(batch.y), num_samples or objective.num_samples
-        z_shapes = self.bottleneck.z_shapes
-        with self._calling("corruption") as expect:
-            x, y = self.corruption(batch.y, batch.y, batch.mask, step)
-            expect("x", x, "(B, *out_shape)", (num, *self.in_shape))
-            expect("the target", y, "(B, *shape)", (num, *self.shape))
-        c = self.embed(batch.labels, like=x)
-        with self._calling("encoder") as expect:
-            h = self.encoder(x, c, batch.mask)
-            expect.levels("features", h, "(B, *out_shapes[i])", num, self.encoder.out_shapes)
-        with self._calling("prior") as expect:  # before the bottleneck, which asks it
-            zero = tuple(c.new_zeros(num, *shape) for shape in z_shapes)
-            flat = flatten(zero)
-            log_prob = self.bottleneck.prior.log_prob(zero, c)
-            if not (isinstance(log_prob, Tensor) and log_prob.shape == (num, 1)):
-                expect("the log density", log_prob, "(N, D) or (N, 1)", tuple(flat.shape))
-            kl = self.bottleneck.prior.kl(Posterior(flat, flat), c)
-            if kl is not None:
-                expect("the KL", kl, "(B, D)", tuple(flat.shape))
-        with self._calling("bottleneck") as expect:
-            code = self.bottleneck(h, c, num_samples=k, step=step)
-            if not isinstance(code, Code):
-                raise Fault(f"{expect.part} gives {type(code).__name__}, and must give a Code")
-            expect.levels("z", code.z, "(N, *z_shapes[i])", k * num, z_shapes)
-            dim = code.rate.shape[2] if code.rate.dim() == 3 else flat.shape[1]
-            expect("the rate", code.rate, "(K, B, D)", (k, num, dim))
-            expect("the penalty", code.penalty, "(B,)", (num,))
-            mean = self.bottleneck.mean(h, c)
-            expect.levels("the mean", mean, "(B, *z_shapes[i])", num, z_shapes)
-        y, c, mask = (repeat(tensor, k) for tensor in (y, c, batch.mask))
-        with self._calling("decoder") as expect:
-            params = self.decoder(code.z, c, mask, target=y, step=step)
-            parameters = (k * num, self.likelihood.num_params, *self.shape)
-            expect("the parameters", params, "(N, P, *shape)", parameters)
-        with self._calling("likelihood") as expect:
-            distortion = self.likelihood.nll(params.float(), y, mask)
-            expect("the nll", distortion, "(N,)", (k * num,))
-        with self._calling("objective") as expect:
-            terms = Terms(distortion.unflatten(0, (k, -1)), code.rate, code.penalty)
-            loss = objective(terms, step)
-            expect("the loss", loss, "(B,)", (num,))
+        k = num_samples or objective.num_samples
+        inspector = _Inspector(self, len(batch.y), k)
+        with inspector.blaming():
+            forward = self(batch, step, num_samples=k, inspect=inspector)
+            loss = objective(forward.terms, step)
+            inspector.expect("the loss", loss, "(B,)", (len(batch.y),))
         return loss
-
-    @contextmanager
-    def _calling(self, kind: str) -> Iterator[_Expect]:
-        """Says which part it was that failed; where all are ours, that is a defect of ours."""
-        origin = self.recipe.origin(kind)
-        name = self.recipe.part(kind).name.rpartition(":")[2]
-        part = f"{kind} {name!r} of {origin}"
-        try:
-            yield _Expect(part)
-        except (Misuse, Failure):
-            raise
-        except Exception as error:  # whatever a stranger's part may raise
-            if not (strangers := self.recipe.strangers()):
-                raise
-            beside = f" beside parts of {', '.join(strangers)}" * (origin.distribution == OWN)
-            device = next(self.parameters()).device.type
-            under = " under bf16 autocast" * torch.is_autocast_enabled(device)
-            raise Fault(f"{part} fails{beside}{under}: {said(error)}") from error
 
     def embed(self, labels: Mapping[str, Tensor], *, like: Tensor) -> Tensor:
         """The condition `(B, cond_dim)`: classes one-hot, real values as they are."""
@@ -226,13 +190,95 @@ class Autoencoder(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
 
-class _Expect:
-    """Holds what a part gives against its contract."""
+#: The parts in the order in which they are called.
+ORDER = ("corruption", "encoder", "prior", "bottleneck", "decoder", "likelihood", "objective")
 
-    def __init__(self, part: str):
-        self.part = part
 
-    def __call__(self, what: str, found: Tensor, says: str, shape: Sequence[int]) -> None:
+class _Inspector:
+    """Holds what the parts of a model make against their contracts, one after the other.
+
+    Args:
+        model: whose parts they are.
+        num: B.
+        k: samples per example.
+    """
+
+    def __init__(self, model: Autoencoder, num: int, k: int):
+        self.model, self.num, self.k = model, num, k
+        self.kind = ORDER[0]
+
+    def __call__(self, kind: str, made: Any) -> None:
+        """Checks what a part has made; the next one is to blame for what comes then."""
+        getattr(self, f"_check_{kind}")(made)
+        self.kind = ORDER[ORDER.index(kind) + 1]
+        if self.kind == "prior":  # before the bottleneck, which asks it
+            self._check_prior()
+            self.kind = "bottleneck"
+
+    @property
+    def part(self) -> str:
+        """The part that is at work, and whose it is."""
+        name = self.model.recipe.part(self.kind).name.rpartition(":")[2]
+        return f"{self.kind} {name!r} of {self.model.recipe.origin(self.kind)}"
+
+    @contextmanager
+    def blaming(self) -> Iterator[None]:
+        """Says which part it was that failed; where all are ours, that is a defect of ours."""
+        recipe = self.model.recipe
+        try:
+            yield
+        except (Misuse, Failure):
+            raise
+        except Exception as error:  # whatever a stranger's part may raise
+            if not (strangers := recipe.strangers()):
+                raise
+            own = recipe.origin(self.kind).distribution == OWN
+            beside = f" beside parts of {', '.join(strangers)}" * own
+            device = next(self.model.parameters()).device.type
+            under = " under bf16 autocast" * torch.is_autocast_enabled(device)
+            raise Fault(f"{self.part} fails{beside}{under}: {said(error)}") from error
+
+    def _check_corruption(self, made: tuple[Tensor, Tensor]) -> None:
+        self.expect("x", made[0], "(B, *out_shape)", (self.num, *self.model.in_shape))
+        self.expect("the target", made[1], "(B, *shape)", (self.num, *self.model.shape))
+
+    def _check_encoder(self, h: tuple[Tensor, ...]) -> None:
+        self.h = h
+        self.levels("features", h, "(B, *out_shapes[i])", self.num, self.model.encoder.out_shapes)
+
+    def _check_prior(self) -> None:
+        prior, like = self.model.bottleneck.prior, self.h[0]
+        self.c = like.new_zeros(self.num, sum(max(n, 1) for n in self.model.condition.values()))
+        zero = tuple(like.new_zeros(self.num, *shape) for shape in self.model.bottleneck.z_shapes)
+        flat = flatten(zero)
+        log_prob = prior.log_prob(zero, self.c)
+        if not (isinstance(log_prob, Tensor) and log_prob.shape == (self.num, 1)):
+            self.expect("the log density", log_prob, "(N, D) or (N, 1)", tuple(flat.shape))
+        kl = prior.kl(Posterior(flat, flat), self.c)
+        if kl is not None:
+            self.expect("the KL", kl, "(B, D)", tuple(flat.shape))
+
+    def _check_bottleneck(self, code: Code) -> None:
+        if not isinstance(code, Code):
+            raise Fault(f"{self.part} gives {type(code).__name__}, and must give a Code")
+        shapes = self.model.bottleneck.z_shapes
+        self.levels("z", code.z, "(N, *z_shapes[i])", self.k * self.num, shapes)
+        dim = sum(math.prod(shape) for shape in shapes)
+        if code.rate.dim() == 3:
+            dim = code.rate.shape[2]
+        self.expect("the rate", code.rate, "(K, B, D)", (self.k, self.num, dim))
+        self.expect("the penalty", code.penalty, "(B,)", (self.num,))
+        mean = self.model.bottleneck.mean(self.h, self.c)
+        self.levels("the mean", mean, "(B, *z_shapes[i])", self.num, shapes)
+
+    def _check_decoder(self, params: Tensor) -> None:
+        shape = (self.k * self.num, self.model.likelihood.num_params, *self.model.shape)
+        self.expect("the parameters", params, "(N, P, *shape)", shape)
+
+    def _check_likelihood(self, distortion: Tensor) -> None:
+        self.expect("the nll", distortion, "(N,)", (self.k * self.num,))
+
+    def expect(self, what: str, found: Tensor, says: str, shape: Sequence[int]) -> None:
         """Checks a shape, which the contract says in letters."""
         given = tuple(found.shape) if isinstance(found, Tensor) else None
         if given != tuple(shape):
@@ -253,6 +299,6 @@ class _Expect:
                 f"{self.part} gives {what} on {len(found)} levels, and must give {len(shapes)}"
             )
         for level, (mine, shape) in enumerate(zip(found, shapes, strict=True)):
-            self(f"{what} on level {level}", mine, says, (num, *shape))
+            self.expect(f"{what} on level {level}", mine, says, (num, *shape))
             if mine.dtype == torch.float64:
                 raise Fault(f"{self.part} gives {what} on level {level} in float64, not float32")

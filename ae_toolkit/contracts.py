@@ -120,6 +120,28 @@ class Terms(NamedTuple):
     penalty: Tensor
 
 
+class Forward(NamedTuple):
+    """Everything that a forward pass computes on its way.
+
+    Attributes:
+        x: what the encoder saw, `(B, *in_shape)`.
+        y: what the decoder aims at, `(N, *shape)`.
+        c: the condition `(B, cond_dim)`.
+        h: features, `(B, *out_shapes[i])` each.
+        code: of the bottleneck.
+        params: of the likelihood, `(N, P, *shape)`.
+        terms: what the loss is made of.
+    """
+
+    x: Tensor
+    y: Tensor
+    c: Tensor
+    h: tuple[Tensor, ...]
+    code: Code
+    params: Tensor
+    terms: Terms
+
+
 class Corruption(Protocol):
     """What the encoder sees instead of the target."""
 

@@ -159,5 +159,5 @@ def outcome_of(recipe: Any) -> tuple[object, ...]:
     model, objective = Autoencoder(recipe, modality=modality), recipe.make("objective")
     step = Source(0, "test").step(0, progress=0.6)
     with torch.no_grad():
-        terms = model(tiny_batch(modality), step, num_samples=objective.num_samples)
+        terms = model(tiny_batch(modality), step, num_samples=objective.num_samples).terms
     return model.num_parameters(), objective(terms, step).tolist()

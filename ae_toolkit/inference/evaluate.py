@@ -160,21 +160,18 @@ class Measured(NamedTuple):
 
 def _measure(model: Model, batch: Batch, step: Step) -> Measured:
     net = model.autoencoder
-    x, y = net.corruption(batch.y, batch.y, batch.mask, step)
-    c = net.embed(batch.labels, like=x)
-    h = net.encoder(x, c, batch.mask)
-    code = net.bottleneck(h, c, num_samples=1, step=step)
-    params = net.decoder(code.z, c, batch.mask, target=y, step=step).float()
-    z = net.bottleneck.mean(h, c)
+    forward = net(batch, step)
+    y, c = forward.y, forward.c
+    z = net.bottleneck.mean(forward.h, c)
     guess = net.decode(z, c, step, mask=batch.mask)
     values = {
-        "distortion": net.likelihood.nll(params, y, batch.mask),
-        "rate": code.rate.sum(-1)[0],
+        "distortion": forward.terms.distortion[0],
+        "rate": forward.terms.rate.sum(-1)[0],
         **judge(model.modality, y, guess, batch.mask),
     }
     baselines = {
         name: judge(model.modality, y, simple, batch.mask)
-        for name, simple in model.modality.baselines(x, y).items()
+        for name, simple in model.modality.baselines(forward.x, y).items()
     }
     return Measured(values, baselines, flatten(z), net.likelihood.supports(y))
 

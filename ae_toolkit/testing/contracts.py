@@ -207,7 +207,7 @@ def _check_composed(recipe: Recipe, kind: str, label: str) -> None:
 
     model.eval()
     with torch.no_grad():
-        again = [model(batch, source.step(1), num_samples=2).distortion for _ in range(2)]
+        again = [model(batch, source.step(1), num_samples=2).terms.distortion for _ in range(2)]
         assert torch.equal(*again), f"{label}: the same noise gives another result"
 
         step = source.step(2)
@@ -261,8 +261,8 @@ def _check_gradients(
     num, length = batch.y.shape[:2]
     mask = torch.arange(length).expand(num, -1) < length - torch.arange(num)[:, None]
     step, objective = Source(0, "check").step(0, progress=0.5), recipe.make("objective")
-    terms = model(batch._replace(mask=mask if length >= num else None), step, num_samples=2)
-    torch.autograd.backward(objective(terms, step).mean())
+    forward = model(batch._replace(mask=mask if length >= num else None), step, num_samples=2)
+    torch.autograd.backward(objective(forward.terms, step).mean())
     part = getattr(model, kind)
     if isinstance(part, torch.nn.Module):
         for name, parameter in part.named_parameters():
@@ -421,7 +421,7 @@ def _check_reload(
         twin.load_state_dict(checkpoint.load_weights(folder))
     twin.eval()
     with torch.no_grad():
-        mine, its = (m(batch, Source(0, "check").step(3)).distortion for m in (model, twin))
+        mine, its = (m(batch, Source(0, "check").step(3)).terms.distortion for m in (model, twin))
     assert torch.equal(mine, its), f"{label}: is not the same after saving and loading"
 
 

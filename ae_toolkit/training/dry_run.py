@@ -152,13 +152,8 @@ def _shapes(
     step = noise.step(0)
     with torch.no_grad():
         batch = batch.first(2)
-        y, mask = modality.prepare(batch.y), batch.mask
-        c = model.embed(batch.labels, like=y)
-        x, target = model.corruption(y, y, mask, step)
-        h = model.encoder(x, c, mask)
-        code = model.bottleneck(h, c, num_samples=1, step=step)
-        params = model.decoder(code.z, c, mask, target=target, step=step)
-    line = {"y": [y], "x": [x], "h": h, "z": code.z, "params": [params]}
+        made = model(batch._replace(y=modality.prepare(batch.y)), step)
+    line = {"y": [made.y], "x": [made.x], "h": made.h, "z": made.code.z, "params": [made.params]}
     return {name: [tuple(t.shape[1:]) for t in tensors] for name, tensors in line.items()}
 
 

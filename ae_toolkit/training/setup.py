@@ -187,8 +187,8 @@ def _try_first_step(
 
     def loss_of(some: Batch, step: Step) -> Tensor:
         with engine.autocast():
-            terms = model(augmented(modality, some, step), step, num_samples=objective.num_samples)
-        return objective(terms, step).mean()
+            made = model(augmented(modality, some, step), step, num_samples=objective.num_samples)
+        return objective(made.terms, step).mean()
 
     before = [buffer.clone() for buffer in model.buffers()]
     if not ranks.shards(train):  # whose parts work within the whole only

@@ -40,7 +40,8 @@ def compute_terms(setup: Setup, batch: Batch, step: Step) -> Terms:
     """What the loss of a batch in the storage dtype is made of."""
     batch = augmented(setup.modality, batch, step)
     with setup.engine.autocast():
-        return setup.wrapped_model(batch, step, num_samples=setup.objective.num_samples)
+        forward = setup.wrapped_model(batch, step, num_samples=setup.objective.num_samples)
+    return forward.terms
 
 
 def train_step(

@@ -65,7 +65,7 @@ def validate(
         now = source.step(start)
         batch = batch._replace(y=modality.prepare(batch.y))
         with units.counting(model, counted=bool(index)):
-            terms = model(batch, now, num_samples=objective.num_samples)
+            terms = model(batch, now, num_samples=objective.num_samples).terms
         row = terms_row(objective(terms, now).mean(), terms)
         totals += len(index) * row.cpu().double()
     units.gather(ranks)

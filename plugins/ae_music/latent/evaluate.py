@@ -107,22 +107,20 @@ def reconstruction(
     for start in starts:
         batch, step = model.to_device(examples, start, start + CHUNK), source.step(start)
         y, mask = batch.y, batch.mask
-        c = net.embed(batch.labels, like=y)
-        h = net.encoder(y, c, mask)
-        code = net.bottleneck(h, c, num_samples=1, step=step)
-        params = net.decoder(code.z, c, mask, target=y, step=step).float()
+        made = net(batch, step)
+        c, code = made.c, made.code
         drawn = net.decode(code.z, c, step, mask=mask, temperature=1.0)
-        guess = net.decode(net.bottleneck.mean(h, c), c, step, mask=mask)
+        guess = net.decode(net.bottleneck.mean(made.h, c), c, step, mask=mask)
         judged = model.modality.metrics(y, guess, mask)
         values = {
             "rate": code.rate.sum(-1)[0],
-            "distortion": net.likelihood.nll(params, y, mask),
+            "distortion": made.terms.distortion[0],
             "accuracy_sampled": model.modality.metrics(y, drawn, mask)["accuracy"],
             "accuracy_mean": judged["accuracy"],
             "exact": judged["exact"],
         }
         if taught:
-            forced = model.modality.metrics(y, params.argmax(1), mask)
+            forced = model.modality.metrics(y, made.params.argmax(1), mask)
             values["accuracy_teacher_forced"] = forced["accuracy"]
         for name, value in values.items():
             rows.setdefault(name, []).append(value.double())
