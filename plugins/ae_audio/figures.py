@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,6 +15,10 @@ from matplotlib.figure import Figure
 from ae_audio.dsp import spectrum
 from ae_audio.dsp.sound import Sound
 from ae_toolkit import figures
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
 
 INK = "#33373d"
 
@@ -44,7 +49,6 @@ def spectrogram_figure(rows: Mapping[str, Sequence[Sound]], path: Path) -> None:
         size = PANEL[0] * columns + 0.6, PANEL[1] * len(shown) + 0.5
         figure = Figure(figsize=size, layout="constrained")
         grid = figure.subplots(len(shown), columns, squeeze=False)
-        image = None
         for panels, (name, row) in zip(grid, shown.items(), strict=True):
             for i, panel in enumerate(panels):
                 if i >= len(row):
@@ -61,7 +65,8 @@ def spectrogram_figure(rows: Mapping[str, Sequence[Sound]], path: Path) -> None:
     figures.save_figure(figure, path, style=STYLE)
 
 
-def _draw(panel, sound: Sound, *, labelled: bool):
+def _draw(panel: Axes, sound: Sound, *, labelled: bool) -> AxesImage:
+    """One spectrogram in axes; `labelled` says whether hertz are written beside it."""
     samples = sound.at(spectrum.RATE).samples
     missing = max(spectrum.WINDOW - len(samples), 0)
     levels = spectrum.analyse(torch.nn.functional.pad(samples, (0, missing))[None])[0].numpy()
@@ -81,7 +86,7 @@ def _draw(panel, sound: Sound, *, labelled: bool):
         extent=(0, len(samples) / spectrum.RATE, 0, octaves),
     )
     panel.set_yticks([math.log2(tick / LOWEST) for tick in TICKS])
-    panel.set_yticklabels([f"{tick / 1000:g}k" if tick >= 1000 else tick for tick in TICKS])
+    panel.set_yticklabels([f"{tick / 1000:g}k" if tick >= 1000 else f"{tick}" for tick in TICKS])
     panel.tick_params(labelleft=labelled, length=2)
     return image
 

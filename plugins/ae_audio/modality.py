@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 from torchaudio.transforms import Resample
 
+from ae_audio import SUFFIXES
 from ae_audio.dsp import spectrum
 from ae_audio.dsp.pitch import hear_pitch
 from ae_audio.dsp.sound import (
     MIN_SECONDS,
     PEAK,
-    SUFFIXES,
     Sound,
     check_sound,
     read_sound,

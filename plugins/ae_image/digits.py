@@ -52,7 +52,7 @@ def is_form(picture: Picture, size: tuple[int, int] = (OUTER, OUTER)) -> bool:
 
 def doubts_of_form(picture: Picture) -> list[str]:
     """What makes a picture that looks as the data do no picture of a digit."""
-    return [NO_INK] if flatten(picture, "L").getextrema()[1] < MIN_CONTRAST else []
+    return [NO_INK] if np.asarray(flatten(picture, "L")).max() < MIN_CONTRAST else []
 
 
 def _border(grey: Picture) -> np.ndarray:
@@ -98,7 +98,7 @@ def as_digit(picture: Picture) -> Framed:
     cropped = ink.crop(box)
 
     share = INNER / max(cropped.size)
-    size = tuple(max(round(share * side), 1) for side in cropped.size)
+    size = [max(round(share * side), 1) for side in cropped.size]
     small = np.asarray(cropped.resize(size, LANCZOS), dtype=np.float64)
     small = small * (255 / max(small.max(), 1))
     centred, place = _centred(small)
@@ -176,7 +176,7 @@ def _num_digits(ink: Picture) -> int:
     """How many digits stand side by side; two, where what hangs together is too wide for one."""
     mask = np.asarray(_dark(ink)) > 0
     left, top, right, bottom = _box(ink)
-    rows = [np.flatnonzero(mask[:, start:end].any(1)) for start, end in _runs(mask.any(0))]
+    rows = [np.flatnonzero(mask[:, start:end].any(1)) for start, end in _runs(np.any(mask, 0))]
     tall = [mine for mine in rows if np.ptp(mine) >= MIN_HEIGHT * (bottom - top)]
     return max(len(tall), 1 + (right - left > MAX_ASPECT * (bottom - top)))
 
@@ -284,4 +284,4 @@ def has_colour(picture: Picture) -> bool:
     plain = flatten(picture, "RGB")
     red, green, blue = (plain.getchannel(band) for band in "RGB")
     differences = (ImageChops.difference(red, other) for other in (green, blue))
-    return any(difference.getextrema()[1] > 2 for difference in differences)
+    return any(np.asarray(difference).max() > 2 for difference in differences)

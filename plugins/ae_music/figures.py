@@ -13,6 +13,7 @@ from matplotlib import rc_context
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from ae_music.grid import Melody, read_steps
 from ae_toolkit import figures
@@ -65,8 +66,7 @@ def rolls_figure(rows: Mapping[str, Sequence[Melody]]) -> Figure:
     pitches = _pitches(low, high, height=0.8, key=None)
     with rc_context(STYLE):
         size = min(0.6 + 0.5 * longest * columns, WIDTH), 0.9 * len(shown) + 0.1
-        figure = Figure(figsize=size, layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.03, h_pad=0.04, wspace=0.02, hspace=0.02)
+        figure = Figure(figsize=size, layout=_layout(0.04))
         grid = figure.subplots(len(shown), columns, squeeze=False, sharey=True)
         for panels, name, row, colour in zip(
             grid, rows, shown, _cycle(COLOURS, len(shown)), strict=True
@@ -96,8 +96,7 @@ def blend_figure(steps: Sequence[Melody], *, names: tuple[str, str]) -> Figure:
     length = max(map(len, steps))
     with rc_context(STYLE):
         width = min(0.6 + 0.75 * longest * columns, WIDTH)
-        figure = Figure(figsize=(width, (height + 0.25) * rows + 0.3), layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.02, hspace=0.02)
+        figure = Figure(figsize=(width, (height + 0.25) * rows + 0.3), layout=_layout(0.03))
         panels = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
         for panel in panels[num:]:
             panel.set_visible(False)
@@ -132,8 +131,9 @@ def path_figure(curves: Mapping[str, Sequence[float]], *, ylabel: str) -> Figure
             curves.items(), _cycle(COLOURS, len(curves)), strict=True
         ):
             way = np.linspace(0, 100, len(values))
-            mark = dict(marker="o", markersize=3.5) if len(values) <= 21 else {}
-            axes.plot(way, values, color=colour, linewidth=1.5, label=name, clip_on=False, **mark)
+            (line,) = axes.plot(way, values, color=colour, linewidth=1.5, label=name, clip_on=False)
+            if len(values) <= 21:
+                line.set(marker="o", markersize=3.5)
         axes.set_xlim(0, 100)
         axes.set_xticks(range(0, 101, 25), ["A", "25%", "50%", "75%", "B"])
         axes.set_ylabel(ylabel)
@@ -176,6 +176,11 @@ def draw_roll(
     panel.set_yticks(list(pitches), pitches.values())
     panel.spines[:].set_visible(False)
     panel.tick_params(length=0, pad=2, labelsize=7)
+
+
+def _layout(pad: float) -> ConstrainedLayoutEngine:
+    """Panels close to each other, with `pad` inches above and below."""
+    return ConstrainedLayoutEngine(w_pad=0.03, h_pad=pad, wspace=0.02, hspace=0.02)
 
 
 def _range(melodies: Iterable[Melody]) -> tuple[int, int]:

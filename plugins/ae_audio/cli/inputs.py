@@ -126,8 +126,10 @@ class Sounds:
                 continue
             yield name, sound
         if len(self.skipped) == len(self.files):
-            path, reason = self.skipped[0]
-            raise Failure(f"none of {len(names)} sounds can be used; the first is {path}: {reason}")
+            first, reason = self.skipped[0]
+            raise Failure(
+                f"none of {len(names)} sounds can be used; the first is {first}: {reason}"
+            )
 
     def out(self, out: Path | None, png: Path | None, *, default: str) -> Path:
         """Where results go: a file for one sound, a folder for several.

@@ -283,8 +283,8 @@ def upscaling(lesson: Lesson) -> Chapter:
         figures.append(rows_figure(shown, cell=(28, 28)))
     noise = torch.rand(SHOWN, 1, 7, 7, generator=torch.Generator().manual_seed(lesson.seed))
     dreamt = lesson.through(lesson.model("mnist-superres-4x"), noise)
-    rows = {"noise": pictures(noise), "enlarged": pictures(dreamt)}
-    figures.append(rows_figure(rows, cell=(28, 28)))
+    shown = {"noise": pictures(noise), "enlarged": pictures(dreamt)}
+    figures.append(rows_figure(shown, cell=(28, 28)))
     return Chapter(
         "Upscaling invents what is likely",
         "Digits shrunk by averaging, and enlarged again. At 4×, a digit has 49 pixels left, and "

@@ -112,7 +112,9 @@ def reconstruct(
             f"{len(found)} pictures are too many for one sheet, which holds {MAX_ON_SHEET}; "
             f"'ae reconstruct' writes each into a file"
         )
-    names, pictures, prepared, forms, given = [], [], [], [], []
+    names: list[str] = []
+    forms: list[Tensor] = []
+    pictures, prepared, given = [], [], []
     blank: set[int] = set()  # what has no ink comes back as nonsense, however few decibels from it
     for file, picture in read_each(found, partial(_read, model=loaded), skipped):
         ready, framed, doubts = as_input(loaded, picture, photo=photo, name=str(file))

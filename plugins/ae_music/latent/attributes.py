@@ -127,8 +127,8 @@ def directions(model: Model) -> Directions:
 
     path = model.folder / FILE
     if path.is_file():
-        found = checkpoint.load_weights(model.folder, FILE)
-        return {name: rows.float() for name, rows in found.items()}
+        weights = checkpoint.load_weights(model.folder, FILE)
+        return {name: rows.float() for name, rows in weights.items()}
     from ae_toolkit.data.examples import load_data
 
     train = load_data(model.recipe, model.modality, "train")

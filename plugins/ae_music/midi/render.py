@@ -149,6 +149,7 @@ def _plain(midi: PrettyMIDI, *, rate: int) -> Audio:
     """Samples `(N,)` of tones with a few harmonics; drums are silent."""
 
     def wave(phase: NDArray[np.float64]) -> NDArray[np.float64]:
-        return sum(share * np.sin(k * phase) for k, share in enumerate(HARMONICS, start=1))
+        tones = (share * np.sin(k * phase) for k, share in enumerate(HARMONICS, start=1))
+        return sum(tones, np.zeros_like(phase))
 
     return _normalised(midi.synthesize(fs=rate, wave=wave, normalize=False).astype(np.float32))

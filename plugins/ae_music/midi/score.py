@@ -1,6 +1,6 @@
 """What a file or a `pretty_midi.PrettyMIDI` holds, as arrays: tracks of notes, meters, tempi, keys.
 
-Files are read by symusic, after `frame.py` has looked at their bytes.
+Files are read by symusic, after `sanitise.py` has looked at their bytes.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def _parse(data: bytes, path: Path) -> Score:
         with suppress(Failure):  # symusic may make more of it
             frame = frame.repaired(path)
     try:
-        score = symusic.Score.from_midi(framed)
+        score: Any = symusic.Score.from_midi(framed)  # its annotations lack all attributes
     except Exception as error:  # whatever the parser raises
         frame.repaired(path)  # says it better, if it also finds something
         raise Failure(f"{path}: is cut short or broken ({_first_line(error)})") from error

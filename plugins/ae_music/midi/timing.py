@@ -63,7 +63,7 @@ def timing_of(track: Track, *, tick: float = 0.0) -> Timing:
     moved = track.start - late
     beat = track.start[off] % 4
 
-    def fit(places: NDArray[np.float64]) -> float:
+    def fit(places: NDArray[np.floating]) -> float:
         gap = np.abs(beat[:, None] - places)
         return float((np.minimum(gap, 4 - gap).min(1) <= tolerance).mean())
 

@@ -55,16 +55,15 @@ def to_midi(melodies: Sequence[Melody], *, beneath: Sequence[Track] = ()) -> Pre
     for track in beneath:
         instrument = pretty_midi.Instrument(track.program, track.is_drum, track.name)
         for melody, start in zip(melodies, starts, strict=True):
-            first = track.start - melody.start
-            last = np.minimum(track.end - melody.start, len(melody))
-            first = np.maximum(first, 0)
-            for i in np.flatnonzero(first < last):
+            onsets = np.maximum(track.start - melody.start, 0)
+            ends = np.minimum(track.end - melody.start, len(melody))
+            for i in np.flatnonzero(onsets < ends):
                 instrument.notes.append(
                     pretty_midi.Note(
                         int(track.velocity[i]),
                         int(track.pitch[i]),
-                        midi.tick_to_time(start + round(first[i] * per_step)),
-                        midi.tick_to_time(start + round(last[i] * per_step)),
+                        midi.tick_to_time(start + round(onsets[i] * per_step)),
+                        midi.tick_to_time(start + round(ends[i] * per_step)),
                     )
                 )
         midi.instruments.append(instrument)
