@@ -35,7 +35,7 @@ STYLE = figures.STYLE | {
     "ytick.direction": "out",
 }
 
-CELL = 224  #: pixels of a place in a figure of unlike pictures: eight for each of a digit's
+CELL_PIXELS = 224  #: pixels of a place in a figure of unlike pictures: eight for each of a digit's
 
 
 save_figure = partial(figures.save_figure, style=STYLE)  #: whole or not at all
@@ -72,7 +72,7 @@ def rows_figure(
     """
     names = list(rows)
     sizes = {picture.size for row in rows.values() for picture in row}
-    cell = cell or (sizes.pop() if len(sizes) == 1 else (CELL, CELL))
+    cell = cell or (sizes.pop() if len(sizes) == 1 else (CELL_PIXELS, CELL_PIXELS))
     pictures = [[in_cell(picture, cell) for picture in row] for row in rows.values()]
     sheet = montage(pictures, gap=max(cell[0] // 14, 2))
     step = [side + max(cell[0] // 14, 2) for side in cell]

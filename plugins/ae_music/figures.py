@@ -37,12 +37,12 @@ STYLE = figures.STYLE | {
     "ytick.labelcolor": INK,
 }
 
-WIDTH = 10.0  #: inches, of the widest figure
+MAX_WIDTH_INCHES = 10.0  #: inches, of the widest figure
 BARS_ACROSS = 20  #: of one row of panels side by side
-MINIATURES, BARS_IN_MINIATURE = 12, 66  #: of one row of small rolls
+MAX_MINIATURES, BARS_IN_MINIATURE = 12, 66  #: of one row of small rolls
 LINE_HEIGHT = 0.12  #: inches between the names of two notes, at least
 
-SCALE = (0, 2, 4, 5, 7, 9, 11)
+MAJOR_SCALE = (0, 2, 4, 5, 7, 9, 11)
 SHARPS = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 FLATS = ("C", "Db", "D", "Eb", "E", "F", "Gb", "G", "Ab", "A", "Bb", "B")
 SIGNS = {"#": r"$\,\sharp\,$", "b": r"$\flat$", "": ""}
@@ -59,13 +59,13 @@ def rolls_figure(rows: Mapping[str, Sequence[Melody]]) -> Figure:
         rows: name -> melodies.
     """
     longest = max(melody.num_bars for row in rows.values() for melody in row)
-    most = max(map(len, rows.values())), MINIATURES, BARS_IN_MINIATURE // max(longest, 1)
+    most = max(map(len, rows.values())), MAX_MINIATURES, BARS_IN_MINIATURE // max(longest, 1)
     columns = max(min(most), 1)
     shown = [list(row)[:columns] for row in rows.values()]
     low, high = _range(melody for row in shown for melody in row)
     pitches = _pitches(low, high, height=0.8, key=None)
     with rc_context(STYLE):
-        size = min(0.6 + 0.5 * longest * columns, WIDTH), 0.9 * len(shown) + 0.1
+        size = min(0.6 + 0.5 * longest * columns, MAX_WIDTH_INCHES), 0.9 * len(shown) + 0.1
         figure = Figure(figsize=size, layout=_layout(0.04))
         grid = figure.subplots(len(shown), columns, squeeze=False, sharey=True)
         for panels, name, row, colour in zip(
@@ -95,7 +95,7 @@ def blend_figure(steps: Sequence[Melody], *, names: tuple[str, str]) -> Figure:
     pitches = _pitches(low, high, height=height, key=steps[0].key)
     length = max(map(len, steps))
     with rc_context(STYLE):
-        width = min(0.6 + 0.75 * longest * columns, WIDTH)
+        width = min(0.6 + 0.75 * longest * columns, MAX_WIDTH_INCHES)
         figure = Figure(figsize=(width, (height + 0.25) * rows + 0.3), layout=_layout(0.03))
         panels = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
         for panel in panels[num:]:
@@ -197,7 +197,7 @@ def _pitches(low: int, high: int, *, height: float, key: int | None) -> dict[int
     """The notes of a scale between two MIDI numbers, or as many as have room in so many inches."""
     major = 0 if key is None else key if key < 12 else (key - 9) % 12
     names = FLATS if major in WITH_FLATS else SHARPS
-    scale = {(major + step) % 12 for step in SCALE}
+    scale = {(major + step) % 12 for step in MAJOR_SCALE}
     shown: list[int] = []
     for classes in (scale, {0, 4, 7}, {0, 7}, {0}):
         shown = [pitch for pitch in range(low, high + 1) if pitch % 12 in classes]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ae_audio.dsp.sound import Sound
     from ae_toolkit import Model
 
-CLEAR = 0.5  #: clarity from which on a sound has a pitch
+MIN_CLARITY = 0.5  #: clarity from which on a sound has a pitch
 
 Command = Callable[..., Any]
 
@@ -177,7 +177,7 @@ def open_note(path: Path) -> Sound:
 
     sound = open_sound(path)
     note = note_of(sound)
-    if note.clarity < CLEAR:
+    if note.clarity < MIN_CLARITY:
         tell(f"{path}: no clear pitch is heard in it; it is taken for {pitch_name(note.pitch)}")
     return sound
 

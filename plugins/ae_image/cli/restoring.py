@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ae_toolkit import Model
     from ae_toolkit.data.shards import Skipped
 
-FIGURES = (".png", ".svg", ".pdf")
+FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 MAX_ON_SHEET = 100  #: pictures on one sheet of reconstructions
 ROW_PICTURES = 10  #: of a sheet, where it has more than one pair of rows
 SHOWN_SIZE = (512, 512)  #: pixels, at most, of a picture that waits to be drawn
@@ -297,7 +297,7 @@ def _restore(
     if alone:
         beside = None if figure or factor == 1 else out.with_suffix(".figure.png")
         need_ending(out, model.modality.suffixes)
-        need_ending(figure, FIGURES)
+        need_ending(figure, FIGURE_SUFFIXES)
         places = [out]
     else:
         beside, out = None, _folder(out, figure, model)

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from ae_music.midi.score import Score, Track
     from ae_toolkit.data.shards import Skipped
 
-PAIR = ("drowsy-maggie", "smash-the-windows-reel")  #: what is blended where nobody says what
+DEFAULT_PAIR = ("drowsy-maggie", "smash-the-windows-reel")  #: where nobody says what to blend
 
-RATE = 44_100  #: samples per second
+SAMPLE_RATE = 44_100  #: samples per second
 
 T = TypeVar("T")
 
@@ -220,7 +220,7 @@ def write_sound(
 
     from ae_music.midi.render import render, write_wav
 
-    audio, notice = render(midi, soundfont=soundfont, rate=RATE)
+    audio, notice = render(midi, soundfont=soundfont, rate=SAMPLE_RATE)
     if notice:
         click.echo(notice, err=True)
-    write_wav(audio, path, rate=RATE, named=named)
+    write_wav(audio, path, rate=SAMPLE_RATE, named=named)
