@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 DPI = 200
 
 #: Matplotlib's settings, from which data types set out.
-STYLE: dict[str, Any] = {
+STYLE: dict[Any, Any] = {
     "font.family": "serif",
     "font.serif": ["STIXGeneral", "DejaVu Serif"],
     "mathtext.fontset": "stix",

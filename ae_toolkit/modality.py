@@ -125,7 +125,7 @@ class Modality(ABC):
         """What makes examples `(N, *shape)` the same as others, in the storage dtype.
 
         What a folder's test split has in common with its training split, by this measure, is left
-        out of it (`corpus.part_of`).
+        out of it (`data.folder.part_of`).
         """
         return [row.tobytes() for row in y.numpy()]
 

@@ -32,7 +32,7 @@ from ae_toolkit import load
 from ae_toolkit.data.examples import choose_groups
 from ae_toolkit.data.folder import TEST_SHARE, read_corpus
 
-SOUND = spectrum.num_samples(spectrum.FRAMES) / spectrum.RATE  #: seconds of a note
+SOUND = spectrum.num_samples(spectrum.NUM_FRAMES) / spectrum.RATE  #: seconds of a note
 
 
 def phases(samples: Tensor) -> dict[str, dict[str, float]]:
@@ -42,7 +42,11 @@ def phases(samples: Tensor) -> dict[str, dict[str, float]]:
 
     def random_phases(steps: int) -> Callable[[], Tensor]:
         transform = GriffinLim(
-            spectrum.WINDOW, steps, hop_length=spectrum.HOP, power=1.0, momentum=0.99
+            spectrum.WINDOW_SAMPLES,
+            steps,
+            hop_length=spectrum.HOP_SAMPLES,
+            power=1.0,
+            momentum=0.99,
         )
         return lambda: transform(magnitudes)
 

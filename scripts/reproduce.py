@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from ae_audio.latent.evaluate import WORDS as NOTE_WORDS
 from ae_audio.latent.evaluate import measure as measure_notes
-from ae_music.latent.attributes import FILE, find_directions
+from ae_music.latent.attributes import DIRECTIONS_FILE, find_directions
 from ae_music.latent.attributes import write_directions as write_attributes
 from ae_music.latent.evaluate import PAPER, SAMPLE_WORDS, WORDS
 from ae_music.latent.evaluate import measure as measure_melodies
@@ -134,7 +134,7 @@ def write_directions(weights: Path) -> None:
     """Finds the directions of attributes in the training data and ships them with the weights."""
     model = load(weights)
     found = find_directions(model, load_data(model.recipe, model.modality, "train"), progress=True)
-    write_attributes(found, weights / FILE)
+    write_attributes(found, weights / DIRECTIONS_FILE)
 
 
 def measure(weights: Path) -> None:

@@ -19,7 +19,7 @@ from ae_audio.dsp import sound, spectrum
 from ae_audio.dsp.pitch import find_pitch, parse_pitch, pitch_name
 from ae_audio.dsp.sound import Sound, read_sound, write_sounds
 from ae_audio.latent.morph import evenly_bright
-from ae_audio.latent.song import RELEASE, Tone, read_melody, sing, within
+from ae_audio.latent.song import RELEASE_SECONDS, Tone, read_melody, sing, within
 from ae_audio.modality import Notes, note_of
 from conftest import ROOT
 
@@ -278,7 +278,7 @@ def test_notes_are_rendered_as_they_are_named(tmp_path: Path) -> None:
 def test_analysis_and_synthesis_lose_little() -> None:
     for name in NAMES:
         samples = note_of(read_sound(SAMPLES / f"{name}.flac")).samples[None]
-        levels = spectrum.analyse(samples[:, : spectrum.num_samples(spectrum.FRAMES)])
+        levels = spectrum.analyse(samples[:, : spectrum.num_samples(spectrum.NUM_FRAMES)])
         again = spectrum.synthesise(levels)
         lost = spectrum.log_spectral_distance(spectrum.analyse(again), levels)
         assert float(lost) < 3.5, name
@@ -324,9 +324,9 @@ def test_pitches_are_read_and_written() -> None:
 
 
 def test_held_notes_keep_their_attack() -> None:
-    levels = torch.rand(1, spectrum.FRAMES, spectrum.BINS)
+    levels = torch.rand(1, spectrum.NUM_FRAMES, spectrum.NUM_BINS)
     held = spectrum.stretch(levels, 200)
-    assert held.shape == (1, 200, spectrum.BINS)
+    assert held.shape == (1, 200, spectrum.NUM_BINS)
     assert torch.equal(held[:, :20], levels[:, :20])
     assert torch.allclose(held[:, -1], levels[:, -1])
     assert torch.equal(spectrum.stretch(levels, 10), levels[:, :10])
@@ -336,7 +336,7 @@ def test_hiss_is_as_loud_as_it_says() -> None:
     corruption, y = Hiss(quietest=-40, loudest=-40), torch.zeros(50, 1, 64, 512)
     y[..., 100] = 1.0  # a tone, so that the loudest bin stays the loudest
     x, target = corruption(y, y, None, Source(0, "test").step(0))
-    magnitudes = 10 ** ((x[..., 200:] - 1) * spectrum.RANGE / 20)
+    magnitudes = 10 ** ((x[..., 200:] - 1) * spectrum.RANGE_DECIBELS / 20)
     found = 10 * torch.log10(magnitudes.square().mean())
     assert target is y and float(found) == pytest.approx(-40, abs=1.5)
 
@@ -345,7 +345,7 @@ def test_hiss_is_of_another_strength_for_every_note() -> None:
     y = torch.zeros(200, 1, 8, 512)
     y[..., 100] = 1.0
     x, _ = Hiss(quietest=-50, loudest=-30)(y, y, None, Source(0, "test").step(0))
-    magnitudes = 10 ** ((x[..., 200:] - 1) * spectrum.RANGE / 20)
+    magnitudes = 10 ** ((x[..., 200:] - 1) * spectrum.RANGE_DECIBELS / 20)
     decibels = 10 * torch.log10(magnitudes.square().mean((1, 2, 3)))
     assert decibels.min() == pytest.approx(-50, abs=2)
     assert decibels.max() == pytest.approx(-30, abs=2)
@@ -359,14 +359,14 @@ def test_equalised_notes_stay_notes() -> None:
     assert torch.equal(varied == 0, y == 0), "silence stays silent"
     assert torch.allclose(varied.amax((1, 2, 3)), torch.ones(8))
     by = (varied - y)[:, 0, 20, 50:500:50].std(0)
-    assert (by > 0.5 / spectrum.RANGE).all(), "each note in a way of its own"
+    assert (by > 0.5 / spectrum.RANGE_DECIBELS).all(), "each note in a way of its own"
     assert Notes().augment(y, Source(0, "test").step(0)) is y
 
 
 def test_morphs_are_evenly_bright() -> None:
-    fall = torch.linspace(0, 1, spectrum.BINS)[None, None]
+    fall = torch.linspace(0, 1, spectrum.NUM_BINS)[None, None]
     share = torch.tensor([0.0, 0.1, 0.2, 0.9, 1.0])[:, None, None]
-    levels = (1 - fall * (0.9 - 0.5 * share)).expand(5, spectrum.FRAMES, -1)
+    levels = (1 - fall * (0.9 - 0.5 * share)).expand(5, spectrum.NUM_FRAMES, -1)
     assert spectrum.centroid(levels).log().diff().std() > 0.1
     octaves = spectrum.centroid(evenly_bright(levels)).log().diff()
     assert torch.allclose(octaves, octaves.mean(), rtol=0.05)
@@ -380,7 +380,7 @@ def test_song_is_as_long_as_the_melody_and_sings_its_notes() -> None:
     code = model.encode([read_sound(SAMPLES / "flute.flac")])[0]
     tones = [Tone(0, 0.5, 60, 0.8), Tone(0.5, 2.5, 67, 0.8), Tone(2.5, 2.6, 72, 0.4)]
     song = sing(model, tones, code)
-    assert song.seconds == pytest.approx(2.6 + RELEASE + 0.1, abs=0.01)
+    assert song.seconds == pytest.approx(2.6 + RELEASE_SECONDS + 0.1, abs=0.01)
     for start, end, pitch, _ in tones[:2]:
         part = song.samples[int((start + 0.1) * song.rate) : int((end - 0.05) * song.rate)]
         assert float(find_pitch(part[None])) == pytest.approx(pitch, abs=0.5)

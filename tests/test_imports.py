@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Iterator
-from graphlib import TopologicalSorter
-from pathlib import Path
-
 import pytest
-from conftest import ROOT
+from house import PACKAGES, import_circles, imports_of, modules_of
 
 #: The rooms of the core, each of which may import those that stand before it.
 FLOORS = (
@@ -35,31 +30,8 @@ FLOORS = (
 )
 
 
-def modules_below(folder: Path) -> dict[str, Path]:
-    """The modules of a package by their names; a package itself is not one of them."""
-    paths = [path for path in folder.rglob("*.py") if path.name != "__init__.py"]
-    parts = [path.relative_to(folder.parent).with_suffix("").parts for path in paths]
-    return {".".join(names): path for names, path in zip(parts, paths, strict=True)}
-
-
-def imports_of(path: Path, modules: dict[str, Path]) -> Iterator[str]:
-    """The modules that a file imports anywhere, but for annotations only."""
-    tree = ast.parse(path.read_text())
-    hints = [
-        node
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-    ]
-    skipped = {id(inner) for node in hints for inner in ast.walk(node)}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and id(node) not in skipped:
-            for name in [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]:
-                if name in modules:
-                    yield name
-
-
-CORE = modules_below(ROOT / "ae_toolkit")
-PLUGINS = ("ae_image", "ae_music", "ae_audio")
+CORE = modules_of("ae_toolkit")
+PLUGINS = [name for name in PACKAGES if name != "ae_toolkit"]
 
 
 @pytest.mark.parametrize("name", CORE)
@@ -69,17 +41,14 @@ def test_the_core_imports_downward(name: str) -> None:
     assert not upward, f"{name} imports {upward}"
 
 
-@pytest.mark.parametrize("package", ["ae_toolkit", *PLUGINS])
+@pytest.mark.parametrize("package", PACKAGES)
 def test_no_imports_in_circles(package: str) -> None:
-    folder = ROOT / ("" if package == "ae_toolkit" else "plugins") / package
-    modules = modules_below(folder)
-    graph = {name: {*imports_of(path, modules)} - {name} for name, path in modules.items()}
-    TopologicalSorter(graph).prepare()  # raises a CycleError that names them
+    assert not import_circles(package)
 
 
 @pytest.mark.parametrize("package", PLUGINS)
 def test_commands_of_a_plugin_are_imported_by_nothing_else(package: str) -> None:
-    modules = modules_below(ROOT / "plugins" / package)
+    modules = modules_of(package)
     for name, path in modules.items():
         found = [m for m in imports_of(path, modules) if m.startswith(f"{package}.cli.")]
         assert not found or name.startswith(f"{package}.cli."), f"{name} imports {found}"

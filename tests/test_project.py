@@ -13,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import house
 import pytest
 from conftest import ROOT, SAMPLES, Site
 
@@ -26,6 +27,7 @@ PLUGINS = sorted((ROOT / "plugins").rglob("*.py"))
 MODELS = tuple(sorted(zoo.bundled()))
 MELODIES = tuple(name for name in MODELS if name.startswith("melody"))
 NOTES = tuple(name for name in MODELS if name.startswith("note"))
+NAMES = ("ae_image", "ae_music", "ae_audio")
 RESTORING = ("mnist-ae", "mnist-denoise", "mnist-superres", "mnist-superres-4x")
 
 #: Words of data types, which the core does not know.
@@ -33,6 +35,9 @@ FOREIGN = re.compile(
     r"image|picture|pixel|digit|mnist|music|melod|\bnotes?\b|midi|audio|\btunes?\b|pitch|chord",
     re.I,
 )
+
+#: A module that is named in a text.
+MODULE = re.compile(r"`([\w./]+\.py)`")
 
 #: What a user types, in the examples of `--help`; bundled names; and what other libraries named.
 TYPED = re.compile(r"^ +ae .*$|mnist-2d|PixelShuffle|add_image|\.Image\b", re.MULTILINE)
@@ -54,6 +59,48 @@ def test_plugins_use_public_names_only(path: Path) -> None:
 @pytest.mark.parametrize("path", [*CORE, *PLUGINS], ids=lambda p: p.name)
 def test_every_module_says_what_it_is(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+def test_documentation_names_what_is_there() -> None:
+    """Modules anywhere, and in the map of CONTRIBUTING.md folders too, by the end of their path."""
+    tops = [ROOT / name for name in ("ae_toolkit", "plugins", "scripts", "tests")]
+    below = [path for top in tops for path in (top, *top.rglob("*"))]
+    known = [f"/{path.relative_to(ROOT)}{'/' * path.is_dir()}" for path in below]
+    pages = [ROOT / name for name in ("README.md", "docs/training.md", "docs/benchmarks.md")]
+    names = {
+        *re.findall(r"`([\w./]+(?:\.py|/))`", (ROOT / "CONTRIBUTING.md").read_text()),
+        *(n for path in [*pages, *CORE, *PLUGINS] for n in MODULE.findall(path.read_text())),
+    }
+    assert len(names) > 40
+    missing = {name for name in names if not any(path.endswith(f"/{name}") for path in known)}
+    assert missing <= {"test_package.py"}  # which a new plugin has
+
+
+#: Rows of `scripts/house.py` that are within their limits and stay there.
+REACHED = ("modules directly in ae_toolkit/", "import circles")
+
+
+def test_the_house_keeps_what_it_has_reached() -> None:
+    rows = [row for row in house.numbers() if row.title in REACHED]
+    assert len(rows) == len(REACHED) and not [row for row in rows if row.value > row.limit]
+
+
+def test_the_house_counts_constants_of_one_word_and_long_functions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(house, "ROOT", tmp_path)
+    module = tmp_path / "module.py"
+    lines = (
+        "MANY, MAX_FEW = 3, 2\n_KEPT: int = 5\nT = 1\nsome = MANY\ndef f():\n" + "    f()\n" * 60
+    )
+    module.write_text(lines)
+    assert house.one_word_constants(module) == ["module.py:MANY", "module.py:_KEPT"]
+    assert house.long_functions(module) == [(61, "module.py:f")]
+
+
+@pytest.mark.parametrize("package", ["ae_toolkit", *(f"plugins/{name}" for name in NAMES)])
+def test_every_package_says_that_it_is_typed(package: str) -> None:
+    assert (ROOT / package / "py.typed").is_file()
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -222,10 +269,11 @@ def test_readme_shows_pictures_that_are_there() -> None:
         assert (ROOT / name).is_file(), name
 
 
-def test_changelog_names_the_version() -> None:
+def test_changelog_and_citation_name_the_version() -> None:
     import ae_toolkit
 
     assert f"## {ae_toolkit.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"\nversion: {ae_toolkit.__version__}\n" in (ROOT / "CITATION.cff").read_text()
 
 
 def test_cards_are_json() -> None:
@@ -244,7 +292,6 @@ def test_broken_in_any_way_a_file_is_read_or_refused(tmp_path: Path) -> None:
 
 def test_fuzzing_notices_what_must_not_be(tmp_path: Path, monkeypatch) -> None:
     """An exception, a crash, a hang and much memory; and the broken file is kept."""
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     import fuzz
 
     def read(path: Path) -> None:

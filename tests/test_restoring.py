@@ -13,9 +13,9 @@ import pytest
 import torch
 from ae_image.datasets import mnist_sample
 from ae_image.digits import (
-    BORDER,
+    AT_BORDER,
     NO_INK,
-    SEVERAL,
+    SEVERAL_DIGITS,
     as_digit,
     decibels,
     in_frame,
@@ -170,14 +170,14 @@ def test_what_is_no_single_digit_is_spoken_of() -> None:
     ]
     assert sum(map(bool, alarms)) == 0
     for first, second in zip(some[::6], some[3::6], strict=True):
-        assert as_digit(on_paper(first, second)).doubts == [SEVERAL]
+        assert as_digit(on_paper(first, second)).doubts == [SEVERAL_DIGITS]
         row = Pictures.fromarray(np.concatenate([first, second, first], 1))  # as small as MNIST is
-        assert as_digit(row).doubts == [SEVERAL]
-        assert as_digit(on_paper(first, lines=6)).doubts == [BORDER]
-        assert as_digit(on_paper(first, desk=50)).doubts == [BORDER]
+        assert as_digit(row).doubts == [SEVERAL_DIGITS]
+        assert as_digit(on_paper(first, lines=6)).doubts == [AT_BORDER]
+        assert as_digit(on_paper(first, desk=50)).doubts == [AT_BORDER]
         sheet = Pictures.new("L", (500, 500), 40)  # of paper, all of it on a desk
         sheet.paste(on_paper(first), (120, 120))
-        assert as_digit(sheet).doubts == [BORDER]
+        assert as_digit(sheet).doubts == [AT_BORDER]
         assert as_digit(on_paper(np.zeros_like(first))).doubts == [NO_INK]
     for digit in (3, 5, 8):
         large = Pictures.open(SAMPLES / f"digit-{digit}.png").resize((280, 280))
@@ -201,15 +201,15 @@ def test_both_errors_and_all_doubts_are_told(ae, tmp_path: Path) -> None:
     on_paper(*digits(2)).save("two.png")
     Pictures.new("L", (28, 28)).save("black.png")
     told = ae("image", "reconstruct", "two.png", "black.png", THREE, "-o", "x.png").stderr
-    assert told == f"two.png: {SEVERAL}\nblack.png: {NO_INK}\n"
+    assert told == f"two.png: {SEVERAL_DIGITS}\nblack.png: {NO_INK}\n"
     result = ae("image", "reconstruct", "two.png", "-o", "x.png").stdout
     errors = re.search(r"PSNR ([\d.]+) dB from what the model saw, ([\d.]+) dB from your", result)
     assert errors and float(errors[1]) > float(errors[2]) + 3
     result = ae("image", "reconstruct", "two.png", "black.png", "-o", "x.png").stdout
     assert errors[0] in result  # what has no ink has no part in it
     assert "PSNR" not in ae("image", "reconstruct", "black.png", "-o", "x.png").stdout
-    assert SEVERAL in ae("image", "traverse", "two.png", "-n", 1, "-o", "y.png").stderr
-    assert SEVERAL in ae("image", "interpolate", THREE, "two.png", "-o", "z.png").stderr
+    assert SEVERAL_DIGITS in ae("image", "traverse", "two.png", "-n", 1, "-o", "y.png").stderr
+    assert SEVERAL_DIGITS in ae("image", "interpolate", THREE, "two.png", "-o", "z.png").stderr
 
 
 def test_pictures_unlike_the_training_data_are_spoken_of(ae, tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ class _ReadAhead(Batches):
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="reading ahead")
         self.copies = None
         if device.type == "cuda":
-            self.copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            self.copies = torch.cuda.Stream(device)
 
     def at(self, micro: int) -> Batch:
         epoch, batch = divmod(micro, self.share.batches)

@@ -72,7 +72,7 @@ def train_step(
     step = replay(now.progress.to(setup.device, non_blocking=True), noise)
     with _gradient_exchange(setup, is_last):
         loss, row = loss_of(setup, batch, step)
-        (loss / setup.train.accumulate).backward()  # type: ignore[no-untyped-call]
+        (loss / setup.train.accumulate).backward()
     if is_last:
         (update or setup.optimizer.step)(now)
     return row
@@ -114,7 +114,7 @@ def make_step(setup: Setup, *, compiled: bool) -> TrainStep:
         return whole
 
     def launched(batch: Batch, noise: list[Tensor], coefficients: Tensor, is_last: bool) -> Tensor:
-        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        torch.compiler.cudagraph_mark_step_begin()
         return whole(batch, noise, coefficients.to(setup.device, non_blocking=True), is_last)
 
     return launched

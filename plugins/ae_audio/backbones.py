@@ -19,15 +19,16 @@ import torch
 from torch import Tensor, nn
 
 from ae_audio.dsp.pitch import hertz_of
-from ae_audio.dsp.spectrum import RANGE, RATE, WINDOW
+from ae_audio.dsp.spectrum import RANGE_DECIBELS, RATE, WINDOW_SAMPLES
 from ae_audio.modality import NUM_PITCHES
 from ae_toolkit.contracts import Shape, Size
 from ae_toolkit.parts.backbones.layers import FeedForward
 
-HARMONICS = 128  #: numbers that the decoder tells apart; 0 is what lies below the first
-SEEN = 64  #: of them, what the encoder is shown
-SOFTNESS = 0.04  #: of the maximum, in levels: three decibels
-LOBE, PER_BIN = 8, 4  #: bins to either side of a harmonic that have a level of their own, and steps
+NUM_HARMONICS = 128  #: numbers that the decoder tells apart; 0 is what lies below the first
+NUM_SEEN_HARMONICS = 64  #: of them, what the encoder is shown
+SOFTNESS_LEVELS = 0.04  #: of the maximum, in levels: three decibels
+LOBE_BINS = 8  #: to either side of a harmonic, that have a level of their own
+PER_BIN = 4  #: steps
 
 
 class NoteEncoder(nn.Module):
@@ -59,7 +60,7 @@ class NoteEncoder(nn.Module):
             raise ValueError(f"patch is {patch}, which does not divide {frames} frames")
         self.patch = patch
         self.bins = nn.Linear(patch * bins, embed)
-        self.harmonics = nn.Linear(patch * SEEN, embed)
+        self.harmonics = nn.Linear(patch * NUM_SEEN_HARMONICS, embed)
         self.entry = nn.Linear(frames // patch * 2 * embed, width)
         self.layers = gated(layers, width=width, cond_dim=cond_dim, dropout=dropout)
         self.out_shapes: tuple[Shape, ...] = ((width,),)
@@ -116,7 +117,7 @@ class NoteDecoder(FeedForward):
         self.entry = nn.Linear(sum(math.prod(shape) for shape in z_shapes), width)
         self.layers = gated(layers, width=width, cond_dim=cond_dim, dropout=dropout)
         self.norm = nn.LayerNorm(width)
-        self.harmonics = nn.Linear(width, harmonic_rank * HARMONICS)
+        self.harmonics = nn.Linear(width, harmonic_rank * NUM_HARMONICS)
         self.spectra = nn.Linear(width, rank * bins)
         self.envelopes = nn.Linear(width, (harmonic_rank + rank) * self.frames)
         self._begin_with_tones(harmonic_rank)
@@ -133,14 +134,14 @@ class NoteDecoder(FeedForward):
             h = layer(h, c)
         h, pitch = self.norm(h), c.argmax(1)
         envelopes = self.envelopes(h).unflatten(1, (self.frames, -1)).split(self.ranks, 2)
-        harmonics = self.harmonics(h).unflatten(1, (-1, HARMONICS))
+        harmonics = self.harmonics(h).unflatten(1, (-1, NUM_HARMONICS))
         number = self.number[pitch][:, None].expand(-1, self.ranks[0], -1)
         tones = (
             envelopes[0] @ harmonics.gather(2, number) + self.lobe[self.distance[pitch]][:, None]
         )
         rest = envelopes[1] @ self.spectra(h).unflatten(1, (self.ranks[1], -1))
-        loudest = torch.logaddexp(tones / SOFTNESS, rest / SOFTNESS)
-        return SOFTNESS * nn.functional.softplus(loudest)[:, None, None]
+        loudest = torch.logaddexp(tones / SOFTNESS_LEVELS, rest / SOFTNESS_LEVELS)
+        return SOFTNESS_LEVELS * nn.functional.softplus(loudest)[:, None, None]
 
     @torch.no_grad()
     def _begin_with_tones(self, rank: int) -> None:
@@ -184,27 +185,28 @@ def _plane(shape: Shape, num_classes: int, cond_dim: int) -> tuple[int, int]:
 
 def _pitches() -> Tensor:
     """Of every MIDI number, its frequency in bins, `(128, 1)`."""
-    return hertz_of(torch.arange(NUM_PITCHES))[:, None] * (WINDOW / RATE)
+    return hertz_of(torch.arange(NUM_PITCHES))[:, None] * (WINDOW_SAMPLES / RATE)
 
 
 def _bins_of_harmonics(bins: int) -> Tensor:
     """The bin of every harmonic of every pitch, `(128, K)`; `bins` where it is beyond the last."""
-    position = (_pitches() * torch.arange(1, SEEN + 1)).round().long() - 1  # bins begin with 1
+    harmonics = _pitches() * torch.arange(1, NUM_SEEN_HARMONICS + 1)
+    position = harmonics.round().long() - 1  # bins begin with 1
     return torch.where(position < bins, position.clamp_min(0), bins)
 
 
 def _nearest_harmonics(bins: int) -> tuple[Tensor, Tensor]:
     """Of every bin, the nearest harmonic's number and the step of its lobe, `(128, F)` each."""
     position = torch.arange(1, bins + 1) / _pitches()
-    number = position.round().clamp_max(HARMONICS - 1)
+    number = position.round().clamp_max(NUM_HARMONICS - 1)
     distance = (position - number).abs() * _pitches()
-    return number.long(), (distance * PER_BIN).round().long().clamp_max(LOBE * PER_BIN)
+    return number.long(), (distance * PER_BIN).round().long().clamp_max(LOBE_BINS * PER_BIN)
 
 
 def _lobe() -> Tensor:
     """The levels beside a steady tone seen through a Hann window, in steps of 1 / PER_BIN bins."""
-    d = torch.arange(LOBE * PER_BIN + 1) / PER_BIN + 1e-3  # beside 1, where the formula is 0 / 0
+    d = torch.arange(LOBE_BINS * PER_BIN + 1) / PER_BIN + 1e-3  # not 1: the formula is 0 / 0
     inside = torch.sinc(d) / (1 - d**2)
     beside = 1 / (math.pi * d * (d**2 - 1).clamp_min(0.5)).clamp_min(1e-6)  # of the side lobes
     magnitudes = torch.where(d < 1.8, inside.abs(), beside.clamp_max(0.05))
-    return (20 / RANGE) * torch.log10(magnitudes.clamp_min(1e-4))
+    return (20 / RANGE_DECIBELS) * torch.log10(magnitudes.clamp_min(1e-4))

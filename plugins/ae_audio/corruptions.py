@@ -48,11 +48,11 @@ class Hiss:
         drawn = step.rand((len(x), *(1 for _ in x.shape[1:])))
         decibels = self.quietest + (self.loudest - self.quietest) * drawn
         strength = 10 ** (decibels / 20) / 2**0.5
-        magnitudes = torch.where(x > 0, 10 ** ((x - 1) * spectrum.RANGE / 20), 0)
+        magnitudes = torch.where(x > 0, 10 ** ((x - 1) * spectrum.RANGE_DECIBELS / 20), 0)
         real, imaginary = (strength * step.randn(tuple(x.shape)) for _ in range(2))
         noisy = torch.sqrt((magnitudes + real).square() + imaginary.square())
         noisy = noisy / noisy.flatten(1).amax(1).reshape(drawn.shape).clamp_min(1e-9)
-        levels = 1 + 20 * torch.log10(noisy.clamp_min(1e-9)) / spectrum.RANGE
+        levels = 1 + 20 * torch.log10(noisy.clamp_min(1e-9)) / spectrum.RANGE_DECIBELS
         return levels.clamp_min(0), y
 
 

@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 from torchaudio.transforms import Resample
 
+from ae_audio import SUFFIXES
 from ae_audio.dsp import spectrum
 from ae_audio.dsp.pitch import hear_pitch
 from ae_audio.dsp.sound import (
     MIN_SECONDS,
-    PEAK,
-    SUFFIXES,
+    TARGET_PEAK,
     Sound,
     check_sound,
     read_sound,
@@ -36,10 +36,10 @@ from ae_toolkit import Misuse, Modality
 from ae_toolkit.contracts import Example, Shape, Step
 
 NUM_PITCHES = 128
-ONSET = 0.02  #: share of the peak at which a note begins
-LEAD = 80  #: samples kept before it
-FADE = 160  #: samples over which what is made ends
-GATE = 8.0  #: decibels above its median that noise seldom reaches
+ONSET_SHARE = 0.02  #: share of the peak at which a note begins
+LEAD_SAMPLES = 80  #: samples kept before it
+FADE_SAMPLES = 160  #: samples over which what is made ends
+GATE_DECIBELS = 8.0  #: decibels above its median that noise seldom reaches
 OVER_OCTAVES, OVER_TIME = 5, 2  #: cosines that notes are varied by
 
 
@@ -58,7 +58,7 @@ class Notes(Modality):
         if equalise < 0:
             raise ValueError(f"equalise is {equalise}, but it is a strength in decibels")
         self.tune, self.equalise = tune, equalise
-        self.shape = (1, spectrum.FRAMES, spectrum.BINS)
+        self.shape = (1, spectrum.NUM_FRAMES, spectrum.NUM_BINS)
         self.labels = {"pitch": NUM_PITCHES}
 
     def read(self, path: Path) -> Iterator[Sound]:
@@ -81,7 +81,7 @@ class Notes(Modality):
         if shape == self.shape:
             return self.to_tensor(item).y
         samples = check_sound(item).at(spectrum.RATE).samples
-        frames = max(-(-len(samples) // spectrum.HOP) + 1, spectrum.FRAMES)
+        frames = max(-(-len(samples) // spectrum.HOP_SAMPLES) + 1, spectrum.NUM_FRAMES)
         return _stored(spectrum.analyse(spectrum.fitted(samples, frames)[None]))
 
     def prepare(self, y: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ class Notes(Modality):
         """Made into sound; where there is an original, at its rate, as loud, and no longer."""
         samples = spectrum.synthesise(y.float().clamp(0, 1))[0]
         if like is None:
-            return Sound(faded(samples), spectrum.RATE).scaled(PEAK)
+            return Sound(faded(samples), spectrum.RATE).scaled(TARGET_PEAK)
         if self.tune:
             note = note_of(like)
             samples = retuned(samples[: len(note.samples)], note.cents)
@@ -118,7 +118,7 @@ class Notes(Modality):
         first, second = note_of(a), note_of(b)
         samples = retuned(second.samples, first.cents)
         other = Sound(samples, spectrum.RATE, b.name).at(a.rate)
-        return a.scaled(PEAK), other.scaled(PEAK)
+        return a.scaled(TARGET_PEAK), other.scaled(TARGET_PEAK)
 
     def metrics(self, y: Tensor, y_hat: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """The log-spectral distance of the levels themselves, before they become sound."""
@@ -130,7 +130,10 @@ class Notes(Modality):
         if x.equal(y):
             return {}
         noise = x.flatten(1).median(1).values[:, None, None, None]  # most of a noisy note is noise
-        return {"input": x, "gate": torch.where(x > noise + GATE / spectrum.RANGE, x, 0)}
+        return {
+            "input": x,
+            "gate": torch.where(x > noise + GATE_DECIBELS / spectrum.RANGE_DECIBELS, x, 0),
+        }
 
     def figure(self, rows: Mapping[str, Sequence[Any]], path: Path) -> None:
         from ae_audio.figures import spectrogram_figure
@@ -161,10 +164,10 @@ def note_of(sound: Sound, *, tune: bool = True) -> Note:
         Failure: it is silent, too short, or has samples that are no numbers.
     """
     samples = check_sound(sound).at(spectrum.RATE).samples
-    loud = (samples.abs() >= ONSET * samples.abs().max()).nonzero()
+    loud = (samples.abs() >= ONSET_SHARE * samples.abs().max()).nonzero()
     latest = len(samples) - int(MIN_SECONDS * spectrum.RATE)  # a click at the very end
-    start = max(min(int(loud[0]) - LEAD, latest), 0)
-    samples = samples[start : start + spectrum.num_samples(spectrum.FRAMES + 2)]
+    start = max(min(int(loud[0]) - LEAD_SAMPLES, latest), 0)
+    samples = samples[start : start + spectrum.num_samples(spectrum.NUM_FRAMES + 2)]
     heard = hear_pitch(samples[None])
     number = float(heard.number.clamp(0, NUM_PITCHES - 1))
     pitch = round(number)
@@ -176,7 +179,7 @@ def note_of(sound: Sound, *, tune: bool = True) -> Note:
 def _curves(place: Tensor, num: int, waves: int, decibels: float, step: Step) -> Tensor:
     """Sums of cosines at places `(P,)` in [0, 1], in levels, drawn anew for each of `(num, P)`."""
     cosines = torch.cos(math.pi * torch.arange(1, waves + 1, device=place.device)[:, None] * place)
-    return step.randn((num, waves)) * (decibels / spectrum.RANGE) @ cosines
+    return step.randn((num, waves)) * (decibels / spectrum.RANGE_DECIBELS) @ cosines
 
 
 def retuned(samples: Tensor, cents: float) -> Tensor:
@@ -188,7 +191,7 @@ def retuned(samples: Tensor, cents: float) -> Tensor:
 
 def faded(samples: Tensor) -> Tensor:
     """Samples `(N,)` that end without a click."""
-    fade = min(FADE, len(samples))
+    fade = min(FADE_SAMPLES, len(samples))
     return torch.cat([samples[:-fade], samples[-fade:] * torch.linspace(1, 0, fade)])
 
 

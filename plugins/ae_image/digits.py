@@ -22,9 +22,9 @@ Box = tuple[int, int, int, int]  #: left, top, right, bottom, in pixels
 
 BICUBIC, LANCZOS = Pictures.Resampling.BICUBIC, Pictures.Resampling.LANCZOS
 
-BRIGHT = 0.8 * 255  #: a median above this is paper, not darkness
+PAPER_LEVEL = 0.8 * 255  #: a median above this is paper, not darkness
 
-INNER, OUTER = 20, 28  #: pixels of a digit, and of its frame
+DIGIT_PIXELS, FRAME_PIXELS = 20, 28  #: pixels of a digit, and of its frame
 
 MIN_CONTRAST = 24  #: grey levels by which ink differs from its paper at least
 MAX_ASPECT = 1.9  #: width of a digit over its height; the widest of MNIST's has 1.8
@@ -36,23 +36,25 @@ MAX_CROSSED = 0.002  #: of a picture's outermost pixels, that are ink
 MAX_CHANGE = 255 * 10 ** (-30 / 20)  #: grey levels, root of the mean square
 MAX_CHANGED_SHARE = 0.04  #: of the variance
 MAX_UNEXPLAINED = 0.2  #: of the variance of blocks
-BLOCK = 4  #: pixels a side
+BLOCK_PIXELS = 4  #: pixels a side
 MIN_BLOCKS = 16  #: whose means tell light from dark
 MIN_SKEW = -0.5  #: of the means of blocks; what has less is dark on light
 
 NO_INK = "there is no ink in it, so what comes back means nothing"
-SEVERAL = "there is more than one digit in it, and models know single ones: cut them apart"
-BORDER = "there is ink at its border, such as ruled lines or the desk: crop it to paper and digit"
+SEVERAL_DIGITS = "there is more than one digit in it, and models know single ones: cut them apart"
+AT_BORDER = (
+    "there is ink at its border, such as ruled lines or the desk: crop it to paper and digit"
+)
 
 
-def is_form(picture: Picture, size: tuple[int, int] = (OUTER, OUTER)) -> bool:
+def is_form(picture: Picture, size: tuple[int, int] = (FRAME_PIXELS, FRAME_PIXELS)) -> bool:
     """Whether a picture already looks as the data do: that size, with a dark border."""
     return picture.size == size and bool(np.median(_border(flatten(picture, "L"))) < 128)
 
 
 def doubts_of_form(picture: Picture) -> list[str]:
     """What makes a picture that looks as the data do no picture of a digit."""
-    return [NO_INK] if flatten(picture, "L").getextrema()[1] < MIN_CONTRAST else []
+    return [NO_INK] if np.asarray(flatten(picture, "L")).max() < MIN_CONTRAST else []
 
 
 def _border(grey: Picture) -> np.ndarray:
@@ -97,8 +99,8 @@ def as_digit(picture: Picture) -> Framed:
     box = _box(ink)
     cropped = ink.crop(box)
 
-    share = INNER / max(cropped.size)
-    size = tuple(max(round(share * side), 1) for side in cropped.size)
+    share = DIGIT_PIXELS / max(cropped.size)
+    size = [max(round(share * side), 1) for side in cropped.size]
     small = np.asarray(cropped.resize(size, LANCZOS), dtype=np.float64)
     small = small * (255 / max(small.max(), 1))
     centred, place = _centred(small)
@@ -140,13 +142,13 @@ def _ink(grey: Picture) -> tuple[Picture, bool, list[str]]:
     noise = np.median(abs(np.diff(ink))) if grey.width > 1 else 0.0
     is_blank = strong - middle < max(MIN_CONTRAST, 5 * noise)
     # A light sheet on a dark desk is too broad for ink.
-    broad = (np.asarray(worn) > outside + MIN_CONTRAST).mean() if reach > OUTER / 2 else 0.0
+    broad = (np.asarray(worn) > outside + MIN_CONTRAST).mean() if reach > FRAME_PIXELS / 2 else 0.0
     is_sheet = not inverted and broad > MAX_BROAD
     if is_blank:
         return picture, inverted, [NO_INK]
     if is_sheet or (_border(picture) > 64).mean() > MAX_CROSSED:
-        return picture, inverted, [BORDER]
-    return picture, inverted, [SEVERAL] if _num_digits(picture) > 1 else []
+        return picture, inverted, [AT_BORDER]
+    return picture, inverted, [SEVERAL_DIGITS] if _num_digits(picture) > 1 else []
 
 
 def _between(values: np.ndarray) -> float:
@@ -169,14 +171,14 @@ def _box(ink: Picture) -> Box:
 def _dark(ink: Picture) -> Picture:
     """Where there is ink, as 0 and 255, single specks not counted."""
     mask = ink.point(lambda value: 255 * (value > 110))
-    return mask.filter(ImageFilter.MedianFilter(5)) if min(ink.size) >= 3 * OUTER else mask
+    return mask.filter(ImageFilter.MedianFilter(5)) if min(ink.size) >= 3 * FRAME_PIXELS else mask
 
 
 def _num_digits(ink: Picture) -> int:
     """How many digits stand side by side; two, where what hangs together is too wide for one."""
     mask = np.asarray(_dark(ink)) > 0
     left, top, right, bottom = _box(ink)
-    rows = [np.flatnonzero(mask[:, start:end].any(1)) for start, end in _runs(mask.any(0))]
+    rows = [np.flatnonzero(mask[:, start:end].any(1)) for start, end in _runs(np.any(mask, 0))]
     tall = [mine for mine in rows if np.ptp(mine) >= MIN_HEIGHT * (bottom - top)]
     return max(len(tall), 1 + (right - left > MAX_ASPECT * (bottom - top)))
 
@@ -193,9 +195,9 @@ def _centred(digit: np.ndarray) -> tuple[Picture, Box]:
     corner = []
     for axis, side in enumerate(digit.shape):
         middle = digit.sum(1 - axis) @ np.arange(side) / total
-        corner.append(int(np.clip(round((OUTER - 1) / 2 - middle), 0, OUTER - side)))
+        corner.append(int(np.clip(round((FRAME_PIXELS - 1) / 2 - middle), 0, FRAME_PIXELS - side)))
     (top, left), (height, width) = corner, digit.shape
-    sheet = np.zeros((OUTER, OUTER), np.uint8)
+    sheet = np.zeros((FRAME_PIXELS, FRAME_PIXELS), np.uint8)
     sheet[top : top + height, left : left + width] = digit
     return Pictures.fromarray(sheet), (left, top, left + width, top + height)
 
@@ -212,7 +214,7 @@ def is_dark_on_light(picture: Picture) -> bool:
 
 def is_paper(picture: Picture) -> bool:
     """Whether a picture is dark on light, which models of light on black need inverted."""
-    return float(np.median(np.asarray(flatten(picture, "L")))) > BRIGHT
+    return float(np.median(np.asarray(flatten(picture, "L")))) > PAPER_LEVEL
 
 
 def restore(
@@ -246,7 +248,7 @@ def is_explained(given: Picture, made: Picture) -> bool:
         variance = float(ImageStat.Stat(given).var[0])
         allowed = min(MAX_CHANGE**2, MAX_CHANGED_SHARE * variance)
         return _power(ImageChops.difference(given, made.reduce(factor))) <= max(allowed, 1)
-    if min(given.size) < 2 * BLOCK:
+    if min(given.size) < 2 * BLOCK_PIXELS:
         return True
     x, y = (_blocks(picture) for picture in (given, made))
     covariance = np.cov(x, y, bias=True)
@@ -257,13 +259,13 @@ def is_explained(given: Picture, made: Picture) -> bool:
         ((0, 1, width, height), (0, 0, width, height - 1)),
     ]
     noise = sum(_power(ImageChops.difference(*map(given.crop, pair))) for pair in shifts) / 4
-    allowed = max(MAX_UNEXPLAINED * covariance[0, 0], 2 * noise / BLOCK**2)
+    allowed = max(MAX_UNEXPLAINED * covariance[0, 0], 2 * noise / BLOCK_PIXELS**2)
     return bool(covariance[0, 0] - explained <= max(allowed, 1))
 
 
 def _blocks(grey: Picture) -> np.ndarray:
     """The means of blocks, in which noise counts for little."""
-    return np.asarray(grey.reduce(BLOCK), dtype=np.float64).ravel()
+    return np.asarray(grey.reduce(BLOCK_PIXELS), dtype=np.float64).ravel()
 
 
 def decibels(a: Picture, b: Picture) -> float:
@@ -284,4 +286,4 @@ def has_colour(picture: Picture) -> bool:
     plain = flatten(picture, "RGB")
     red, green, blue = (plain.getchannel(band) for band in "RGB")
     differences = (ImageChops.difference(red, other) for other in (green, blue))
-    return any(difference.getextrema()[1] > 2 for difference in differences)
+    return any(np.asarray(difference).max() > 2 for difference in differences)

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from PIL import Image as Pictures
 
 from ae_image.pixels import flatten
 from ae_toolkit import figures
 from ae_toolkit.files import SIGNATURE, writing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Picture = Pictures.Image
 
@@ -30,7 +35,7 @@ STYLE = figures.STYLE | {
     "ytick.direction": "out",
 }
 
-CELL = 224  #: pixels of a place in a figure of unlike pictures: eight for each of a digit's
+CELL_PIXELS = 224  #: pixels of a place in a figure of unlike pictures: eight for each of a digit's
 
 
 save_figure = partial(figures.save_figure, style=STYLE)  #: whole or not at all
@@ -67,7 +72,7 @@ def rows_figure(
     """
     names = list(rows)
     sizes = {picture.size for row in rows.values() for picture in row}
-    cell = cell or (sizes.pop() if len(sizes) == 1 else (CELL, CELL))
+    cell = cell or (sizes.pop() if len(sizes) == 1 else (CELL_PIXELS, CELL_PIXELS))
     pictures = [[in_cell(picture, cell) for picture in row] for row in rows.values()]
     sheet = montage(pictures, gap=max(cell[0] // 14, 2))
     step = [side + max(cell[0] // 14, 2) for side in cell]
@@ -97,11 +102,9 @@ def in_cell(picture: Picture, cell: tuple[int, int]) -> Picture:
     return sheet
 
 
-def show(axes, picture: Picture, extent=None) -> None:  # type: ignore[no-untyped-def]
+def show(axes: Axes, picture: Picture) -> None:
     """One picture in axes without a frame, pixels kept sharp, grey as grey."""
-    axes.imshow(
-        np.asarray(picture), cmap="gray", vmin=0, vmax=255, interpolation="nearest", extent=extent
-    )
+    axes.imshow(np.asarray(picture), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     for spine in axes.spines.values():
         spine.set_visible(False)
 
@@ -153,15 +156,11 @@ def grid_figure(
             axes.set_xticklabels([str(k) for k in range(len(pictures[0]))])
             axes.set_xlabel(columns)
         for row, column in corners:
-            box = dict(fill=False, edgecolor="#ffa90e", linewidth=1.5)
-            axes.add_patch(_box(column * width - 0.5, row * height - 0.5, width, height, box))
+            place = column * width - 0.5, row * height - 0.5
+            axes.add_patch(
+                Rectangle(place, width, height, fill=False, edgecolor="#ffa90e", linewidth=1.5)
+            )
     return figure
-
-
-def _box(x: float, y: float, width: float, height: float, style: Mapping[str, object]):  # type: ignore[no-untyped-def]
-    from matplotlib.patches import Rectangle
-
-    return Rectangle((x, y), width, height, **style)
 
 
 def animate(pictures: Sequence[Picture], path: Path, *, scale: int = 8) -> None:

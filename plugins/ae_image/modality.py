@@ -72,7 +72,8 @@ class Image(Modality):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about metadata that nobody needs
                 warnings.simplefilter("error", Pictures.DecompressionBombWarning)
-                with Pictures.open(path, formats=FORMATS) as picture:
+                with Pictures.open(path, formats=FORMATS) as file:
+                    picture: Picture = file
                     width, height = picture.size
                     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
                         raise Failure(

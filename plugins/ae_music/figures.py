@@ -13,6 +13,7 @@ from matplotlib import rc_context
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from ae_music.grid import Melody, read_steps
 from ae_toolkit import figures
@@ -36,12 +37,12 @@ STYLE = figures.STYLE | {
     "ytick.labelcolor": INK,
 }
 
-WIDTH = 10.0  #: inches, of the widest figure
+MAX_WIDTH_INCHES = 10.0  #: inches, of the widest figure
 BARS_ACROSS = 20  #: of one row of panels side by side
-MINIATURES, BARS_IN_MINIATURE = 12, 66  #: of one row of small rolls
+MAX_MINIATURES, BARS_IN_MINIATURE = 12, 66  #: of one row of small rolls
 LINE_HEIGHT = 0.12  #: inches between the names of two notes, at least
 
-SCALE = (0, 2, 4, 5, 7, 9, 11)
+MAJOR_SCALE = (0, 2, 4, 5, 7, 9, 11)
 SHARPS = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 FLATS = ("C", "Db", "D", "Eb", "E", "F", "Gb", "G", "Ab", "A", "Bb", "B")
 SIGNS = {"#": r"$\,\sharp\,$", "b": r"$\flat$", "": ""}
@@ -58,15 +59,14 @@ def rolls_figure(rows: Mapping[str, Sequence[Melody]]) -> Figure:
         rows: name -> melodies.
     """
     longest = max(melody.num_bars for row in rows.values() for melody in row)
-    most = max(map(len, rows.values())), MINIATURES, BARS_IN_MINIATURE // max(longest, 1)
+    most = max(map(len, rows.values())), MAX_MINIATURES, BARS_IN_MINIATURE // max(longest, 1)
     columns = max(min(most), 1)
     shown = [list(row)[:columns] for row in rows.values()]
     low, high = _range(melody for row in shown for melody in row)
     pitches = _pitches(low, high, height=0.8, key=None)
     with rc_context(STYLE):
-        size = min(0.6 + 0.5 * longest * columns, WIDTH), 0.9 * len(shown) + 0.1
-        figure = Figure(figsize=size, layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.03, h_pad=0.04, wspace=0.02, hspace=0.02)
+        size = min(0.6 + 0.5 * longest * columns, MAX_WIDTH_INCHES), 0.9 * len(shown) + 0.1
+        figure = Figure(figsize=size, layout=_layout(0.04))
         grid = figure.subplots(len(shown), columns, squeeze=False, sharey=True)
         for panels, name, row, colour in zip(
             grid, rows, shown, _cycle(COLOURS, len(shown)), strict=True
@@ -95,9 +95,8 @@ def blend_figure(steps: Sequence[Melody], *, names: tuple[str, str]) -> Figure:
     pitches = _pitches(low, high, height=height, key=steps[0].key)
     length = max(map(len, steps))
     with rc_context(STYLE):
-        width = min(0.6 + 0.75 * longest * columns, WIDTH)
-        figure = Figure(figsize=(width, (height + 0.25) * rows + 0.3), layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.02, hspace=0.02)
+        width = min(0.6 + 0.75 * longest * columns, MAX_WIDTH_INCHES)
+        figure = Figure(figsize=(width, (height + 0.25) * rows + 0.3), layout=_layout(0.03))
         panels = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
         for panel in panels[num:]:
             panel.set_visible(False)
@@ -132,8 +131,9 @@ def path_figure(curves: Mapping[str, Sequence[float]], *, ylabel: str) -> Figure
             curves.items(), _cycle(COLOURS, len(curves)), strict=True
         ):
             way = np.linspace(0, 100, len(values))
-            mark = dict(marker="o", markersize=3.5) if len(values) <= 21 else {}
-            axes.plot(way, values, color=colour, linewidth=1.5, label=name, clip_on=False, **mark)
+            (line,) = axes.plot(way, values, color=colour, linewidth=1.5, label=name, clip_on=False)
+            if len(values) <= 21:
+                line.set(marker="o", markersize=3.5)
         axes.set_xlim(0, 100)
         axes.set_xticks(range(0, 101, 25), ["A", "25%", "50%", "75%", "B"])
         axes.set_ylabel(ylabel)
@@ -178,6 +178,11 @@ def draw_roll(
     panel.tick_params(length=0, pad=2, labelsize=7)
 
 
+def _layout(pad: float) -> ConstrainedLayoutEngine:
+    """Panels close to each other, with `pad` inches above and below."""
+    return ConstrainedLayoutEngine(w_pad=0.03, h_pad=pad, wspace=0.02, hspace=0.02)
+
+
 def _range(melodies: Iterable[Melody]) -> tuple[int, int]:
     """The lowest and the highest note, and a margin; at least an octave."""
     pitches = np.concatenate([melody.pitches for melody in melodies])
@@ -192,7 +197,7 @@ def _pitches(low: int, high: int, *, height: float, key: int | None) -> dict[int
     """The notes of a scale between two MIDI numbers, or as many as have room in so many inches."""
     major = 0 if key is None else key if key < 12 else (key - 9) % 12
     names = FLATS if major in WITH_FLATS else SHARPS
-    scale = {(major + step) % 12 for step in SCALE}
+    scale = {(major + step) % 12 for step in MAJOR_SCALE}
     shown: list[int] = []
     for classes in (scale, {0, 4, 7}, {0, 7}, {0}):
         shown = [pitch for pitch in range(low, high + 1) if pitch % 12 in classes]

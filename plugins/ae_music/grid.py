@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from ae_toolkit import Misuse
 
 HOLD, NOTE_OFF, FIRST = 0, 1, 2  #: values of a step; `FIRST` is the lowest key
-LOWEST, HIGHEST = 21, 108  #: MIDI numbers of the keys
-NUM_VALUES = FIRST + HIGHEST - LOWEST + 1
+MIN_PITCH, MAX_PITCH = 21, 108  #: MIDI numbers of the keys
+NUM_VALUES = FIRST + MAX_PITCH - MIN_PITCH + 1
 STEPS_PER_QUARTER = 4
 
 Steps = NDArray[np.uint8]
@@ -103,7 +103,7 @@ class Melody:
     @property
     def pitches(self) -> NDArray[np.int64]:
         """MIDI numbers of the notes, in order."""
-        return self.steps[self.steps >= FIRST].astype(np.int64) + LOWEST - FIRST
+        return self.steps[self.steps >= FIRST].astype(np.int64) + MIN_PITCH - FIRST
 
     def bars(self, first: int, last: int) -> Melody:
         """Bars `first` to `last`, counted from 1, both included.
@@ -178,9 +178,9 @@ def skyline(notes: Notes) -> Notes:
 
 def to_values(pitches: NDArray[np.int64]) -> Steps:
     """MIDI numbers to values of steps; what no piano has moves by octaves until one has it."""
-    low = np.maximum(-(-(LOWEST - pitches) // 12), 0)
-    high = np.maximum(-(-(pitches - HIGHEST) // 12), 0)
-    return (pitches + 12 * (low - high) - LOWEST + FIRST).astype(np.uint8)
+    low = np.maximum(-(-(MIN_PITCH - pitches) // 12), 0)
+    high = np.maximum(-(-(pitches - MAX_PITCH) // 12), 0)
+    return (pitches + 12 * (low - high) - MIN_PITCH + FIRST).astype(np.uint8)
 
 
 def write_steps(notes: Notes, length: int) -> tuple[Steps, Steps]:
@@ -199,7 +199,7 @@ def read_steps(steps: Steps, velocities: Steps | None = None, *, velocity: int =
     end = events[np.searchsorted(events, start, side="right")]
     loud = np.full(len(start), velocity) if velocities is None else velocities[start].astype(int)
     loud[loud == 0] = velocity
-    return Notes(start, end, steps[start].astype(np.int64) + LOWEST - FIRST, loud)
+    return Notes(start, end, steps[start].astype(np.int64) + MIN_PITCH - FIRST, loud)
 
 
 def sounds_at_end(steps: Steps) -> bool:

@@ -22,11 +22,11 @@ from ae_music.grid import (
     ALIKE,
     COMMON,
     FIRST,
-    HIGHEST,
     HOLD,
     LONGEST_BAR,
-    LOWEST,
+    MAX_PITCH,
     METERS,
+    MIN_PITCH,
     NOTE_OFF,
     NUM_VALUES,
     Melody,
@@ -36,7 +36,7 @@ from ae_music.grid import (
     windows,
 )
 from ae_music.midi.extract import melodies_of
-from ae_music.midi.score import MIDI, NOTATION, Score, read_score, score_of
+from ae_music.midi.score import MIDI_SUFFIXES, NOTATION_SUFFIXES, Score, read_score, score_of
 from ae_toolkit import Misuse, Modality
 from ae_toolkit.contracts import Example, Size, Step
 from ae_toolkit.files import printable
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from ae_toolkit import Model
 
-REGISTER = 67, 78  #: the median pitch that a model is given, moved there by octaves
+REGISTER_PITCHES = 67, 78  #: the median pitch that a model is given, moved there by octaves
 
 
 class Melodies(Modality):
@@ -59,7 +59,7 @@ class Melodies(Modality):
             a prior learns the keys of the corpus where the share falls.
     """
 
-    suffixes: ClassVar[tuple[str, ...]] = (*MIDI, *NOTATION)
+    suffixes: ClassVar[tuple[str, ...]] = (*MIDI_SUFFIXES, *NOTATION_SUFFIXES)
 
     def __init__(
         self, *, bars: Size = 2, transpose: int = 0, transposed: tuple[float, float] = (1.0, 1.0)
@@ -81,7 +81,7 @@ class Melodies(Modality):
         """One melody after the other, each in its own tempo and meter."""
         from ae_music.midi.write import to_midi
 
-        if path.suffix.lower() not in MIDI:
+        if path.suffix.lower() not in MIDI_SUFFIXES:
             raise Misuse(f"{path}: melodies are written as MIDI, choose a name that ends in .mid")
         to_midi([as_written(item) for item in items]).write(str(path))
 
@@ -263,10 +263,10 @@ def octaves_off(melody: Melody) -> int:
     if not len(pitches):
         return 0
     median = int(np.sort(pitches)[len(pitches) // 2])
-    low, high = REGISTER
+    low, high = REGISTER_PITCHES
     up = -(-(low - median) // 12) if median < low else 0
     down = -(-(median - high) // 12) if median > high else 0
-    room_above, room_below = HIGHEST - int(pitches.max()), int(pitches.min()) - LOWEST
+    room_above, room_below = MAX_PITCH - int(pitches.max()), int(pitches.min()) - MIN_PITCH
     return min(up, room_above // 12) - min(down, room_below // 12)
 
 

@@ -191,14 +191,14 @@ def sample(
     """
     check_endings(out, png)
     from ae_audio.dsp.pitch import parse_pitch, pitch_name
-    from ae_audio.latent.song import HIGHEST, LOWEST, within
+    from ae_audio.latent.song import MAX_PITCH, MIN_PITCH, within
 
     numbers = [parse_pitch(text) for text in pitches]
     for number in numbers:
         if within(number) != number:
             raise Misuse(
                 f"{pitch_name(number)} is beyond what models of notes know, "
-                f"{pitch_name(LOWEST)} to {pitch_name(HIGHEST)}"
+                f"{pitch_name(MIN_PITCH)} to {pitch_name(MAX_PITCH)}"
             )
     loaded = load_timbres(model, device)
     made = []
@@ -355,7 +355,7 @@ def _heard(sound: Sound) -> Sound:
     from ae_audio.dsp.sound import Sound
     from ae_audio.modality import note_of
 
-    samples = note_of(sound).samples[: spectrum.num_samples(spectrum.FRAMES)]
+    samples = note_of(sound).samples[: spectrum.num_samples(spectrum.NUM_FRAMES)]
     return Sound(samples, spectrum.RATE, sound.name)
 
 

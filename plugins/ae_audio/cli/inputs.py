@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ae_audio.dsp.sound import Sound
     from ae_toolkit import Model
 
-CLEAR = 0.5  #: clarity from which on a sound has a pitch
+MIN_CLARITY = 0.5  #: clarity from which on a sound has a pitch
 
 Command = Callable[..., Any]
 
@@ -126,8 +126,10 @@ class Sounds:
                 continue
             yield name, sound
         if len(self.skipped) == len(self.files):
-            path, reason = self.skipped[0]
-            raise Failure(f"none of {len(names)} sounds can be used; the first is {path}: {reason}")
+            first, reason = self.skipped[0]
+            raise Failure(
+                f"none of {len(names)} sounds can be used; the first is {first}: {reason}"
+            )
 
     def out(self, out: Path | None, png: Path | None, *, default: str) -> Path:
         """Where results go: a file for one sound, a folder for several.
@@ -175,7 +177,7 @@ def open_note(path: Path) -> Sound:
 
     sound = open_sound(path)
     note = note_of(sound)
-    if note.clarity < CLEAR:
+    if note.clarity < MIN_CLARITY:
         tell(f"{path}: no clear pitch is heard in it; it is taken for {pitch_name(note.pitch)}")
     return sound
 

@@ -20,17 +20,17 @@ from torch import Tensor
 from ae_audio.dsp.spectrum import RATE
 from ae_toolkit import Misuse
 
-LOWEST, HIGHEST = 30.0, 2500.0  #: hertz
-WINDOW, HOP = 2048, 1024
-THRESHOLD = 0.2  #: the first dip below it is the period
+MIN_HERTZ, MAX_HERTZ = 30.0, 2500.0  #: hertz
+WINDOW_SAMPLES, HOP_SAMPLES = 2048, 1024
+DIP_THRESHOLD = 0.2  #: the first dip below it is the period
 
-FINE = 1 << 15  #: samples of the transform that a pitch is refined by
-HARMONICS = 16
-CENTS = 40  #: to either side of what YIN finds
-SHORTEST = 1600  #: samples whose harmonics stand apart enough for that
-AUDIBLE = 60.0  #: decibels below the strongest harmonic at which one is no longer counted
+FINE_SAMPLES = 1 << 15  #: samples of the transform that a pitch is refined by
+NUM_HARMONICS = 16
+SEARCH_CENTS = 40  #: to either side of what YIN finds
+MIN_FINE_SAMPLES = 1600  #: samples whose harmonics stand apart enough for that
+AUDIBLE_DECIBELS = 60.0  #: decibels below the strongest harmonic at which one is no longer counted
 
-NAMES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
+PITCH_NAMES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 
 
 class Pitch(NamedTuple):
@@ -51,27 +51,27 @@ def hear_pitch(samples: Tensor) -> Pitch:
     A median over windows, each counting for its energy and for how periodic it is.
     """
     num = samples.shape[1]
-    longest = int(RATE / LOWEST) + 2
-    shortest = int(RATE / HIGHEST)
-    missing = WINDOW + longest - num
+    longest = int(RATE / MIN_HERTZ) + 2
+    shortest = int(RATE / MAX_HERTZ)
+    missing = WINDOW_SAMPLES + longest - num
     if missing > 0:
         samples = torch.nn.functional.pad(samples, (0, missing))
-    windows = samples.unfold(1, WINDOW + longest, HOP)
+    windows = samples.unfold(1, WINDOW_SAMPLES + longest, HOP_SAMPLES)
     dips = _normalised_difference(windows, longest)
     inside = dips[..., shortest:-1]
     lowest = (inside <= dips[..., shortest - 1 : -2]) & (inside < dips[..., shortest + 1 :])
-    good = lowest & (inside < THRESHOLD)
+    good = lowest & (inside < DIP_THRESHOLD)
     first = good.float().argmax(-1)
     deepest = torch.where(lowest, inside, 2 + inside).argmin(-1)  # no dip at all: the lowest place
     lag = torch.where(good.any(-1), first, deepest) + shortest
     before, here, after = (dips.gather(-1, (lag + o)[..., None])[..., 0] for o in (-1, 0, 1))
     shift = (before - after) / (2 * (before - 2 * here + after).clamp_min(1e-9))
     hertz = RATE / (lag + shift.clamp(-0.5, 0.5))
-    energy = windows[..., :WINDOW].square().sum(-1)
+    energy = windows[..., :WINDOW_SAMPLES].square().sum(-1)
     periodic = (1 - here).clamp(0, 1)
     number = _weighted_median(69 + 12 * torch.log2(hertz / 440), energy * periodic.square())
     clarity = (energy * periodic).sum(-1) / energy.sum(-1).clamp_min(1e-9)
-    return Pitch(_refined(samples, number) if num >= SHORTEST else number, clarity)
+    return Pitch(_refined(samples, number) if num >= MIN_FINE_SAMPLES else number, clarity)
 
 
 def hertz_of(pitch: Tensor | float) -> Tensor:
@@ -91,7 +91,7 @@ def parse_pitch(text: str) -> int:
     if match is None:
         raise Misuse(f"{text!r} is no pitch: write A4, C#3, Bb2, or a MIDI number such as 60")
     letter, accidental, octave = match.groups()
-    step = NAMES.index(letter.upper()) + {"": 0, "#": 1, "b": -1}[accidental]
+    step = PITCH_NAMES.index(letter.upper()) + {"": 0, "#": 1, "b": -1}[accidental]
     number = 12 * (int(octave) + 1) + step
     if not 0 <= number < 128:
         raise Misuse(f"{text!r} is beyond the keyboard, which goes from C-1 to G9")
@@ -100,17 +100,17 @@ def parse_pitch(text: str) -> int:
 
 def pitch_name(number: int) -> str:
     """60 is C4."""
-    return f"{NAMES[number % 12]}{number // 12 - 1}"
+    return f"{PITCH_NAMES[number % 12]}{number // 12 - 1}"
 
 
 def _normalised_difference(windows: Tensor, longest: int) -> Tensor:
     """YIN's d', `(B, W, L)`, equations 6 and 8."""
-    size = 1 << (windows.shape[-1] + WINDOW).bit_length()
+    size = 1 << (windows.shape[-1] + WINDOW_SAMPLES).bit_length()
     spectrum = torch.fft.rfft(windows, size)
-    first = torch.fft.rfft(windows[..., :WINDOW], size)
+    first = torch.fft.rfft(windows[..., :WINDOW_SAMPLES], size)
     correlation = torch.fft.irfft(spectrum * first.conj(), size)[..., :longest]
     sums = torch.nn.functional.pad(windows.double().square().cumsum(-1), (1, 0))
-    energy = (sums[..., WINDOW : WINDOW + longest] - sums[..., :longest]).float()
+    energy = (sums[..., WINDOW_SAMPLES : WINDOW_SAMPLES + longest] - sums[..., :longest]).float()
     difference = (energy[..., :1] + energy - 2 * correlation).clamp_min(0)
     lags = torch.arange(longest, device=windows.device)
     normalised = difference * lags / difference.cumsum(-1).clamp_min(1e-9)
@@ -120,18 +120,18 @@ def _normalised_difference(windows: Tensor, longest: int) -> Tensor:
 
 def _refined(samples: Tensor, pitch: Tensor) -> Tensor:
     """Pitches `(B,)`, moved by some cents to where the harmonics of `(B, N)` are strongest."""
-    samples = samples[:, :FINE]
+    samples = samples[:, :FINE_SAMPLES]
     window = torch.hann_window(samples.shape[1], device=samples.device)
-    levels = 20 * torch.log10(torch.fft.rfft(samples * window, FINE).abs().clamp_min(1e-9))
-    cents = torch.arange(-CENTS, CENTS + 1, device=samples.device)
+    levels = 20 * torch.log10(torch.fft.rfft(samples * window, FINE_SAMPLES).abs().clamp_min(1e-9))
+    cents = torch.arange(-SEARCH_CENTS, SEARCH_CENTS + 1, device=samples.device)
     cents = cents[cents.abs().argsort(stable=True)]  # of equals, the nearest
-    numbers = torch.arange(1, HARMONICS + 1, device=samples.device)
+    numbers = torch.arange(1, NUM_HARMONICS + 1, device=samples.device)
     hertz = hertz_of(pitch[:, None] + cents / 100)[..., None] * numbers  # b cents harmonics
-    bins = (hertz * (FINE / RATE)).round().long()
+    bins = (hertz * (FINE_SAMPLES / RATE)).round().long()
     inside = bins < levels.shape[1]
     found = levels.gather(1, bins.clamp_max(levels.shape[1] - 1).flatten(1)).reshape(bins.shape)
     found = torch.where(inside, found, -torch.inf)
-    heard = (found - found.amax((1, 2), keepdim=True) + AUDIBLE).clamp_min(0)
+    heard = (found - found.amax((1, 2), keepdim=True) + AUDIBLE_DECIBELS).clamp_min(0)
     best = heard.sum(2).argmax(1)
     return pitch + cents[best] / 100
 

@@ -24,17 +24,17 @@ from ae_toolkit.files import check_input
 
 SUBTYPES = {".wav": "PCM_16", ".flac": "PCM_16", ".ogg": "VORBIS"}
 HIGHEST_RATES = {".flac": 192_000, ".ogg": 192_000}  #: samples a second that a format can hold
-BLOCK = 1 << 16  #: frames that are read or written at once; the encoder of Ogg takes few at a time
+BLOCK_FRAMES = 1 << 16  #: read or written at once; the encoder of Ogg takes few at a time
 
 MAX_SECONDS = 60.0
 MIN_SECONDS = 0.02
 MIN_RATE, MAX_RATE = 1_000, 384_000
 MAX_SAMPLES = 100_000_000  #: of all channels of a file, of which a few kilobytes can hold as many
-SILENT = 10 ** (-70 / 20)  #: a peak below it is silence
+SILENT_PEAK = 10 ** (-70 / 20)  #: a peak below it is silence
 MAX_PEAK = 1e10  #: the square of a sum of louder samples is beyond single precision
-PEAK = 10 ** (-1 / 20)  #: of what is made anew: one decibel below full scale
-GAP = 0.25  #: seconds between sounds in one file
-CLIPPED = 0.999  #: samples from here on are at full scale
+TARGET_PEAK = 10 ** (-1 / 20)  #: of what is made anew: one decibel below full scale
+GAP_SECONDS = 0.25  #: seconds between sounds in one file
+CLIPPED_LEVEL = 0.999  #: samples from here on are at full scale
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +62,7 @@ class Sound:
     @property
     def clipped(self) -> float:
         """The share of its samples that are at full scale, one beside the other."""
-        full = self.samples.abs() >= CLIPPED
+        full = self.samples.abs() >= CLIPPED_LEVEL
         return float((full[1:] & full[:-1]).float().mean())
 
     def at(self, rate: int) -> Sound:
@@ -82,7 +82,7 @@ class Sound:
 
     def scaled(self, peak: float) -> Sound:
         """The same sound, its largest sample `peak`; silence stays silence."""
-        if self.peak < SILENT:
+        if self.peak < SILENT_PEAK:
             return self
         return Sound(self.samples * (peak / self.peak), self.rate, self.name)
 
@@ -124,7 +124,7 @@ def check_sound(sound: Sound, *, where: str = "") -> Sound:
             f"{where}holds {len(sound.samples)} samples, and a note at least "
             f"{1000 * MIN_SECONDS:.0f} milliseconds"
         )
-    if sound.peak < SILENT:
+    if sound.peak < SILENT_PEAK:
         raise Failure(f"{where}is silent")
     if sound.peak > MAX_PEAK:
         raise Failure(
@@ -142,14 +142,14 @@ def write_sounds(sounds: Sequence[Sound], path: Path | str) -> None:
     path = Path(path)
     need_ending(path, SUFFIXES)
     rate = min(sounds[0].rate, HIGHEST_RATES.get(path.suffix.lower(), MAX_RATE))
-    gap = torch.zeros(int(GAP * rate))
+    gap = torch.zeros(int(GAP_SECONDS * rate))
     pieces = [piece for sound in sounds for piece in (sound.at(rate).samples, gap)][:-1]
     samples = torch.cat(pieces)
     samples = samples / max(float(samples.abs().max()), 1.0)
     ending, encoded = path.suffix.lower(), BytesIO()
     format = ending[1:].upper()
     with soundfile.SoundFile(encoded, "w", rate, 1, SUBTYPES[ending], format=format) as file:
-        for block in samples.split(BLOCK):
+        for block in samples.split(BLOCK_FRAMES):
             file.write(block.numpy())
     path.write_bytes(encoded.getbuffer())
 
@@ -197,7 +197,7 @@ def _read_mono(file: soundfile.SoundFile) -> Tensor:
 def _blocks(file: soundfile.SoundFile) -> Iterator[Tensor]:
     """The rest of a file as `(BLOCK, channels)`, or shorter at the end."""
     left = file.frames  # at most: a broken header promises more than there is
-    while len(block := file.read(min(BLOCK, left), dtype="float32", always_2d=True)):
+    while len(block := file.read(min(BLOCK_FRAMES, left), dtype="float32", always_2d=True)):
         yield torch.from_numpy(block)
         left -= len(block)
 

@@ -17,22 +17,22 @@ import torch
 from torch import Tensor
 
 RATE = 16_000
-WINDOW = 1024
-HOP = 256
-BINS = WINDOW // 2
-FRAMES = 64
-RANGE = 80.0  #: decibels between the loudest bin and what counts as nothing
-STEPS = 16  #: of Griffin-Lim
-MOMENTUM = 0.99
+WINDOW_SAMPLES = 1024
+HOP_SAMPLES = 256
+NUM_BINS = WINDOW_SAMPLES // 2
+NUM_FRAMES = 64
+RANGE_DECIBELS = 80.0  #: decibels between the loudest bin and what counts as nothing
+GRIFFIN_LIM_STEPS = 16  #: of Griffin-Lim
+GRIFFIN_LIM_MOMENTUM = 0.99
 AT_ONCE = 16  #: sounds whose spectra fit into a cache together
 
 
 def num_samples(num_frames: int) -> int:
     """How many samples so many frames stand for."""
-    return (num_frames - 1) * HOP
+    return (num_frames - 1) * HOP_SAMPLES
 
 
-def fitted(samples: Tensor, num_frames: int = FRAMES) -> Tensor:
+def fitted(samples: Tensor, num_frames: int = NUM_FRAMES) -> Tensor:
     """Samples `(N,)`, cut off or followed by silence, to so many frames' length."""
     length = num_samples(num_frames)
     return torch.nn.functional.pad(samples, (0, max(length - len(samples), 0)))[:length]
@@ -43,17 +43,17 @@ def analyse(samples: Tensor) -> Tensor:
     magnitudes = transform(samples).abs()[:, 1:]
     loudest = magnitudes.amax((1, 2), keepdim=True).clamp_min(1e-9)
     decibels = 20 * torch.log10((magnitudes / loudest).clamp_min(1e-9))
-    return (1 + decibels / RANGE).clamp_min(0).transpose(1, 2)
+    return (1 + decibels / RANGE_DECIBELS).clamp_min(0).transpose(1, 2)
 
 
 def magnitudes_of(levels: Tensor) -> Tensor:
     """Levels `(B, T, F)` to magnitudes `(B, F + 1, T)`, 1 the loudest; the constant bin is 0."""
-    magnitudes = 10 ** ((levels - 1) * RANGE / 20)
+    magnitudes = 10 ** ((levels - 1) * RANGE_DECIBELS / 20)
     magnitudes = torch.where(levels > 0, magnitudes, 0).transpose(1, 2)
     return torch.cat([torch.zeros_like(magnitudes[:, :1]), magnitudes], 1)
 
 
-def synthesise(levels: Tensor, *, steps: int = STEPS) -> Tensor:
+def synthesise(levels: Tensor, *, steps: int = GRIFFIN_LIM_STEPS) -> Tensor:
     """Levels `(B, T, F)` to samples `(B, N)`, largest sample 1.
 
     Args:
@@ -70,7 +70,9 @@ def _synthesise(levels: Tensor, steps: int) -> Tensor:
     before = torch.zeros_like(complete)
     for _ in range(steps):
         consistent = transform(inverse(complete))
-        wanted = torch.sub(consistent, before, alpha=MOMENTUM / (1 + MOMENTUM))
+        wanted = torch.sub(
+            consistent, before, alpha=GRIFFIN_LIM_MOMENTUM / (1 + GRIFFIN_LIM_MOMENTUM)
+        )
         complete = wanted * (magnitudes / wanted.abs().clamp_min(1e-16))
         before = consistent
     return inverse(complete)
@@ -95,7 +97,7 @@ def peak_phases(magnitudes: Tensor) -> Tensor:
     under = torch.where(peaks, bins, -far).cummax(1).values
     over = torch.where(peaks, bins, far).flip(1).cummin(1).values.flip(1)
     nearest = torch.where(bins - under <= over - bins, under, over).clamp(0, logs.shape[1] - 1)
-    turning = (2 * math.pi * HOP / WINDOW) * frequencies.gather(1, nearest)
+    turning = (2 * math.pi * HOP_SAMPLES / WINDOW_SAMPLES) * frequencies.gather(1, nearest)
     return turning.cumsum(2) + math.pi * (bins - nearest)
 
 
@@ -120,26 +122,30 @@ def stretch(levels: Tensor, num_frames: int, *, attack: int = 20) -> Tensor:
 
 def log_spectral_distance(a: Tensor, b: Tensor) -> Tensor:
     """Decibels `(B,)` between levels `(B, T, F)`: root mean square over bins, mean over frames."""
-    return RANGE * (a - b).square().mean(2).sqrt().mean(1)
+    return RANGE_DECIBELS * (a - b).square().mean(2).sqrt().mean(1)
 
 
 def centroid(levels: Tensor) -> Tensor:
     """The spectral centroid `(B,)` in hertz of levels `(B, T, F)`, weighted by magnitude."""
     magnitudes = magnitudes_of(levels).sum(2)
-    hertz = torch.arange(magnitudes.shape[1], device=levels.device) * (RATE / WINDOW)
+    hertz = torch.arange(magnitudes.shape[1], device=levels.device) * (RATE / WINDOW_SAMPLES)
     return (magnitudes * hertz).sum(1) / magnitudes.sum(1).clamp_min(1e-9)
 
 
 def transform(samples: Tensor) -> Tensor:
     """Samples `(B, N)` to the complex spectrum `(B, F + 1, T)`."""
-    return torch.stft(samples, WINDOW, HOP, window=_window(samples), return_complex=True)
+    return torch.stft(
+        samples, WINDOW_SAMPLES, HOP_SAMPLES, window=_window(samples), return_complex=True
+    )
 
 
 def inverse(spectrum: Tensor) -> Tensor:
     """A complex spectrum `(B, F + 1, T)` to samples `(B, N)`."""
     length = num_samples(spectrum.shape[2])
-    return torch.istft(spectrum, WINDOW, HOP, window=_window(spectrum), length=length)
+    return torch.istft(
+        spectrum, WINDOW_SAMPLES, HOP_SAMPLES, window=_window(spectrum), length=length
+    )
 
 
 def _window(like: Tensor) -> Tensor:
-    return torch.hann_window(WINDOW, device=like.device)
+    return torch.hann_window(WINDOW_SAMPLES, device=like.device)

@@ -28,10 +28,10 @@ from ae_toolkit.console import track
 from ae_toolkit.data.examples import from_option, load_data
 from ae_toolkit.inference.latent import lerp
 
-CHUNK = 100  #: notes made into sound at once
-STEPS = 9  #: of an interpolation
-PAIRS = 500
-TOLERANCE = 0.01  #: share of the centroid by which a step may turn back: a fifth of what is heard
+CHUNK_NOTES = 100  #: notes made into sound at once
+MORPH_STEPS = 9  #: of an interpolation
+NUM_PAIRS = 500
+CENTROID_TOLERANCE = 0.01  #: share by which a step may turn back: a fifth of what is heard
 
 #: What is reported, in words. Distances are in decibels.
 WORDS = {
@@ -123,7 +123,7 @@ def measure(
         distance = spectrum.log_spectral_distance(levels.clamp(0, 1), originals)
         report[f"level_distance{name}"] = float(distance.mean())
     report |= interpolations(
-        model, test, num=min(limit or PAIRS, PAIRS), seed=seed, progress=progress
+        model, test, num=min(limit or NUM_PAIRS, NUM_PAIRS), seed=seed, progress=progress
     )
     report["decoding"] = speed(model)
     return report
@@ -141,15 +141,15 @@ def interpolations(
         return {"num_pairs": 0}
     first, last = ([pair[i] for pair in pairs] for i in (0, 1))
     ends = [model.encode_examples(notes.select(side)) for side in (first, last)]
-    walks = torch.stack([lerp(a, b, STEPS) for a, b in zip(*ends, strict=True)])
-    pitch = notes.labels["pitch"][torch.tensor(first)].repeat_interleave(STEPS)
+    walks = torch.stack([lerp(a, b, MORPH_STEPS) for a, b in zip(*ends, strict=True)])
+    pitch = notes.labels["pitch"][torch.tensor(first)].repeat_interleave(MORPH_STEPS)
     plain = model.decode_tensor(walks.flatten(0, 1), {"pitch": pitch})[:, 0].clamp(0, 1)
-    even = torch.cat([evenly_bright(steps) for steps in plain.unflatten(0, (-1, STEPS))])
+    even = torch.cat([evenly_bright(steps) for steps in plain.unflatten(0, (-1, MORPH_STEPS))])
     rows = {}
     for name, made in (("morphs", even), ("plain", plain)):
-        centroid = hear(made, made, name, progress).centroid.reshape(-1, STEPS)
+        centroid = hear(made, made, name, progress).centroid.reshape(-1, MORPH_STEPS)
         onwards = centroid.diff() * (centroid[:, -1:] - centroid[:, :1]).sign()
-        rows[name] = [share(onwards >= -tol * centroid[:, :-1]) for tol in (TOLERANCE, 0)]
+        rows[name] = [share(onwards >= -tol * centroid[:, :-1]) for tol in (CENTROID_TOLERANCE, 0)]
     return {
         "num_pairs": len(pairs),
         "centroid_monotone": rows["morphs"][0],
@@ -203,10 +203,10 @@ class Components(NamedTuple):
 def hear(levels: Tensor, originals: Tensor, what: str, progress: bool) -> Heard:
     """Makes levels `(B, T, F)` into sound and listens to it."""
     rows = []
-    for start in track(range(0, len(levels), CHUNK), f"hearing: {what}", shown=progress):
-        samples = spectrum.synthesise(levels[start : start + CHUNK].clamp(0, 1))
+    for start in track(range(0, len(levels), CHUNK_NOTES), f"hearing: {what}", shown=progress):
+        samples = spectrum.synthesise(levels[start : start + CHUNK_NOTES].clamp(0, 1))
         again = spectrum.analyse(samples)
-        distance = spectrum.log_spectral_distance(again, originals[start : start + CHUNK])
+        distance = spectrum.log_spectral_distance(again, originals[start : start + CHUNK_NOTES])
         rows.append(Heard(distance, find_pitch(samples), spectrum.centroid(again)))
     return Heard(*(torch.cat(column) for column in zip(*rows, strict=True)))
 
@@ -216,9 +216,9 @@ def speed(model: Model, *, num: int = 200) -> float:
     codes = torch.zeros(num, model.z_dim)
     began = time.perf_counter()
     levels = model.decode_tensor(codes, {"pitch": 69})[:, 0].clamp(0, 1)
-    for start in range(0, num, CHUNK):
-        spectrum.synthesise(levels[start : start + CHUNK])
-    sound = num * spectrum.num_samples(spectrum.FRAMES) / spectrum.RATE
+    for start in range(0, num, CHUNK_NOTES):
+        spectrum.synthesise(levels[start : start + CHUNK_NOTES])
+    sound = num * spectrum.num_samples(spectrum.NUM_FRAMES) / spectrum.RATE
     return sound / (time.perf_counter() - began)
 
 

@@ -21,8 +21,8 @@ from ae_audio.dsp.sound import Sound
 if TYPE_CHECKING:
     from ae_toolkit import Model
 
-STEEPEST = 12.0  #: decibels an octave
-HALVINGS = 24
+MAX_TILT_DECIBELS = 12.0  #: decibels an octave
+NUM_HALVINGS = 24
 
 
 def morph(model: Model, a: Sound, b: Sound, *, steps: int, path: str = "lerp") -> list[Sound]:
@@ -59,11 +59,13 @@ def evenly_bright(levels: Tensor) -> Tensor:
         weights = magnitudes[:, 1:] * 10 ** (slopes[:, None] * octaves / 20)
         return (weights * hertz[1:]).sum(1) / weights.sum(1).clamp_min(1e-9)
 
-    low, high = (torch.full((len(levels),), sign * STEEPEST).to(levels) for sign in (-1, 1))
+    low, high = (
+        torch.full((len(levels),), sign * MAX_TILT_DECIBELS).to(levels) for sign in (-1, 1)
+    )
     ends = centroid(torch.zeros_like(low))[[0, -1]].log()
     share = torch.linspace(0, 1, len(levels), device=levels.device)
     wanted = (ends[0] + (ends[1] - ends[0]) * share).exp()
-    for _ in range(HALVINGS):
+    for _ in range(NUM_HALVINGS):
         middle = (low + high) / 2
         dull = centroid(middle) < wanted
         low, high = torch.where(dull, middle, low), torch.where(dull, high, middle)
@@ -72,7 +74,7 @@ def evenly_bright(levels: Tensor) -> Tensor:
 
 def tilted(levels: Tensor, slopes: Tensor) -> Tensor:
     """Levels `(S, T, F)`, raised by `(S,)` decibels an octave; the loudest bin stays at 1."""
-    raised = levels + slopes[:, None, None] * _octaves(levels) / spectrum.RANGE
+    raised = levels + slopes[:, None, None] * _octaves(levels) / spectrum.RANGE_DECIBELS
     raised = raised + 1 - torch.where(levels > 0, raised, 0).amax((1, 2), keepdim=True)
     return torch.where(levels > 0, raised, 0).clamp_min(0)
 

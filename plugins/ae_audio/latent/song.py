@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ae_audio.dsp import spectrum
-from ae_audio.dsp.sound import PEAK, Sound
+from ae_audio.dsp.sound import TARGET_PEAK, Sound
 from ae_toolkit import Failure
 from ae_toolkit.console import track
 from ae_toolkit.errors import said
@@ -23,12 +23,12 @@ from ae_toolkit.files import check_input
 if TYPE_CHECKING:
     from ae_toolkit import Model
 
-RELEASE = 0.05  #: seconds in which a note dies away after its end
-SHORTEST = 0.08  #: seconds, of a note that can be heard as one
-LONGEST = 30.0  #: seconds for which a note is held
+RELEASE_SECONDS = 0.05  #: seconds in which a note dies away after its end
+MIN_NOTE_SECONDS = 0.08  #: seconds, of a note that can be heard as one
+MAX_NOTE_SECONDS = 30.0  #: seconds for which a note is held
 MAX_MINUTES = 20
 MAX_BYTES = 1 << 20  #: of a MIDI file, which is read in seconds
-LOWEST, HIGHEST = 36, 96  #: pitches that notes are rendered at; others are moved there by octaves
+MIN_PITCH, MAX_PITCH = 36, 96  #: that notes are rendered at; others are moved there by octaves
 
 
 class Tone(NamedTuple):
@@ -84,11 +84,12 @@ def sing(model: Model, tones: Sequence[Tone], code: Tensor) -> Sound:
     levels = model.decode_tensor(code.expand(len(pitches), -1), labels)[:, 0].clamp(0, 1)
     spectra = dict(zip(pitches, levels, strict=True))
     end = max(tone.end for tone in tones)
-    song = torch.zeros(round((end + RELEASE + 0.1) * spectrum.RATE))
+    song = torch.zeros(round((end + RELEASE_SECONDS + 0.1) * spectrum.RATE))
     known: dict[tuple[int, int], Tensor] = {}
     for tone in track(tones, "singing", unit="notes"):
-        seconds = min(max(tone.end - tone.start, SHORTEST), LONGEST) + RELEASE
-        frames = int(seconds * spectrum.RATE / spectrum.HOP) + 2
+        sung = min(max(tone.end - tone.start, MIN_NOTE_SECONDS), MAX_NOTE_SECONDS)
+        seconds = sung + RELEASE_SECONDS
+        frames = int(seconds * spectrum.RATE / spectrum.HOP_SAMPLES) + 2
         key = within(tone.pitch), frames
         if key not in known:
             held = spectrum.stretch(spectra[key[0]][None], frames)
@@ -96,14 +97,14 @@ def sing(model: Model, tones: Sequence[Tone], code: Tensor) -> Sound:
         start = round(tone.start * spectrum.RATE)
         note = known[key][: len(song) - start]
         song[start : start + len(note)] += tone.loudness * note
-    return Sound(song, spectrum.RATE).scaled(PEAK)
+    return Sound(song, spectrum.RATE).scaled(TARGET_PEAK)
 
 
 def within(pitch: int) -> int:
     """A pitch, moved by octaves to where notes are known."""
-    while pitch < LOWEST:
+    while pitch < MIN_PITCH:
         pitch += 12
-    while pitch > HIGHEST:
+    while pitch > MAX_PITCH:
         pitch -= 12
     return pitch
 
@@ -116,5 +117,5 @@ def moved(tones: Sequence[Tone]) -> int:
 def _ended(samples: Tensor, seconds: float) -> Tensor:
     """Samples `(N,)` that die away over the last moment of so many seconds."""
     samples = samples[: round(seconds * spectrum.RATE)]
-    fade = min(round(RELEASE * spectrum.RATE), len(samples))
+    fade = min(round(RELEASE_SECONDS * spectrum.RATE), len(samples))
     return torch.cat([samples[:-fade], samples[-fade:] * torch.linspace(1, 0, fade).square()])

@@ -97,10 +97,10 @@ def grid(
     condition = labels_of(loaded, labels)
     need_condition(loaded, condition)
     if through:
-        codes = loaded.encode(read_pictures(list(through), loaded), condition).cpu()
+        a, b, c = loaded.encode(read_pictures(list(through), loaded), condition).cpu()
         near = (size - 2) // 6  # the margin, so that the three do not sit in the corners
         far = size - 1 - near
-        square = latent.plane(*codes, size, margin=near)
+        square = latent.plane(a, b, c, size, margin=near)
         ticks: dict[str, Any] = {"corners": [(near, near), (near, far), (far, near)]}
     else:
         warn_untrained_prior(loaded)

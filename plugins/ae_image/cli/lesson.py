@@ -32,7 +32,7 @@ from ae_toolkit.figures import DPI
 from ae_toolkit.inference import latent
 from ae_toolkit.inference.evaluate import neighbour_accuracy, principal_axes
 
-SHOWN = 10  #: pictures in a row
+NUM_SHOWN = 10  #: pictures in a row
 NUM_KNOWN = 10_000  #: training digits that others are read by, at most
 
 
@@ -97,7 +97,7 @@ class Lesson:
     @cached_property
     def shown(self) -> list[int]:
         """One test digit of each class, in order."""
-        return [int((self.classes == k).nonzero()[0]) for k in range(SHOWN)]
+        return [int((self.classes == k).nonzero()[0]) for k in range(NUM_SHOWN)]
 
     def read(self, made: Tensor) -> tuple[Tensor, Tensor]:
         """Digits `(N, 1, 28, 28)` as the ten nearest training digits vote for them.
@@ -177,7 +177,11 @@ def random_codes(lesson: Lesson) -> Chapter:
             "VAE": f"{distance(from_vae, reference):.1f}",
             "real digits": f"{distance(lesson.y[:half][:num], reference):.1f}",
         },
-        [rows_figure({"plain": pictures(from_plain[:SHOWN]), "VAE": pictures(from_vae[:SHOWN])})],
+        [
+            rows_figure(
+                {"plain": pictures(from_plain[:NUM_SHOWN]), "VAE": pictures(from_vae[:NUM_SHOWN])}
+            )
+        ],
     )
 
 
@@ -260,7 +264,7 @@ def denoising(lesson: Lesson) -> Chapter:
         [
             rows_figure({name: pictures(t[lesson.shown]) for name, t in
                          (("original", lesson.y), ("noisy", x), ("denoised", made))}),
-            rows_figure({name: pictures(t[:SHOWN]) for name, t in
+            rows_figure({name: pictures(t[:NUM_SHOWN]) for name, t in
                          (("original", clothes), ("noisy", noisy_clothes),
                           ("denoised", made_clothes))}),
         ],
@@ -281,10 +285,10 @@ def upscaling(lesson: Lesson) -> Chapter:
         rows |= {"learned": made, "original": lesson.y}
         shown = {key: pictures(t[lesson.shown]) for key, t in rows.items() if key != "bilinear"}
         figures.append(rows_figure(shown, cell=(28, 28)))
-    noise = torch.rand(SHOWN, 1, 7, 7, generator=torch.Generator().manual_seed(lesson.seed))
+    noise = torch.rand(NUM_SHOWN, 1, 7, 7, generator=torch.Generator().manual_seed(lesson.seed))
     dreamt = lesson.through(lesson.model("mnist-superres-4x"), noise)
-    rows = {"noise": pictures(noise), "enlarged": pictures(dreamt)}
-    figures.append(rows_figure(rows, cell=(28, 28)))
+    shown = {"noise": pictures(noise), "enlarged": pictures(dreamt)}
+    figures.append(rows_figure(shown, cell=(28, 28)))
     return Chapter(
         "Upscaling invents what is likely",
         "Digits shrunk by averaging, and enlarged again. At 4×, a digit has 49 pixels left, and "

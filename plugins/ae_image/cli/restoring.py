@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ae_toolkit import Model
     from ae_toolkit.data.shards import Skipped
 
-FIGURES = (".png", ".svg", ".pdf")
+FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 MAX_ON_SHEET = 100  #: pictures on one sheet of reconstructions
 ROW_PICTURES = 10  #: of a sheet, where it has more than one pair of rows
 SHOWN_SIZE = (512, 512)  #: pixels, at most, of a picture that waits to be drawn
@@ -112,7 +112,9 @@ def reconstruct(
             f"{len(found)} pictures are too many for one sheet, which holds {MAX_ON_SHEET}; "
             f"'ae reconstruct' writes each into a file"
         )
-    names, pictures, prepared, forms, given = [], [], [], [], []
+    names: list[str] = []
+    forms: list[Tensor] = []
+    pictures, prepared, given = [], [], []
     blank: set[int] = set()  # what has no ink comes back as nonsense, however few decibels from it
     for file, picture in read_each(found, partial(_read, model=loaded), skipped):
         ready, framed, doubts = as_input(loaded, picture, photo=photo, name=str(file))
@@ -295,7 +297,7 @@ def _restore(
     if alone:
         beside = None if figure or factor == 1 else out.with_suffix(".figure.png")
         need_ending(out, model.modality.suffixes)
-        need_ending(figure, FIGURES)
+        need_ending(figure, FIGURE_SUFFIXES)
         places = [out]
     else:
         beside, out = None, _folder(out, figure, model)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ae_music.cli.inputs import (
-    PAIR,
+    DEFAULT_PAIR,
     Source,
     for_both,
     read_each,
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from ae_music.grid import Melody
     from ae_music.midi.score import Track
 
-DRAWN = 40  #: melodies in one picture
+MAX_DRAWN = 40  #: melodies in one picture
 
 
 @click.group()
@@ -110,7 +110,7 @@ def interpolate(
     one, two = (
         read_source(file, track=track, bars=chosen)
         for file, track, chosen in zip(
-            (a or Path(PAIR[0]), b or Path(PAIR[1])),
+            (a or Path(DEFAULT_PAIR[0]), b or Path(DEFAULT_PAIR[1])),
             for_both(tracks, "--track"),
             for_both(bars, "--bars"),
             strict=True,
@@ -505,9 +505,11 @@ def _draw(melodies: Sequence[Melody], png: Path | None) -> None:
     if png is not None:
         from ae_music.figures import rolls_figure, save_figure
 
-        if len(melodies) > DRAWN:
-            click.echo(printable(f"{png}: shows the first {DRAWN} of {len(melodies)}"), err=True)
-        save_figure(rolls_figure({m.name: [m] for m in melodies[:DRAWN]}), png)
+        if len(melodies) > MAX_DRAWN:
+            click.echo(
+                printable(f"{png}: shows the first {MAX_DRAWN} of {len(melodies)}"), err=True
+            )
+        save_figure(rolls_figure({m.name: [m] for m in melodies[:MAX_DRAWN]}), png)
 
 
 def _say(*sources: Source) -> None:

@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
     from ae_music.grid import Melody
     from ae_music.midi.score import Score, Track
+    from ae_toolkit.data.shards import Skipped
 
-PAIR = ("drowsy-maggie", "smash-the-windows-reel")  #: what is blended where nobody says what
+DEFAULT_PAIR = ("drowsy-maggie", "smash-the-windows-reel")  #: where nobody says what to blend
 
-RATE = 44_100  #: samples per second
+SAMPLE_RATE = 44_100  #: samples per second
 
 T = TypeVar("T")
 
@@ -126,11 +127,11 @@ def read_each(paths: Sequence[Path], read: Callable[[Path], T]) -> Found[T]:
     from ae_music.modality import Melodies
     from ae_toolkit.data import folder
 
-    many, skipped = is_many(paths), list[folder.Skipped]()
+    skipped: list[Skipped] = []
     files = folder.list_files(map(find_tune, paths), Melodies())
     found = [*folder.read_each(files, read, skipped)]
     names = safe_names([path.stem for path, _ in found])
-    return Found([item for _, item in found], names, skipped, many)
+    return Found([item for _, item in found], names, skipped, is_many(paths))
 
 
 def _section_of(found: Sequence[Melody], bar: int, where: str) -> tuple[Melody, int]:
@@ -205,9 +206,10 @@ def write_results(
         midi.write(str(temporary))
     if wav is not None:
         write_sound(midi, wav)
-    for i, melody in enumerate(melodies) if each is not None else ():
-        with writing(each / f"{out.stem}-{i:02}.mid", named=False) as temporary:
-            to_midi([melody], beneath=beneath).write(str(temporary))
+    if each is not None:
+        for i, melody in enumerate(melodies):
+            with writing(each / f"{out.stem}-{i:02}.mid", named=False) as temporary:
+                to_midi([melody], beneath=beneath).write(str(temporary))
 
 
 def write_sound(
@@ -218,7 +220,7 @@ def write_sound(
 
     from ae_music.midi.render import render, write_wav
 
-    audio, notice = render(midi, soundfont=soundfont, rate=RATE)
+    audio, notice = render(midi, soundfont=soundfont, rate=SAMPLE_RATE)
     if notice:
         click.echo(notice, err=True)
-    write_wav(audio, path, rate=RATE, named=named)
+    write_wav(audio, path, rate=SAMPLE_RATE, named=named)

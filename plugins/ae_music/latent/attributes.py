@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ae_music.grid import FIRST, LOWEST, METERS
+from ae_music.grid import FIRST, METERS, MIN_PITCH
 from ae_music.modality import modality_of
 from ae_toolkit import Failure, Misuse
 from ae_toolkit.console import track
@@ -34,13 +34,13 @@ Column = NDArray[np.float64]
 
 Directions = Mapping[str, "Tensor"]
 
-FILE = "attributes.safetensors"  #: beside the weights
-MAJOR = [0, 2, 4, 5, 7, 9, 11]
+DIRECTIONS_FILE = "attributes.safetensors"  #: beside the weights
+MAJOR_SCALE = [0, 2, 4, 5, 7, 9, 11]
 
-MOST = 20_000  #: windows that directions are found in
-LEAST = 40  #: windows of a meter, or it has no directions
-TRIED = 100  #: windows of a meter that lengths are tried on
-LENGTHS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+MAX_WINDOWS = 20_000  #: windows that directions are found in
+MIN_METER_WINDOWS = 40  #: windows of a meter, or it has no directions
+TRIED_WINDOWS = 100  #: windows of a meter that lengths are tried on
+TRIED_LENGTHS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 
 
 def density(steps: Rows, lengths: NDArray[np.int64], beats: NDArray[np.int64]) -> Column:
@@ -51,7 +51,7 @@ def density(steps: Rows, lengths: NDArray[np.int64], beats: NDArray[np.int64]) -
 def diatonic(steps: Rows, lengths: NDArray[np.int64], beats: NDArray[np.int64]) -> Column:
     """The share of notes in the major scale that holds most of them; 1 without notes."""
     classes = np.stack([(steps % 12 == k) & (steps >= FIRST) for k in range(12)], 1).sum(2)
-    scales = np.stack([classes[:, (np.array(MAJOR) + k) % 12].sum(1) for k in range(12)])
+    scales = np.stack([classes[:, (np.array(MAJOR_SCALE) + k) % 12].sum(1) for k in range(12)])
     total = classes.sum(1)
     return np.where(total > 0, scales.max(0) / np.maximum(total, 1), 1.0)
 
@@ -125,10 +125,10 @@ def directions(model: Model) -> Directions:
     """Name -> `(meters, D)`: as shipped with the weights, else from the model's training data."""
     from ae_toolkit.runs import checkpoint
 
-    path = model.folder / FILE
+    path = model.folder / DIRECTIONS_FILE
     if path.is_file():
-        found = checkpoint.load_weights(model.folder, FILE)
-        return {name: rows.float() for name, rows in found.items()}
+        weights = checkpoint.load_weights(model.folder, DIRECTIONS_FILE)
+        return {name: rows.float() for name, rows in weights.items()}
     from ae_toolkit.data.examples import load_data
 
     train = load_data(model.recipe, model.modality, "train")
@@ -155,11 +155,11 @@ def find_directions(model: Model, examples: Examples, *, progress: bool = False)
     """
     import torch
 
-    some = examples.select(range(0, len(examples), max(len(examples) // MOST, 1)))
+    some = examples.select(range(0, len(examples), max(len(examples) // MAX_WINDOWS, 1)))
     codes, meters = model.encode_examples(some).cpu(), some.labels["meter"].numpy()
     values = measure(some.y.numpy(), meters, bars=modality_of(model).bars)
     found = {name: torch.zeros(len(METERS), model.z_dim) for name in ATTRIBUTES}
-    known = [k for k in range(len(METERS)) if (meters == k).sum() >= LEAST]
+    known = [k for k in range(len(METERS)) if (meters == k).sum() >= MIN_METER_WINDOWS]
     pairs = [(name, k) for name in ATTRIBUTES for k in known]
     for name, k in track(pairs, "directions", shown=progress):
         mine = np.flatnonzero(meters == k)
@@ -167,7 +167,7 @@ def find_directions(model: Model, examples: Examples, *, progress: bool = False)
         if not (below.any() and above.any()):
             continue
         way = codes[mine[above]].mean(0) - codes[mine[below]].mean(0)
-        tried = codes[mine[:: max(len(mine) // TRIED, 1)]]
+        tried = codes[mine[:: max(len(mine) // TRIED_WINDOWS, 1)]]
         found[name][k] = way * _length(model, tried, way, name, k, float(values[name][mine].std()))
     return found
 
@@ -198,7 +198,7 @@ def _length(
         return float(measure(steps, meters.numpy(), bars=bars, names=[name])[name].mean())
 
     effects = {}
-    for length in LENGTHS:
+    for length in TRIED_LENGTHS:
         effects[length] = (mean(codes + length * way) - mean(codes - length * way)) / 2
         if effects[length] >= wanted:
             return length
@@ -222,7 +222,7 @@ def combine(given: Mapping[str, Tensor], amounts: Mapping[str, float], *, meter:
 
 def pitch_classes(steps: Rows) -> NDArray[np.int64]:
     """The pitch classes of all notes, C is 0."""
-    return (steps[steps >= FIRST].astype(np.int64) + LOWEST - FIRST) % 12
+    return (steps[steps >= FIRST].astype(np.int64) + MIN_PITCH - FIRST) % 12
 
 
 def intervals(steps: Rows) -> NDArray[np.int64]:

@@ -25,7 +25,7 @@ from ae_toolkit.randomness import seed_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-PERCENT = 100  #: steps that a spread is rounded to
+SPREAD_STEPS = 100  #: steps that a spread is rounded to
 
 
 def load_melody_model(name: str, device: str) -> Model:
@@ -121,8 +121,8 @@ def vary(
     made = []
     for i in range(num):
         other = model.sample_codes(len(z), {"meter": meter}, seed=seed_of(seed, "vary", i)).cpu()
-        arcs = [latent.slerp(*ends, PERCENT + 1) for ends in zip(z, other, strict=True)]
-        near = torch.stack([arc[round(PERCENT * spread)] for arc in arcs])
+        arcs = [latent.slerp(*ends, SPREAD_STEPS + 1) for ends in zip(z, other, strict=True)]
+        near = torch.stack([arc[round(SPREAD_STEPS * spread)] for arc in arcs])
         variation = decode(model, near, meter[:1], like=melody)
         made.append(replace(variation, name=f"variation {i + 1}"))
     return made

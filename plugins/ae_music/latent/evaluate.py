@@ -28,8 +28,8 @@ from ae_toolkit.inference import latent
 
 HELD_OUT = "by tune; windows that also occur in training, in any key, are dropped"
 
-STEPS = 11  #: of an interpolation, both ends included
-CHUNK = 250  #: windows at once
+INTERPOLATION_STEPS = 11  #: of an interpolation, both ends included
+CHUNK_WINDOWS = 250  #: windows at once
 
 
 class Numbers(NamedTuple):
@@ -103,9 +103,9 @@ def reconstruction(
     net, source = model.autoencoder, model.noise(seed, "melodies")
     taught = isinstance(net.decoder, Autoregressive)
     rows: dict[str, list[Tensor]] = {}
-    starts = track(range(0, len(examples), CHUNK), "measuring", shown=progress)
+    starts = track(range(0, len(examples), CHUNK_WINDOWS), "measuring", shown=progress)
     for start in starts:
-        batch, step = model.to_device(examples, start, start + CHUNK), source.step(start)
+        batch, step = model.to_device(examples, start, start + CHUNK_WINDOWS), source.step(start)
         y, mask = batch.y, batch.mask
         made = net(batch, step)
         c, code = made.c, made.code
@@ -143,13 +143,15 @@ def interpolation(model: Model, examples: Examples, *, pairs: int, seed: int) ->
     first, second = _pairs(examples, pairs, rng)
     codes = model.encode_examples(examples.select([*first, *second])).cpu()
     a, b = codes[: len(first)], codes[len(first) :]
-    arcs = torch.stack([latent.slerp(x, y, STEPS) for x, y in zip(a, b, strict=True)])
+    arcs = torch.stack([latent.slerp(x, y, INTERPOLATION_STEPS) for x, y in zip(a, b, strict=True)])
     labels = {"meter": examples.labels["meter"][torch.tensor(first)]}
-    made = torch.stack([model.decode_tensor(arcs[:, i], labels) for i in range(STEPS)], 1).numpy()
+    made = torch.stack(
+        [model.decode_tensor(arcs[:, i], labels) for i in range(INTERPOLATION_STEPS)], 1
+    ).numpy()
     ends = examples.y[torch.tensor(first)].numpy(), examples.y[torch.tensor(second)].numpy()
     real = model.modality.mask(labels, len(first))
     assert real is not None, "windows of melodies have meters"
-    share = np.linspace(0, 1, STEPS)[None, :, None]
+    share = np.linspace(0, 1, INTERPOLATION_STEPS)[None, :, None]
     mixed = np.where(rng.random(made.shape) < share, ends[1][:, None], ends[0][:, None])
 
     def distance(rows: NDArray[Any], to: NDArray[Any]) -> NDArray[np.float64]:

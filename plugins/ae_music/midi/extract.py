@@ -18,7 +18,7 @@ from ae_music.grid import COMMON, Melody, Meter, Notes, skyline, write_steps
 from ae_music.midi.choose import choose_track
 from ae_music.midi.score import Change, Score, Track
 
-LASTING = 2  #: bars that a tempo must last to begin a melody of its own
+MIN_TEMPO_BARS = 2  #: bars that a tempo must last to begin a melody of its own
 SAME_TEMPO = 0.02  #: relative difference
 
 
@@ -130,7 +130,7 @@ def _is_short_bar(section: Section, neighbour: Meter) -> bool:
 
 
 def _by_tempo(section: Section, tempi: Sequence[Change], starts: Sequence[int]) -> list[Section]:
-    least = LASTING * section.meter.steps
+    least = MIN_TEMPO_BARS * section.meter.steps
     first = max(bisect_right(starts, section.start) - 1, 0)
     last = bisect_left(starts, section.end)
     edges = [section.start, *starts[first + 1 : last], section.end]

@@ -98,8 +98,9 @@ def first_tune(data: bytes) -> str:
         text = data.decode("latin-1")
     lines = text.splitlines()
     starts = [i for i, line in enumerate(lines) if line.startswith("X:")] or [0]
+    end = starts[1] if len(starts) > 1 else None
     shared = [line for line in lines[: starts[0]] if re.match("[A-Z]:", line)]
-    tune = shared + lines[starts[0] : (starts[1:] or [None])[0]]
+    tune = shared + lines[starts[0] : end]
     keys = [i for i, line in enumerate(tune, start=1) if line.startswith("K:")]
     if not keys:
         raise ValueError("a tune in ABC has a key, a line that begins with K:")

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 Audio = NDArray[np.float32]
 
 MAX_MINUTES = 60
-PEAK = 10 ** (-1 / 20)  #: one decibel below full scale
-SILENT = 1e-4  #: what stays below it is neither heard nor made louder
-HARMONICS = (1.0, 0.4, 0.25, 0.1, 0.05)  #: of the plain tones, the fundamental first
+TARGET_PEAK = 10 ** (-1 / 20)  #: one decibel below full scale
+SILENT_PEAK = 1e-4  #: what stays below it is neither heard nor made louder
+HARMONIC_LEVELS = (1.0, 0.4, 0.25, 0.1, 0.05)  #: of the plain tones, the fundamental first
 SUBTYPES = {".wav": "PCM_16", ".flac": "PCM_16", ".ogg": "VORBIS"}
 
 
@@ -96,7 +96,7 @@ def write_wav(audio: Audio, path: Path, *, rate: int, named: bool = True) -> Non
 
 def _normalised(audio: Audio) -> Audio:
     peak = max(float(audio.max(initial=0)), -float(audio.min(initial=0)))
-    return (audio * np.float32(PEAK / peak)).clip(-1, 1) if peak > SILENT else audio
+    return (audio * np.float32(TARGET_PEAK / peak)).clip(-1, 1) if peak > SILENT_PEAK else audio
 
 
 def _shipped_soundfont() -> Path | None:
@@ -141,7 +141,7 @@ def _play(midi: PrettyMIDI, program: str, soundfont: Path, *, rate: int) -> Audi
             said = wrong or said or [f"it returned {done.returncode}"]
             raise Failure(f"FluidSynth failed: {said[-1]}")
         audio = soundfile.read(sound, dtype="float32", always_2d=True)[0]
-    heard = np.flatnonzero(np.abs(audio).max(1) > SILENT)
+    heard = np.flatnonzero(np.abs(audio).max(1) > SILENT_PEAK)
     return audio[: max(int(midi.get_end_time() * rate), int(heard[-1]) if len(heard) else 0)]
 
 
@@ -149,6 +149,7 @@ def _plain(midi: PrettyMIDI, *, rate: int) -> Audio:
     """Samples `(N,)` of tones with a few harmonics; drums are silent."""
 
     def wave(phase: NDArray[np.float64]) -> NDArray[np.float64]:
-        return sum(share * np.sin(k * phase) for k, share in enumerate(HARMONICS, start=1))
+        tones = (share * np.sin(k * phase) for k, share in enumerate(HARMONIC_LEVELS, start=1))
+        return sum(tones, np.zeros_like(phase))
 
     return _normalised(midi.synthesize(fs=rate, wave=wave, normalize=False).astype(np.float32))

@@ -17,16 +17,16 @@ from ae_toolkit import Failure
 
 MAX_TRACKS = 1024  #: and as many instruments
 MAX_TICKS = 2**31 - 1  #: symusic counts on from below 0
-LARGE = 1 << 16  #: bytes from which a file is gone through event by event
+LARGE_BYTES = 1 << 16  #: bytes from which a file is gone through event by event
 LONG_NAME = 1024  #: bytes of a track's name; symusic copies it for each of its instruments
 
 #: Kinds of meta events; words are sung as texts in karaoke files, as lyrics in others.
-TEXT, TRACK_NAME, LYRIC, END_OF_TRACK, METER = 0x01, 0x03, 0x05, 0x2F, 0x58
+TEXT_EVENT, TRACK_NAME, LYRIC_EVENT, END_OF_TRACK, METER_EVENT = 0x01, 0x03, 0x05, 0x2F, 0x58
 MIN_WORDS = 16  #: below which a file is not gone through for them
-META_SIZES = {0x51: 3, METER: 4, 0x59: 2}  #: bytes of those that are read as numbers
+META_SIZES = {0x51: 3, METER_EVENT: 4, 0x59: 2}  #: bytes of those that are read as numbers
 HALF_WIDTH = re.compile("[\uff61-\uff9f]")  #: kana that Chinese looks like, read as Japanese
 STRANGE_METER = re.compile(rb"\xff\x58\x04.[\x08-\xff]", re.DOTALL)
-HIGH = b"0" * 128 + b"1" * 128  #: for each byte, whether it is at least 128
+HIGH_BYTES = b"0" * 128 + b"1" * 128  #: for each byte, whether it is at least 128
 
 
 class Frame(NamedTuple):
@@ -175,9 +175,9 @@ def is_odd(data: bytes) -> bool:
     or a large file; system-exclusive bytes; meta events of a wrong size, which may also be bytes
     that only look like one; a denominator above 128.
     """
-    if len(data) > LARGE or b"\xf0" in data or b"\xf7" in data:
+    if len(data) > LARGE_BYTES or b"\xf0" in data or b"\xf7" in data:
         return True
-    high = data.translate(HIGH)
+    high = data.translate(HIGH_BYTES)
     if b"111" in high or high.count(b"11") >= 512:
         return True
     for kind, size in META_SIZES.items():
@@ -189,7 +189,7 @@ def is_odd(data: bytes) -> bool:
 
 def has_words(data: bytes) -> bool:
     """Whether a MIDI file may hold the words of a song."""
-    return max(data.count(bytes([0xFF, kind])) for kind in (TEXT, LYRIC)) >= MIN_WORDS
+    return max(data.count(bytes([0xFF, kind])) for kind in (TEXT_EVENT, LYRIC_EVENT)) >= MIN_WORDS
 
 
 class _Events(NamedTuple):
@@ -218,7 +218,7 @@ def _gone_through(track: bytes) -> _Events:
     fixed, end = bytearray(track), len(track)
     instruments: set[tuple[int, int]] = set()
     programs = [0] * 16
-    words: dict[int, list[int]] = {LYRIC: [], TEXT: []}
+    words: dict[int, list[int]] = {LYRIC_EVENT: [], TEXT_EVENT: []}
     at = ticks = status = num_onsets = 0
     while at < end:
         byte = track[at]
@@ -232,7 +232,7 @@ def _gone_through(track: bytes) -> _Events:
             kind = track[at + 1]
             size, first = _quantity(track, at + 2)
             if _is_strange(kind, size, track[at + 2 : first + 2]):
-                fixed[at + 1] = TEXT
+                fixed[at + 1] = TEXT_EVENT
             elif kind in words and _is_sung(track[first : first + size]):
                 words[kind].append(ticks)
             at = first + size
@@ -265,7 +265,9 @@ def _gone_through(track: bytes) -> _Events:
                 programs[channel] = value
     if at > end:
         raise IndexError
-    return _Events(bytes(fixed), ticks, len(instruments), num_onsets, words[LYRIC], words[TEXT])
+    return _Events(
+        bytes(fixed), ticks, len(instruments), num_onsets, words[LYRIC_EVENT], words[TEXT_EVENT]
+    )
 
 
 def _quantity(track: bytes, at: int) -> tuple[int, int]:
@@ -287,5 +289,5 @@ def _is_sung(text: bytes) -> bool:
 def _is_strange(kind: int, size: int, data: bytes) -> bool:
     """Whether a meta event is misread; its data begin with its size."""
     if kind in META_SIZES:
-        return data[0] != META_SIZES[kind] or (kind == METER and data[2] > 7)
+        return data[0] != META_SIZES[kind] or (kind == METER_EVENT and data[2] > 7)
     return kind == TRACK_NAME and size > LONG_NAME

@@ -1,6 +1,6 @@
 """What a file or a `pretty_midi.PrettyMIDI` holds, as arrays: tracks of notes, meters, tempi, keys.
 
-Files are read by symusic, after `frame.py` has looked at their bytes.
+Files are read by symusic, after `sanitise.py` has looked at their bytes.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ MAX_STEPS = 1 << 17  #: 8,192 bars of 4/4, four and a half hours at 120
 MAX_NOTES = 1_000_000
 MAX_CHANGES = 1 << 16  #: of meter, tempo and key
 MAX_SECONDS = 1e6  #: of an object, whose times are in seconds
-MIDI = (".mid", ".midi", ".kar")
-NOTATION = (".abc", ".musicxml", ".mxl", ".xml", ".krn")  #: what music21 reads, an extra
-TEMPI = 10.0, 1000.0  #: quarter notes per minute that are believed
+MIDI_SUFFIXES = (".mid", ".midi", ".kar")
+NOTATION_SUFFIXES = (".abc", ".musicxml", ".mxl", ".xml", ".krn")  #: what music21 reads, an extra
+TEMPO_LIMITS = 10.0, 1000.0  #: quarter notes per minute that are believed
 
 
 @dataclass(frozen=True, eq=False)  # of arrays there is no one truth: it equals itself only
@@ -97,7 +97,7 @@ def read_score(path: Path) -> Score:
         Misuse: there is no such file.
         Failure: it cannot be understood; the sentence says why.
     """
-    if path.suffix.lower() in NOTATION:
+    if path.suffix.lower() in NOTATION_SUFFIXES:
         from ae_music.midi.notation import to_midi
 
         return replace(_parse(to_midi(path), path), knows_bars=True)
@@ -116,7 +116,7 @@ def _parse(data: bytes, path: Path) -> Score:
         with suppress(Failure):  # symusic may make more of it
             frame = frame.repaired(path)
     try:
-        score = symusic.Score.from_midi(framed)
+        score: Any = symusic.Score.from_midi(framed)  # its annotations lack all attributes
     except Exception as error:  # whatever the parser raises
         frame.repaired(path)  # says it better, if it also finds something
         raise Failure(f"{path}: is cut short or broken ({_first_line(error)})") from error
@@ -214,7 +214,7 @@ def _checked(
         raise Failure(f"{where}has a note that ends before it begins")
     good = [m for m in meters if _is_meter(*m.value) and m.at <= longest]
     heard = [t for t in tempi if t.at <= longest]
-    believed = [t for t in heard if TEMPI[0] <= t.value <= TEMPI[1]]
+    believed = [t for t in heard if TEMPO_LIMITS[0] <= t.value <= TEMPO_LIMITS[1]]
     if heard and not believed:
         raise Failure(f"{where}has a tempo of {heard[0].value:.3g} quarter notes per minute")
     names = [track.name for track in tracks if track.name]

@@ -18,8 +18,8 @@ MAX_OFF_SHARE = 0.05  #: of the onsets, of which nothing is said
 MIN_FIT = 0.5  #: of the onsets off the grid, by which a finer grid explains them
 MIN_SHIFTED = 0.9  #: of all onsets, by which their being late all alike does
 
-THIRDS = np.array([2, 4, 8, 10]) / 3  #: of eighths and of quarters, in steps from the beat
-HALVES = np.arange(4) + 0.5  #: of sixteenths
+TRIPLET_STEPS = np.array([2, 4, 8, 10]) / 3  #: of eighths and of quarters, in steps from the beat
+THIRTY_SECOND_STEPS = np.arange(4) + 0.5  #: of sixteenths
 
 
 class Timing(NamedTuple):
@@ -63,17 +63,17 @@ def timing_of(track: Track, *, tick: float = 0.0) -> Timing:
     moved = track.start - late
     beat = track.start[off] % 4
 
-    def fit(places: NDArray[np.float64]) -> float:
+    def fit(places: NDArray[np.floating]) -> float:
         gap = np.abs(beat[:, None] - places)
         return float((np.minimum(gap, 4 - gap).min(1) <= tolerance).mean())
 
     fits = np.abs(moved - np.rint(moved)) <= tolerance
     if abs(late) > tolerance and fits.mean() >= MIN_SHIFTED:
         cause = "shifted"
-    elif max(fit(THIRDS), fit(HALVES)) <= MIN_FIT:
+    elif max(fit(TRIPLET_STEPS), fit(THIRTY_SECOND_STEPS)) <= MIN_FIT:
         cause = "free"
     else:
-        cause = "triplets" if fit(THIRDS) > fit(HALVES) else "thirty-seconds"
+        cause = "triplets" if fit(TRIPLET_STEPS) > fit(THIRTY_SECOND_STEPS) else "thirty-seconds"
     return Timing(float(off.mean()), cause, late)
 
 

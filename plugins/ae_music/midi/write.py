@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ae_music.grid import STEPS_PER_QUARTER, Melody, read_steps
-from ae_music.midi.score import TEMPI, Score, Track
+from ae_music.midi.score import TEMPO_LIMITS, Score, Track
 from ae_toolkit import Failure
 from ae_toolkit.files import SIGNATURE
 
 if TYPE_CHECKING:
     from pretty_midi import PrettyMIDI
 
-RESOLUTIONS = (480, 96)  #: ticks per quarter note; the coarser one for very long pieces
+TICK_RESOLUTIONS = (480, 96)  #: ticks per quarter note; the coarser one for very long pieces
 MAX_TICKS = 10_000_000  #: of what pretty_midi takes
 
 
@@ -55,16 +55,15 @@ def to_midi(melodies: Sequence[Melody], *, beneath: Sequence[Track] = ()) -> Pre
     for track in beneath:
         instrument = pretty_midi.Instrument(track.program, track.is_drum, track.name)
         for melody, start in zip(melodies, starts, strict=True):
-            first = track.start - melody.start
-            last = np.minimum(track.end - melody.start, len(melody))
-            first = np.maximum(first, 0)
-            for i in np.flatnonzero(first < last):
+            onsets = np.maximum(track.start - melody.start, 0)
+            ends = np.minimum(track.end - melody.start, len(melody))
+            for i in np.flatnonzero(onsets < ends):
                 instrument.notes.append(
                     pretty_midi.Note(
                         int(track.velocity[i]),
                         int(track.pitch[i]),
-                        midi.tick_to_time(start + round(first[i] * per_step)),
-                        midi.tick_to_time(start + round(last[i] * per_step)),
+                        midi.tick_to_time(start + round(onsets[i] * per_step)),
+                        midi.tick_to_time(start + round(ends[i] * per_step)),
                     )
                 )
         midi.instruments.append(instrument)
@@ -98,7 +97,7 @@ def _resolution(steps: float) -> int:
     Raises:
         Failure: it is longer than pretty_midi can hold.
     """
-    for resolution in RESOLUTIONS:
+    for resolution in TICK_RESOLUTIONS:
         if steps * resolution / STEPS_PER_QUARTER < MAX_TICKS:
             return resolution
     raise Failure(
@@ -136,7 +135,7 @@ def _tempi(changes: Sequence[tuple[int, float]], resolution: int) -> PrettyMIDI:
 
     track, now, before = mido.MidiTrack(), 0, 0
     for at, value in changes:
-        tempo = round(60e6 / min(max(value, TEMPI[0]), TEMPI[1]))
+        tempo = round(60e6 / min(max(value, TEMPO_LIMITS[0]), TEMPO_LIMITS[1]))
         if tempo != before:
             track.append(mido.MetaMessage("set_tempo", tempo=tempo, time=at - now))
             now, before = at, tempo
