@@ -24,6 +24,7 @@ from ae_audio.modality import Notes, note_of
 from conftest import ROOT
 
 from ae_toolkit import Failure, Misuse, load
+from ae_toolkit.files import is_signed
 from ae_toolkit.randomness import Source
 from ae_toolkit.testing.contracts import check_modality
 
@@ -137,8 +138,9 @@ def test_several_sounds_become_a_folder(ae, tmp_path: Path) -> None:
     (tmp_path / "in/bad\033[2J.wav").write_bytes(b"RIFF")
     ae("audio", "reconstruct", "a.wav", "b.wav", "-o", "out")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.wav", "b.wav"}
+    (tmp_path / "out/b.wav").write_text("mine")
     said = ae("audio", "denoise", "a.wav", "b.wav", "-o", "out", code=2).output
-    assert "was not named to be replaced" in said
+    assert "b.wav: exists already, and was not named to be replaced" in said
     ae("audio", "denoise", "a.wav", "b.wav", "-o", "out", "--overwrite")
     said = ae("audio", "denoise", "a.wav", "in", "-o", "clean", code=1, failed=False).output
     assert "skipped 1 of 3 files" in said and "\033" not in said
@@ -234,6 +236,12 @@ def test_every_format_takes_any_length_and_rate(tmp_path: Path, num: int, rate: 
         write_sounds([Sound(samples, rate)], tmp_path / f"a{ending}")
         seconds = len(samples) / rate
         assert soundfile.info(tmp_path / f"a{ending}").duration == pytest.approx(seconds, abs=0.1)
+
+
+@pytest.mark.parametrize("ending", sound.SUFFIXES)
+def test_what_is_written_says_who_wrote_it(ending: str, tmp_path: Path) -> None:
+    Notes().write([read_sound(SAMPLES / "flute.flac")], tmp_path / f"a{ending}")
+    assert is_signed(tmp_path / f"a{ending}")
 
 
 def test_folders_and_other_files_are_no_sounds(ae, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from torchaudio.functional import resample
 from ae_audio import SUFFIXES
 from ae_toolkit import Failure, Misuse
 from ae_toolkit.cli.options import need_ending
-from ae_toolkit.files import check_input
+from ae_toolkit.files import SIGNATURE, check_input
 
 SUBTYPES = {".wav": "PCM_16", ".flac": "PCM_16", ".ogg": "VORBIS"}
 HIGHEST_RATES = {".flac": 192_000, ".ogg": 192_000}  #: samples a second that a format can hold
@@ -149,6 +149,7 @@ def write_sounds(sounds: Sequence[Sound], path: Path | str) -> None:
     ending, encoded = path.suffix.lower(), BytesIO()
     format = ending[1:].upper()
     with soundfile.SoundFile(encoded, "w", rate, 1, SUBTYPES[ending], format=format) as file:
+        file.software = SIGNATURE
         for block in samples.split(BLOCK):
             file.write(block.numpy())
     path.write_bytes(encoded.getbuffer())
