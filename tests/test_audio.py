@@ -164,6 +164,31 @@ def test_steps_replace_nothing_that_was_not_named(ae, tmp_path: Path) -> None:
     assert read_sound(tmp_path / "s/m-01.wav").seconds > 0.5
 
 
+@pytest.mark.parametrize(
+    ("name", "verb"),
+    [
+        ("morph.wav", ["interpolate", "flute", "guitar", "--steps", "2"]),
+        ("notes.wav", ["sample", "-n", "1"]),
+        ("song.wav", ["play-with", "note-timbre", "a.mid"]),
+        ("reconstructed.wav", ["reconstruct", "flute"]),
+        ("clean.wav", ["denoise", "flute"]),
+        ("spectrograms.png", ["figure", "flute"]),
+    ],
+)
+def test_a_default_name_replaces_only_what_is_ours(
+    name: str, verb: list[str], ae, tmp_path: Path
+) -> None:
+    midi = pretty_midi.PrettyMIDI()
+    midi.instruments.append(pretty_midi.Instrument(0))
+    midi.instruments[0].notes.append(pretty_midi.Note(80, 60, 0, 0.5))
+    midi.write(str(tmp_path / "a.mid"))
+    (tmp_path / name).write_text("mine")
+    said = ae("audio", *verb, code=2).output
+    assert f"{name}: exists already" in said and (tmp_path / name).read_text() == "mine"
+    ae("audio", *verb, "--overwrite")
+    assert sorted(os.listdir()) == ["a.mid", name] and is_signed(tmp_path / name)
+
+
 def test_sounds_are_files_by_whatever_name(ae, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.wav")
     assert "is a pipe, not a file" in ae("audio", "denoise", "pipe.wav", code=1).output

@@ -26,7 +26,7 @@ from ae_toolkit.cli.options import (
     device_option,
     json_option,
     model_option,
-    overwrite_option,
+    out_option,
     print_json,
     seed_option,
 )
@@ -109,7 +109,6 @@ def reconstruct(
               help="Along the straight line or the great arc.")  # fmt: skip
 @click.option("--each", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER",
               help="Also write every step as a file of its own.")  # fmt: skip
-@overwrite_option
 @json_option
 @device_option
 def interpolate(
@@ -220,9 +219,7 @@ def sample(
 @audio.command("play-with")
 @click.argument("model")
 @click.argument("melody", type=click.Path(path_type=Path))
-@click.option("-o", "--out", default="song.wav", show_default=True,
-              type=click.Path(path_type=Path, dir_okay=False),
-              help="Sound to write (.wav, .flac or .ogg).")  # fmt: skip
+@out_option("song.wav", "Sound to write (.wav, .flac or .ogg).")
 @click.option("--from", "a", default="flute", show_default=True, type=SOUND,
               help="A note in the one timbre.")  # fmt: skip
 @click.option("--to", "b", default="guitar", show_default=True, type=SOUND,
@@ -298,9 +295,7 @@ def denoise(
 
 @audio.command()
 @click.argument("sounds", nargs=-1, required=True, type=SOUND)
-@click.option("-o", "--out", default="spectrograms.png", show_default=True,
-              type=click.Path(path_type=Path, dir_okay=False),
-              help="Picture to write (.png, .svg or .pdf).")  # fmt: skip
+@out_option("spectrograms.png", "Picture to write (.png, .svg or .pdf).")
 def figure(sounds: tuple[Path, ...], out: Path) -> None:
     """Draw the spectrograms of SOUNDS side by side.
 

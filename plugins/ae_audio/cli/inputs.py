@@ -11,9 +11,15 @@ import click
 
 from ae_audio import SUFFIXES
 from ae_toolkit import Failure, Misuse
-from ae_toolkit.cli.options import FIGURE_ENDINGS, need_ending, overwrite_option, report_skipped
+from ae_toolkit.cli.options import (
+    FIGURE_ENDINGS,
+    need_ending,
+    out_option,
+    overwrite_option,
+    report_skipped,
+)
 from ae_toolkit.errors import choose
-from ae_toolkit.files import safe_name
+from ae_toolkit.files import safe_name, take_default
 
 if TYPE_CHECKING:
     from ae_audio.dsp.sound import Sound
@@ -29,10 +35,8 @@ png_option = click.option("--png", type=click.Path(path_type=Path, dir_okay=Fals
 
 
 def out_options(default: str) -> Callable[[Command], Command]:
-    """`-o`: the sound to write, and beside it `--png`."""
-    out = click.option("-o", "--out", default=default, show_default=True,
-                       type=click.Path(path_type=Path, dir_okay=False),
-                       help="Sound to write (.wav, .flac or .ogg).")  # fmt: skip
+    """`-o`: the sound to write, `--overwrite` and `--png`."""
+    out = out_option(default, "Sound to write (.wav, .flac or .ogg).")
     return lambda command: out(png_option(command))
 
 
@@ -135,7 +139,9 @@ class Sounds:
         Raises:
             Misuse: it is the other, or names another format.
         """
-        out = out or Path(default if self.many else f"{default}.wav")
+        if out is None:
+            out = Path(default if self.many else f"{default}.wav")
+            take_default(out)
         check_endings(None if self.many else out, png)
         if self.many and (out.suffix.lower() in SUFFIXES or out.is_file()):
             raise Misuse(f"{out}: of several sounds, -o is the folder for the results")
