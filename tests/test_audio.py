@@ -270,12 +270,16 @@ def test_what_is_written_says_who_wrote_it(ending: str, tmp_path: Path) -> None:
 
 
 def test_folders_and_other_files_are_no_sounds(ae, tmp_path: Path) -> None:
-    (tmp_path / "flute").mkdir()
     ae("audio", "reconstruct", "flute", "-o", "b.wav")  # the one that ships
+    (tmp_path / "flute").mkdir()
+    assert "there are no files" in ae("audio", "figure", "flute", code=2).output
+    said = ae("audio", "interpolate", "guitar", "flute", code=1).output
+    assert "flute: is a folder, not a file" in said
+    shutil.copy(SAMPLES / "cello.flac", tmp_path / "flute")
+    ae("audio", "denoise", "./flute", "-o", "back")
+    assert os.listdir("back") == ["cello.wav"]
     (tmp_path / "b.wav.wav").mkdir()
     assert "there are no files" in ae("audio", "figure", "b.wav.wav", code=2).output
-    said = ae("audio", "interpolate", "b.wav.wav", "flute", code=1).output
-    assert "is a folder, not a file" in said
     (tmp_path / "a.raw").write_bytes(b"12345678")
     assert "end in .wav, .flac, .ogg" in ae("audio", "figure", "a.raw", code=2).output
     said = ae("audio", "play-with", "note-timbre", TUNE, "--mix", "nan", code=2).output

@@ -104,7 +104,7 @@ class Sounds:
         self.read, self.files, self.many = read, list[Path](), len(paths) > 1
         self.skipped: list[tuple[str, str]] = []
         for path in paths:
-            if path.is_dir() and str(path) not in sample_names():
+            if path.is_dir():
                 self.files += find_files(path, Notes())
                 self.many = True
             else:
@@ -187,12 +187,12 @@ def open_note(path: Path) -> Sound:
 
 
 def find_sound(path: Path) -> Path:
-    """A file as it is, or the one that ships under a name such as `flute`.
+    """A path as it is, or where nothing lies there the note that ships under a name like `flute`.
 
     Raises:
         Misuse: there is neither.
     """
-    if path.is_file() or path.suffix:
+    if path.exists() or path.suffix:
         return path
     known = sample_names()
     if str(path) not in known:
