@@ -150,7 +150,18 @@ def test_several_sounds_become_a_folder(ae, tmp_path: Path) -> None:
     said = ae("audio", "figure", "a.wav", "in", "flute", code=1, failed=False).output
     assert "3 sounds" in said and (tmp_path / "spectrograms.png").is_file()
     (tmp_path / "in/a.wav").unlink()
-    assert "none of 1 sounds" in ae("audio", "denoise", "in", code=1).output
+    assert "is no sound file that can be read" in ae("audio", "denoise", "in", code=1).output
+
+
+@pytest.mark.parametrize("verb", ["reconstruct", "denoise"])
+def test_nothing_is_said_of_results_that_do_not_appear(verb: str, ae, tmp_path: Path) -> None:
+    refused = ae("audio", verb, "flute", "oboe", "gone.wav", "-o", "out", code=2)
+    assert "gone.wav: there is no such file" in refused.stderr and not refused.stdout
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/oboe.wav").write_text("mine")
+    refused = ae("audio", verb, "flute", "oboe", "-o", "out", code=2)
+    assert "oboe.wav: exists already" in refused.stderr and not refused.stdout
+    assert os.listdir("out") == ["oboe.wav"]
 
 
 def test_steps_replace_nothing_that_was_not_named(ae, tmp_path: Path) -> None:

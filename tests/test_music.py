@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -431,6 +432,22 @@ def test_results_appear_together_and_replace_nothing_of_others(ae, tmp_path: Pat
     assert "blend.mid: exists already" in ae(*walk, code=2).output
     said = ae("music", "interpolate", "a.mid", B, "-o", "a.mid", code=2).output
     assert "a.mid: is an input" in said and Path("a.mid").read_bytes() == A.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("verb", "ending"),
+    [(["vary", "-n", 1], "mid"), (["shift", "--density", 1], "mid"), (["render"], "wav")],
+)
+def test_nothing_is_said_of_results_that_do_not_appear(
+    verb: list[Any], ending: str, ae, tmp_path: Path
+) -> None:
+    taken = tmp_path / f"out/{B.stem}.{ending}"
+    taken.parent.mkdir()
+    taken.write_bytes(b"mine")
+    refused = ae("music", *verb, JIG, B, "-o", "out", code=2)
+    assert f"{taken.name}: exists already" in refused.stderr and not refused.stdout
+    assert "FluidSynth" not in refused.stderr  # nothing was worked on
+    assert os.listdir("out") == [taken.name]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there are no such names")

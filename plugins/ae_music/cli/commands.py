@@ -40,7 +40,7 @@ from ae_toolkit.cli.options import (
     report_skipped,
     seed_option,
 )
-from ae_toolkit.files import printable
+from ae_toolkit.files import announce, printable
 
 if TYPE_CHECKING:
     from ae_music.grid import Melody
@@ -150,7 +150,7 @@ def interpolate(
         return
     lengths = sorted({melody.num_bars for melody in walk})
     each_has = f"{lengths[0]}" if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]}"
-    _echo(
+    announce(
         f"{out}: {steps} steps of {each_has} bars, {sum(m.num_bars for m in walk)} in all, from "
         f"{one.melody.name} to {two.melody.name}"
     )
@@ -219,7 +219,7 @@ def sample(
     write_results(made, out, wav=wav, each=each)
     _draw(made, png)
     melodies = "1 melody" if num == 1 else f"{num} melodies"
-    _echo(f"{out}: {melodies} of {made[0].num_bars} bars, seed {seed}")
+    announce(f"{out}: {melodies} of {made[0].num_bars} bars, seed {seed}")
 
 
 @music.command()
@@ -267,18 +267,17 @@ def vary(
         source = read(file)
         return source, blend.vary(loaded, source.melody, num, spread=spread, seed=seed)
 
-    found = read_each(files, made)
-    for name, (source, variations) in zip(found.names, found.items, strict=True):
-        place = out / f"{name}.mid" if found.many else out
+    found = read_each(files, made, out=out)
+    for place, (source, variations) in zip(found.places, found.items, strict=True):
         melodies = [source.melody, *variations]
         write_results(melodies, place, wav=wav, each=each, named=not found.many)
         _draw(melodies, png)
         _say(source)
         changed = ", ".join(f"{blend.hamming(source.melody, m):.0%}" for m in variations)
-        _echo(
+        announce(
             f"{place}: {source.melody.name} and {num} variations, of whose steps {changed} differ"
         )
-    click.echo(f"seed {seed}")
+    announce(f"seed {seed}")
     report_skipped(found.skipped, total=found.num_files)
 
 
@@ -338,10 +337,9 @@ def shift(
         source = read(file)
         return source, blend.shift(loaded, source.melody, amounts)
 
-    found = read_each(files, made)
+    found = read_each(files, made, out=out)
     reports: list[dict[str, Any]] = []
-    for name, (source, shifted) in zip(found.names, found.items, strict=True):
-        place = out / f"{name}.mid" if found.many else out
+    for place, (source, shifted) in zip(found.places, found.items, strict=True):
         write_results([shifted], place, wav=wav, named=not found.many)
         _draw([replace(source.melody, name="original"), replace(shifted, name="shifted")], png)
         _say(source)
@@ -353,10 +351,10 @@ def shift(
         )  # fmt: skip
         if as_json:
             continue
-        _echo(f"{place}: {source.melody.name}, {changed:.0%} of its steps changed")
+        announce(f"{place}: {source.melody.name}, {changed:.0%} of its steps changed")
         for attribute in before:
             asked = f"  asked: {amounts[attribute]:+g}" if attribute in amounts else ""
-            click.echo(f"{attribute:18} {before[attribute]:6.3f} -> {after[attribute]:6.3f}{asked}")
+            announce(f"{attribute:18} {before[attribute]:6.3f} -> {after[attribute]:6.3f}{asked}")
     if as_json:
         print_json(reports if found.many else reports[0])
     report_skipped(found.skipped, total=found.num_files)
@@ -388,11 +386,12 @@ def render(files: tuple[Path, ...], out: Path, soundfont: Path | None) -> None:
     from ae_music.midi.score import read_score
     from ae_music.midi.write import score_to_midi
 
-    found = read_each(files, lambda file: (file, score_to_midi(read_score(file))))
-    for name, (file, midi) in zip(found.names, found.items, strict=True):
-        place = out / f"{name}.wav" if found.many else out
+    found = read_each(
+        files, lambda file: (file, score_to_midi(read_score(file))), out=out, ending=".wav"
+    )
+    for place, (file, midi) in zip(found.places, found.items, strict=True):
         write_sound(midi, place, soundfont=soundfont, named=not found.many)
-        _echo(f"{place}: {midi.get_end_time():.1f} s of {file}")
+        announce(f"{place}: {midi.get_end_time():.1f} s of {file}")
     report_skipped(found.skipped, total=found.num_files)
 
 
@@ -426,7 +425,7 @@ def info(files: tuple[Path, ...], track: str | None, as_json: bool) -> None:
     else:
         for report in found.items:
             for line in lines(report):
-                _echo(line)
+                click.echo(printable(line))
     report_skipped(found.skipped, total=found.num_files)
 
 
@@ -487,10 +486,6 @@ def _reader(tracks: Sequence[str], bars: Sequence[str]) -> Callable[[Path], Sour
         raise Misuse("--track and --bars are given once, and hold for every file")
     track, chosen = next(iter(tracks), None), next(iter(bars), None)
     return lambda file: read_source(file, track=track, bars=chosen)
-
-
-def _echo(line: str) -> None:
-    click.echo(printable(line))
 
 
 def _others(source: Source) -> list[Track]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from ae_music.cli.options import is_many
 from ae_toolkit import Failure, Misuse
-from ae_toolkit.files import printable, safe_names
+from ae_toolkit.files import check_output, printable, safe_names
 
 if TYPE_CHECKING:
     from pretty_midi import PrettyMIDI
@@ -97,13 +97,13 @@ class Found(NamedTuple, Generic[T]):
 
     Attributes:
         items: one for each file that could be read.
-        names: of them, each different and safe as a file's.
+        places: where their results go, where a place was asked for.
         skipped: the paths of the others, and why.
         many: whether several files or a folder were asked for.
     """
 
     items: list[T]
-    names: list[str]
+    places: list[Path]
     skipped: Sequence[tuple[str, str]]
     many: bool
 
@@ -112,25 +112,44 @@ class Found(NamedTuple, Generic[T]):
         return len(self.items) + len(self.skipped)
 
 
-def read_each(paths: Sequence[Path], read: Callable[[Path], T]) -> Found[T]:
+def read_each(
+    paths: Sequence[Path],
+    read: Callable[[Path], T],
+    *,
+    out: Path | None = None,
+    ending: str = ".mid",
+) -> Found[T]:
     """Reads files, names of bundled tunes, and all melodies below folders; skips what is broken.
 
     Args:
-        paths: as the user gave them.
+        paths: as the user gave them; a file that was named twice counts once.
         read: what is made of one.
+        out: where the result goes; of several files, the folder for the results.
+        ending: of results in a folder.
 
     Raises:
-        Misuse: there is no such file, or nothing of the kind in a folder.
+        Misuse: there is no such file, nothing of the kind in a folder, or a file in the place of a
+            result that nobody asked to replace.
         Failure: the only file, or every one of them, is broken.
     """
     from ae_music.modality import Melodies
     from ae_toolkit.data import folder
 
     many, skipped = is_many(paths), list[folder.Skipped]()
-    files = folder.list_files(map(find_tune, paths), Melodies())
+    files = [*dict.fromkeys(folder.list_files(map(find_tune, paths), Melodies()))]
+    places = [out] * len(files) if out is not None else []
+    if out is not None and many:
+        places = [out / f"{name}{ending}" for name in safe_names([file.stem for file in files])]
+    for place in places:
+        check_output(place, named=not many)
     found = [*folder.read_each(files, read, skipped)]
-    names = safe_names([path.stem for path, _ in found])
-    return Found([item for _, item in found], names, skipped, many)
+    place_of = dict(zip(files, places, strict=False))
+    return Found(
+        [item for _, item in found],
+        [place_of[file] for file, _ in found if place_of],
+        skipped,
+        many,
+    )
 
 
 def _section_of(found: Sequence[Melody], bar: int, where: str) -> tuple[Melody, int]:
