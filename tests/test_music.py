@@ -434,6 +434,21 @@ def test_results_appear_together_and_replace_nothing_of_others(ae, tmp_path: Pat
     assert "a.mid: is an input" in said and Path("a.mid").read_bytes() == A.read_bytes()
 
 
+def test_a_piece_that_is_too_long_ends_no_batch(ae, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    note, far = melody((0, 4, 60), (4, 16, 64)), melody((0, 4, 60), (120_000, 120_016, 64))
+    for name, written in (("one", note), ("two", note), ("long", far)):
+        to_midi([written]).write(str(tmp_path / f"in/{name}.mid"))
+    said = ae("music", "render", "in", "-o", "out", code=1, failed=False).output
+    assert "in/long.mid: lasts 250.0 minutes" in said and "skipped 1 of 3 files" in said
+    said = ae("music", "vary", "in", "-n", 3, "-o", "out", code=1, failed=False).output
+    assert "in/long.mid: 30,004 bars of 4/4 are more than" in said
+    names = ["one.mid", "one.wav", "two.mid", "two.wav"]
+    assert sorted(os.listdir("out")) == names
+    said = ae("music", "render", "in/long.mid", "-o", "long.wav", code=1).output
+    assert "in/long.mid: lasts 250.0 minutes" in said
+
+
 @pytest.mark.parametrize(
     ("verb", "ending"),
     [(["vary", "-n", 1], "mid"), (["shift", "--density", 1], "mid"), (["render"], "wav")],

@@ -43,6 +43,8 @@ from ae_toolkit.cli.options import (
 from ae_toolkit.files import announce, printable
 
 if TYPE_CHECKING:
+    from pretty_midi import PrettyMIDI
+
     from ae_music.grid import Melody
     from ae_music.midi.score import Track
 
@@ -260,11 +262,13 @@ def vary(
     read = _reader(tracks, bars)
 
     from ae_music.latent import blend
+    from ae_music.midi.write import check_length
 
     loaded = blend.load_melody_model(model, device)
 
     def made(file: Path) -> tuple[Source, list[Melody]]:
         source = read(file)
+        check_length((1 + num) * len(source.melody))
         return source, blend.vary(loaded, source.melody, num, spread=spread, seed=seed)
 
     found = read_each(files, made, out=out)
@@ -383,12 +387,16 @@ def render(files: tuple[Path, ...], out: Path, soundfont: Path | None) -> None:
     else:
         need_ending(out, SOUND_ENDINGS)
 
+    from ae_music.midi.render import check_duration
     from ae_music.midi.score import read_score
     from ae_music.midi.write import score_to_midi
 
-    found = read_each(
-        files, lambda file: (file, score_to_midi(read_score(file))), out=out, ending=".wav"
-    )
+    def read(file: Path) -> tuple[Path, PrettyMIDI]:
+        midi = score_to_midi(read_score(file))
+        check_duration(midi, subject=f"{file}:")
+        return file, midi
+
+    found = read_each(files, read, out=out, ending=".wav")
     for place, (file, midi) in zip(found.places, found.items, strict=True):
         write_sound(midi, place, soundfont=soundfont, named=not found.many)
         announce(f"{place}: {midi.get_end_time():.1f} s of {file}")
