@@ -280,6 +280,15 @@ def test_long_output_is_written_coarsely_or_refused(ae, tmp_path: Path) -> None:
         to_midi([Melody(steps, velocities, tune.meter)] * 2)
 
 
+def test_what_is_too_long_is_refused_before_a_model_is_loaded(
+    ae, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blend, "load_melody_model", lambda *_: pytest.fail("is loaded"))
+    for long in (["-n", 1000, "--bars", 512], ["-n", 1000, "--like", "rocky-road-to-dublin"]):
+        said = ae("music", "sample", *long, code=1).output
+        assert "bars of 4/4 are more than one MIDI file" in said
+
+
 def test_identical_inputs_and_different_lengths(ae) -> None:
     rows = json.loads(ae("music", "interpolate", A, A, "--json", "--steps", 3).stdout)["steps"]
     assert rows[1]["distance_to_a"] < 0.03
@@ -338,6 +347,18 @@ def test_shift_says_what_changed(ae) -> None:
     assert 0 < report["hamming"] <= 1 and report["asked"] == {"density": -2}
     output = ae("music", "shift", JIG, "--syncopation", 1, "--pitch-range", "+1").output
     assert output.count("asked: +1") == 3
+
+
+def test_shift_goes_no_further_than_there_are_notes(
+    ae, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for far in ("nan", "inf", "1e30", "-11"):
+        said = ae("music", "shift", A, "--density", far, "-o", "out.mid", code=2).output
+        assert "Invalid value for '--density'" in said
+    silence = Melody(np.zeros(32, np.uint8), np.zeros(32, np.uint8))
+    monkeypatch.setattr(blend, "shift", lambda *_: silence)
+    said = ae("music", "shift", A, "--density", "-10", "-o", "out.mid", code=1).output
+    assert "shifted so far, it has no notes" in said and not os.listdir(tmp_path)
 
 
 def test_shift_raises_density_in_most_held_out_windows() -> None:

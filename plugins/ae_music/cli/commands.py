@@ -27,7 +27,7 @@ from ae_music.cli.options import (
     midi_option,
     parse_meter,
 )
-from ae_toolkit import Misuse
+from ae_toolkit import Failure, Misuse
 from ae_toolkit.cli.options import (
     FIGURE_ENDINGS,
     FiniteRange,
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from ae_music.grid import Melody
     from ae_music.midi.score import Track
 
+DEVIATIONS = FiniteRange(-10, 10)  #: standard deviations; of more, nothing is left of a melody
 DRAWN = 40  #: melodies in one picture
 
 
@@ -206,6 +207,10 @@ def sample(
     near = read_source(like) if like is not None else None
     known, length = parse_meter(meter or "4/4"), bars or 2
 
+    from ae_music.midi.write import check_length
+
+    check_length(num * (len(near.melody) if near is not None else length * known.steps))
+
     from ae_music.latent import blend
 
     if near is not None:
@@ -289,13 +294,15 @@ def vary(
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @model_option("melody-2bar")
 @midi_option("shifted.mid", many=True)
-@click.option("--density", type=float, help="More notes, or with a negative number fewer.")
-@click.option("--diatonic", type=float, help="More of the notes in one scale.")
-@click.option("--interval", type=float, help="Larger steps between notes.")
-@click.option("--pitch-range", type=float, help="From lower to higher notes.")
-@click.option("--syncopation", type=float, help="More notes off the beat, eighths and sixteenths.")
-@click.option("--syncopation-8th", type=float, help="More off-beat eighths.")
-@click.option("--syncopation-16th", type=float, help="More off-beat sixteenths.")
+@click.option("--density", type=DEVIATIONS, help="More notes, or with a negative number fewer.")
+@click.option("--diatonic", type=DEVIATIONS, help="More of the notes in one scale.")
+@click.option("--interval", type=DEVIATIONS, help="Larger steps between notes.")
+@click.option("--pitch-range", type=DEVIATIONS, help="From lower to higher notes.")
+@click.option(
+    "--syncopation", type=DEVIATIONS, help="More notes off the beat, eighths and sixteenths."
+)
+@click.option("--syncopation-8th", type=DEVIATIONS, help="More off-beat eighths.")
+@click.option("--syncopation-16th", type=DEVIATIONS, help="More off-beat sixteenths.")
 @melody_options(num_files=1)
 @json_option
 @device_option
@@ -339,7 +346,10 @@ def shift(
 
     def made(file: Path) -> tuple[Source, Melody]:
         source = read(file)
-        return source, blend.shift(loaded, source.melody, amounts)
+        shifted = blend.shift(loaded, source.melody, amounts)
+        if not shifted.num_notes:
+            raise Failure(f"{file}: shifted so far, it has no notes; ask for less")
+        return source, shifted
 
     found = read_each(files, made, out=out)
     reports: list[dict[str, Any]] = []
