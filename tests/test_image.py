@@ -122,6 +122,18 @@ def test_a_palette_with_more_colours_than_there_are_is_refused(tmp_path: Path) -
         next(Image().read(path))
 
 
+def test_16_bits_keep_their_greys_beside_what_is_transparent(tmp_path: Path) -> None:
+    values = (16 * np.arange(64 * 64).reshape(64, 64)).astype(np.uint16)
+    values[:8] = 1000  # what is transparent, and black as most of the ink is light
+    Pictures.fromarray(values).save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    at, key = data.index(b"IDAT") - 4, b"tRNS" + struct.pack(">H", 1000)
+    chunk = struct.pack(">I", 2) + key + struct.pack(">I", zlib.crc32(key))
+    (tmp_path / "a.png").write_bytes(data[:at] + chunk + data[at:])
+    y = Image(size=64).to_tensor(next(Image().read(tmp_path / "a.png"))).y[0].numpy()
+    assert (y[:8] == 0).all() and (abs(y[8:] - values[8:] / 257) <= 1).all()
+
+
 def test_broken_metadata_are_no_matter(tmp_path: Path) -> None:
     path, exif = tmp_path / "picture.png", Pictures.Exif()
     exif[0x0131] = "a camera with a name"

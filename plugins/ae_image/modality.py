@@ -80,7 +80,8 @@ class Image(Modality):
                         )
                     if picture.format in ("JPEG", "MPO") and _num_scans(path) > MAX_JPEG_SCANS:
                         raise Failure(f"{path}: more than {MAX_JPEG_SCANS} scans are refused")
-                    if "transparency" in picture.info:  # of which the palette may have none
+                    # Of a palette's colours there may be too many; 16 bits would be clipped.
+                    if "transparency" in picture.info and not picture.mode.startswith("I;16"):
                         picture = picture.convert("RGBA")
                     picture.load()
                     picture = ImageOps.exif_transpose(picture)
