@@ -110,6 +110,17 @@ def test_a_photograph_of_endless_scans_is_refused(tmp_path: Path) -> None:
         next(Image().read(path))
 
 
+def test_what_lies_behind_a_photograph_has_no_scans(tmp_path: Path) -> None:
+    """As a film does, which some telephones add."""
+    path, small = tmp_path / "motion.jpg", tmp_path / "small.jpg"
+    Pictures.new("RGB", (8, 8), "red").save(small)
+    exif = Pictures.Exif()
+    exif[0x010E] = "\xff\xda\xff\xd9".encode("latin-1") * 200  # nor have its metadata
+    Pictures.new("RGB", (64, 64), "red").save(path, exif=exif)
+    path.write_bytes(path.read_bytes() + 200 * b"\xff\xda" + small.read_bytes())
+    assert next(Image().read(path)).size == (64, 64)
+
+
 def test_a_palette_with_more_colours_than_there_are_is_refused(tmp_path: Path) -> None:
     path, drawn = tmp_path / "p.png", Pictures.new("P", (28, 28))
     drawn.putpalette([0, 0, 0, 255, 255, 255])
