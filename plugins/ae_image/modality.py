@@ -94,6 +94,8 @@ class Image(Modality):
             what = "not a picture in the formats PNG, JPEG or WebP"
             raise Failure(f"{path}: is {what if path.stat().st_size else 'empty'}") from None
         except (OSError, ValueError, SyntaxError) as error:
+            if isinstance(error, OSError) and error.errno:  # of the system, not of the decoder
+                raise Failure(f"{path}: cannot be read, {error.strerror}") from None
             raise Failure(f"{path}: is cut short or broken ({error})") from error
         yield picture
 

@@ -35,7 +35,7 @@ from ae_toolkit.files import announce
 if TYPE_CHECKING:
     from ae_audio.dsp.sound import Sound
 
-SOUND = click.Path(path_type=Path)
+SOUND = click.Path(path_type=Path, readable=False)  #: what cannot be read is said when it is
 
 
 @click.group()

@@ -102,6 +102,8 @@ def read_sound(path: Path | str) -> Sound:
         with path.open("rb") as opened, soundfile.SoundFile(opened) as file:
             _check_header(file, where=f"{path}: ")
             sound = Sound(_read_mono(file), file.samplerate, path.stem)
+    except OSError as error:
+        raise Failure(f"{path}: cannot be read, {error.strerror or error}") from None
     except (soundfile.LibsndfileError, RuntimeError) as error:
         if isinstance(error, Failure):
             raise

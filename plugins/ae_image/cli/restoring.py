@@ -42,7 +42,7 @@ MAX_ON_SHEET = 100  #: pictures on one sheet of reconstructions
 ROW_PICTURES = 10  #: of a sheet, where it has more than one pair of rows
 SHOWN_SIZE = (512, 512)  #: pixels, at most, of a picture that waits to be drawn
 
-files_argument = click.argument("files", nargs=-1, type=click.Path(path_type=Path))
+files_argument = click.argument("files", nargs=-1, type=click.Path(path_type=Path, readable=False))
 figure_option = click.option(
     "--figure",
     type=click.Path(path_type=Path, dir_okay=False),

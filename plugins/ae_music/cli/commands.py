@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from ae_music.grid import Melody
     from ae_music.midi.score import Track
 
+MELODY = click.Path(path_type=Path, readable=False)  #: what cannot be read is said when it is
 DEVIATIONS = FiniteRange(-10, 10)  #: standard deviations; of more, nothing is left of a melody
 DRAWN = 40  #: melodies in one picture
 
@@ -230,7 +231,7 @@ def sample(
 
 
 @music.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, required=True, type=MELODY)
 @model_option("melody-2bar")
 @midi_option("variations.mid", many=True)
 @click.option("-n", "--num", default=4, show_default=True, type=click.IntRange(1, 1000),
@@ -291,7 +292,7 @@ def vary(
 
 
 @music.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, required=True, type=MELODY)
 @model_option("melody-2bar")
 @midi_option("shifted.mid", many=True)
 @click.option("--density", type=DEVIATIONS, help="More notes, or with a negative number fewer.")
@@ -375,7 +376,7 @@ def shift(
 
 
 @music.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, required=True, type=MELODY)
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path),
               help="Sound file to write: .wav, .flac or .ogg; of several FILES, the "
                    "folder.")  # fmt: skip
@@ -414,7 +415,7 @@ def render(files: tuple[Path, ...], out: Path, soundfont: Path | None) -> None:
 
 
 @music.command()
-@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, type=MELODY)
 @click.option("--track", help="Which track is the melody: its number, its name, or 'all'.")
 @json_option
 def info(files: tuple[Path, ...], track: str | None, as_json: bool) -> None:
