@@ -306,6 +306,8 @@ def test_clipping_is_told_and_done(ae, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "loud.wav", (5 * tone()).clip(-1, 1), 16_000)
     assert "is clipped" in ae("audio", "reconstruct", "loud.wav", "-o", "b.wav").output
     assert (tmp_path / "b.wav").is_file()
+    soundfile.write(tmp_path / "loud.wav", 5 * tone(), 16_000, "FLOAT")
+    assert "is clipped" not in ae("audio", "reconstruct", "loud.wav", "-o", "b.wav").output
 
 
 def test_notes_are_rendered_as_they_are_named(tmp_path: Path) -> None:

@@ -61,7 +61,12 @@ class Sound:
 
     @property
     def clipped(self) -> float:
-        """The share of its samples that are at full scale, one beside the other."""
+        """The share of its samples that are at full scale, one beside the other.
+
+        What goes beyond full scale was not clipped there.
+        """
+        if self.peak > 1:
+            return 0.0
         full = self.samples.abs() >= CLIPPED
         return float((full[1:] & full[:-1]).float().mean())
 
