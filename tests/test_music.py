@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -453,6 +454,14 @@ def test_results_appear_together_and_replace_nothing_of_others(ae, tmp_path: Pat
     assert "blend.mid: exists already" in ae(*walk, code=2).output
     said = ae("music", "interpolate", "a.mid", B, "-o", "a.mid", code=2).output
     assert "a.mid: is an input" in said and Path("a.mid").read_bytes() == A.read_bytes()
+
+
+def test_what_would_sound_better_is_said_once(ae, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    for name in ("one", "two"):
+        Melodies().write([melody((0, 4, 60), (4, 16, 64))], Path(f"{name}.mid"))
+    said = ae("music", "render", "one.mid", "two.mid", "-o", "out").stderr
+    assert said.count("FluidSynth is missing") == 1
 
 
 def test_a_piece_that_is_too_long_ends_no_batch(ae, tmp_path: Path) -> None:

@@ -232,12 +232,14 @@ def write_results(
 def write_sound(
     midi: PrettyMIDI, path: Path, *, soundfont: Path | None = None, named: bool = True
 ) -> None:
-    """Renders and writes; says on standard error what would sound better."""
+    """Renders and writes; says on standard error, once a command, what would sound better."""
     import click
 
     from ae_music.midi.render import render, write_wav
 
     audio, notice = render(midi, soundfont=soundfont, rate=RATE)
-    if notice:
+    said = click.get_current_context().meta.setdefault(__name__, set())
+    if notice and notice not in said:
         click.echo(notice, err=True)
+        said.add(notice)
     write_wav(audio, path, rate=RATE, named=named)
