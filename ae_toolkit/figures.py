@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,7 +50,7 @@ def save_figure(figure: Figure, path: Path, *, named: bool = True, style: dict[A
         raise Misuse(f"{path}: choose a name that ends in .png, .svg or .pdf")
     with rc_context(style), writing(path, named=named) as temporary:
         signed = {"Software" if path.suffix.lower() == ".png" else "Creator": SIGNATURE}
-        figure.savefig(temporary, dpi=DPI, bbox_inches="tight", pad_inches=0.04, metadata=signed)
+        _savefig(figure, temporary, bbox_inches="tight", pad_inches=0.04, metadata=signed)
 
 
 def draw_rows(rows: Mapping[str, Sequence[Tensor]], path: Path) -> None:
@@ -84,4 +85,11 @@ def draw_rows(rows: Mapping[str, Sequence[Tensor]], path: Path) -> None:
                 plot.margins(x=0)
             else:
                 plot.imshow(y, aspect="auto", interpolation="nearest", vmin=low, vmax=high)
-    figure.savefig(path, dpi=DPI)
+    _savefig(figure, path)
+
+
+def _savefig(figure: Figure, path: Path, **options: Any) -> None:
+    """Writes a figure; letters that no font has, as in names of files, become boxes silently."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(path, dpi=DPI, **options)

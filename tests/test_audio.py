@@ -24,6 +24,7 @@ from ae_audio.modality import Notes, note_of
 from conftest import ROOT
 
 from ae_toolkit import Failure, Misuse, load
+from ae_toolkit.files import is_signed
 from ae_toolkit.randomness import Source
 from ae_toolkit.testing.contracts import check_modality
 
@@ -137,8 +138,9 @@ def test_several_sounds_become_a_folder(ae, tmp_path: Path) -> None:
     (tmp_path / "in/bad\033[2J.wav").write_bytes(b"RIFF")
     ae("audio", "reconstruct", "a.wav", "b.wav", "-o", "out")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.wav", "b.wav"}
+    (tmp_path / "out/b.wav").write_text("mine")
     said = ae("audio", "denoise", "a.wav", "b.wav", "-o", "out", code=2).output
-    assert "was not named to be replaced" in said
+    assert "b.wav: exists already, and was not named to be replaced" in said
     ae("audio", "denoise", "a.wav", "b.wav", "-o", "out", "--overwrite")
     said = ae("audio", "denoise", "a.wav", "in", "-o", "clean", code=1, failed=False).output
     assert "skipped 1 of 3 files" in said and "\033" not in said
@@ -148,7 +150,18 @@ def test_several_sounds_become_a_folder(ae, tmp_path: Path) -> None:
     said = ae("audio", "figure", "a.wav", "in", "flute", code=1, failed=False).output
     assert "3 sounds" in said and (tmp_path / "spectrograms.png").is_file()
     (tmp_path / "in/a.wav").unlink()
-    assert "none of 1 sounds" in ae("audio", "denoise", "in", code=1).output
+    assert "is no sound file that can be read" in ae("audio", "denoise", "in", code=1).output
+
+
+@pytest.mark.parametrize("verb", ["reconstruct", "denoise"])
+def test_nothing_is_said_of_results_that_do_not_appear(verb: str, ae, tmp_path: Path) -> None:
+    refused = ae("audio", verb, "flute", "oboe", "gone.wav", "-o", "out", code=2)
+    assert "gone.wav: there is no such file" in refused.stderr and not refused.stdout
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/oboe.wav").write_text("mine")
+    refused = ae("audio", verb, "flute", "oboe", "-o", "out", code=2)
+    assert "oboe.wav: exists already" in refused.stderr and not refused.stdout
+    assert os.listdir("out") == ["oboe.wav"]
 
 
 def test_steps_replace_nothing_that_was_not_named(ae, tmp_path: Path) -> None:
@@ -160,6 +173,31 @@ def test_steps_replace_nothing_that_was_not_named(ae, tmp_path: Path) -> None:
     assert not (tmp_path / "m.wav").exists() and not (tmp_path / "s/m-00.wav").exists()
     ae(*walk, "--overwrite")
     assert read_sound(tmp_path / "s/m-01.wav").seconds > 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "verb"),
+    [
+        ("morph.wav", ["interpolate", "flute", "guitar", "--steps", "2"]),
+        ("notes.wav", ["sample", "-n", "1"]),
+        ("song.wav", ["play-with", "note-timbre", "a.mid"]),
+        ("reconstructed.wav", ["reconstruct", "flute"]),
+        ("clean.wav", ["denoise", "flute"]),
+        ("spectrograms.png", ["figure", "flute"]),
+    ],
+)
+def test_a_default_name_replaces_only_what_is_ours(
+    name: str, verb: list[str], ae, tmp_path: Path
+) -> None:
+    midi = pretty_midi.PrettyMIDI()
+    midi.instruments.append(pretty_midi.Instrument(0))
+    midi.instruments[0].notes.append(pretty_midi.Note(80, 60, 0, 0.5))
+    midi.write(str(tmp_path / "a.mid"))
+    (tmp_path / name).write_text("mine")
+    said = ae("audio", *verb, code=2).output
+    assert f"{name}: exists already" in said and (tmp_path / name).read_text() == "mine"
+    ae("audio", *verb, "--overwrite")
+    assert sorted(os.listdir()) == ["a.mid", name] and is_signed(tmp_path / name)
 
 
 def test_sounds_are_files_by_whatever_name(ae, tmp_path: Path) -> None:
@@ -236,13 +274,23 @@ def test_every_format_takes_any_length_and_rate(tmp_path: Path, num: int, rate: 
         assert soundfile.info(tmp_path / f"a{ending}").duration == pytest.approx(seconds, abs=0.1)
 
 
+@pytest.mark.parametrize("ending", sound.SUFFIXES)
+def test_what_is_written_says_who_wrote_it(ending: str, tmp_path: Path) -> None:
+    Notes().write([read_sound(SAMPLES / "flute.flac")], tmp_path / f"a{ending}")
+    assert is_signed(tmp_path / f"a{ending}")
+
+
 def test_folders_and_other_files_are_no_sounds(ae, tmp_path: Path) -> None:
-    (tmp_path / "flute").mkdir()
     ae("audio", "reconstruct", "flute", "-o", "b.wav")  # the one that ships
+    (tmp_path / "flute").mkdir()
+    assert "there are no files" in ae("audio", "figure", "flute", code=2).output
+    said = ae("audio", "interpolate", "guitar", "flute", code=1).output
+    assert "flute: is a folder, not a file" in said
+    shutil.copy(SAMPLES / "cello.flac", tmp_path / "flute")
+    ae("audio", "denoise", "./flute", "-o", "back")
+    assert os.listdir("back") == ["cello.wav"]
     (tmp_path / "b.wav.wav").mkdir()
     assert "there are no files" in ae("audio", "figure", "b.wav.wav", code=2).output
-    said = ae("audio", "interpolate", "b.wav.wav", "flute", code=1).output
-    assert "is a folder, not a file" in said
     (tmp_path / "a.raw").write_bytes(b"12345678")
     assert "end in .wav, .flac, .ogg" in ae("audio", "figure", "a.raw", code=2).output
     said = ae("audio", "play-with", "note-timbre", TUNE, "--mix", "nan", code=2).output
@@ -258,6 +306,8 @@ def test_clipping_is_told_and_done(ae, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "loud.wav", (5 * tone()).clip(-1, 1), 16_000)
     assert "is clipped" in ae("audio", "reconstruct", "loud.wav", "-o", "b.wav").output
     assert (tmp_path / "b.wav").is_file()
+    soundfile.write(tmp_path / "loud.wav", 5 * tone(), 16_000, "FLOAT")
+    assert "is clipped" not in ae("audio", "reconstruct", "loud.wav", "-o", "b.wav").output
 
 
 def test_notes_are_rendered_as_they_are_named(tmp_path: Path) -> None:

@@ -110,6 +110,17 @@ def test_a_photograph_of_endless_scans_is_refused(tmp_path: Path) -> None:
         next(Image().read(path))
 
 
+def test_what_lies_behind_a_photograph_has_no_scans(tmp_path: Path) -> None:
+    """As a film does, which some telephones add."""
+    path, small = tmp_path / "motion.jpg", tmp_path / "small.jpg"
+    Pictures.new("RGB", (8, 8), "red").save(small)
+    exif = Pictures.Exif()
+    exif[0x010E] = "\xff\xda\xff\xd9".encode("latin-1") * 200  # nor have its metadata
+    Pictures.new("RGB", (64, 64), "red").save(path, exif=exif)
+    path.write_bytes(path.read_bytes() + 200 * b"\xff\xda" + small.read_bytes())
+    assert next(Image().read(path)).size == (64, 64)
+
+
 def test_a_palette_with_more_colours_than_there_are_is_refused(tmp_path: Path) -> None:
     path, drawn = tmp_path / "p.png", Pictures.new("P", (28, 28))
     drawn.putpalette([0, 0, 0, 255, 255, 255])
@@ -120,6 +131,18 @@ def test_a_palette_with_more_colours_than_there_are_is_refused(tmp_path: Path) -
     path.write_bytes(data[:at] + chunk + data[at + 14 :])
     with pytest.raises(Failure, match=r"p.png: is cut short or broken \(palette index out of"):
         next(Image().read(path))
+
+
+def test_16_bits_keep_their_greys_beside_what_is_transparent(tmp_path: Path) -> None:
+    values = (16 * np.arange(64 * 64).reshape(64, 64)).astype(np.uint16)
+    values[:8] = 1000  # what is transparent, and black as most of the ink is light
+    Pictures.fromarray(values).save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    at, key = data.index(b"IDAT") - 4, b"tRNS" + struct.pack(">H", 1000)
+    chunk = struct.pack(">I", 2) + key + struct.pack(">I", zlib.crc32(key))
+    (tmp_path / "a.png").write_bytes(data[:at] + chunk + data[at:])
+    y = Image(size=64).to_tensor(next(Image().read(tmp_path / "a.png"))).y[0].numpy()
+    assert (y[:8] == 0).all() and (abs(y[8:] - values[8:] / 257) <= 1).all()
 
 
 def test_broken_metadata_are_no_matter(tmp_path: Path) -> None:

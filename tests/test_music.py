@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -279,6 +281,15 @@ def test_long_output_is_written_coarsely_or_refused(ae, tmp_path: Path) -> None:
         to_midi([Melody(steps, velocities, tune.meter)] * 2)
 
 
+def test_what_is_too_long_is_refused_before_a_model_is_loaded(
+    ae, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blend, "load_melody_model", lambda *_: pytest.fail("is loaded"))
+    for long in (["-n", 1000, "--bars", 512], ["-n", 1000, "--like", "rocky-road-to-dublin"]):
+        said = ae("music", "sample", *long, code=1).output
+        assert "bars of 4/4 are more than one MIDI file" in said
+
+
 def test_identical_inputs_and_different_lengths(ae) -> None:
     rows = json.loads(ae("music", "interpolate", A, A, "--json", "--steps", 3).stdout)["steps"]
     assert rows[1]["distance_to_a"] < 0.03
@@ -337,6 +348,18 @@ def test_shift_says_what_changed(ae) -> None:
     assert 0 < report["hamming"] <= 1 and report["asked"] == {"density": -2}
     output = ae("music", "shift", JIG, "--syncopation", 1, "--pitch-range", "+1").output
     assert output.count("asked: +1") == 3
+
+
+def test_shift_goes_no_further_than_there_are_notes(
+    ae, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for far in ("nan", "inf", "1e30", "-11"):
+        said = ae("music", "shift", A, "--density", far, "-o", "out.mid", code=2).output
+        assert "Invalid value for '--density'" in said
+    silence = Melody(np.zeros(32, np.uint8), np.zeros(32, np.uint8))
+    monkeypatch.setattr(blend, "shift", lambda *_: silence)
+    said = ae("music", "shift", A, "--density", "-10", "-o", "out.mid", code=1).output
+    assert "shifted so far, it has no notes" in said and not os.listdir(tmp_path)
 
 
 def test_shift_raises_density_in_most_held_out_windows() -> None:
@@ -431,6 +454,45 @@ def test_results_appear_together_and_replace_nothing_of_others(ae, tmp_path: Pat
     assert "blend.mid: exists already" in ae(*walk, code=2).output
     said = ae("music", "interpolate", "a.mid", B, "-o", "a.mid", code=2).output
     assert "a.mid: is an input" in said and Path("a.mid").read_bytes() == A.read_bytes()
+
+
+def test_what_would_sound_better_is_said_once(ae, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    for name in ("one", "two"):
+        Melodies().write([melody((0, 4, 60), (4, 16, 64))], Path(f"{name}.mid"))
+    said = ae("music", "render", "one.mid", "two.mid", "-o", "out").stderr
+    assert said.count("FluidSynth is missing") == 1
+
+
+def test_a_piece_that_is_too_long_ends_no_batch(ae, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    note, far = melody((0, 4, 60), (4, 16, 64)), melody((0, 4, 60), (120_000, 120_016, 64))
+    for name, written in (("one", note), ("two", note), ("long", far)):
+        to_midi([written]).write(str(tmp_path / f"in/{name}.mid"))
+    said = ae("music", "render", "in", "-o", "out", code=1, failed=False).output
+    assert "in/long.mid: lasts 250.0 minutes" in said and "skipped 1 of 3 files" in said
+    said = ae("music", "vary", "in", "-n", 3, "-o", "out", code=1, failed=False).output
+    assert "in/long.mid: 30,004 bars of 4/4 are more than" in said
+    names = ["one.mid", "one.wav", "two.mid", "two.wav"]
+    assert sorted(os.listdir("out")) == names
+    said = ae("music", "render", "in/long.mid", "-o", "long.wav", code=1).output
+    assert "in/long.mid: lasts 250.0 minutes" in said
+
+
+@pytest.mark.parametrize(
+    ("verb", "ending"),
+    [(["vary", "-n", 1], "mid"), (["shift", "--density", 1], "mid"), (["render"], "wav")],
+)
+def test_nothing_is_said_of_results_that_do_not_appear(
+    verb: list[Any], ending: str, ae, tmp_path: Path
+) -> None:
+    taken = tmp_path / f"out/{B.stem}.{ending}"
+    taken.parent.mkdir()
+    taken.write_bytes(b"mine")
+    refused = ae("music", *verb, JIG, B, "-o", "out", code=2)
+    assert f"{taken.name}: exists already" in refused.stderr and not refused.stdout
+    assert "FluidSynth" not in refused.stderr  # nothing was worked on
+    assert os.listdir("out") == [taken.name]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there are no such names")

@@ -601,6 +601,21 @@ def test_what_lies_off_the_grid_is_said_with_its_cure(file: File) -> None:
     assert told(file(one_in_thirty)) == ""
 
 
+@pytest.mark.parametrize("parts", [2, 3, -4])
+def test_notes_that_are_late_alike_are_all_kept(file: File, parts: int) -> None:
+    straight, late = tune(*range(60, 76), steps=1), SIXTEENTH // parts % SIXTEENTH
+    (melody,) = melodies_of(read_score(file([meta(1, 65, after=late), *straight])))
+    first = 1 if parts < 0 else 0  # early is late in the sixteenth before
+    assert melody.pitches.tolist() == [*range(60, 76)]
+    assert np.flatnonzero(melody.steps >= 2).tolist() == [*range(first, first + 16)]
+
+
+def test_notes_that_the_grid_has_no_place_for_are_counted(file: File) -> None:
+    path = file([e for i in range(16) for e in (on(60 + i), off(60 + i, after=SIXTEENTH // 2))])
+    (melody,) = melodies_of(read_score(path))
+    assert melody.num_notes == 9 and "7 are lost for others on theirs" in told(path)
+
+
 # Objects.
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import shutil
 import sys
+import warnings
 import zipfile
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pretty_midi
 import pytest
 import soundfile
+import torch
 from ae_music.figures import blend_figure, path_figure, rolls_figure, save_figure
 from ae_music.grid import Melody, Meter
 from ae_music.midi.notation import to_midi
@@ -22,6 +24,7 @@ from ae_music.modality import Melodies
 from conftest import ROOT
 
 from ae_toolkit import Failure, Misuse
+from ae_toolkit.figures import draw_rows
 
 SAMPLES = ROOT / "plugins/ae_music/samples"
 RATE = 22050
@@ -104,6 +107,14 @@ def test_figures_know_their_endings(tmp_path: Path) -> None:
     with pytest.raises(Misuse, match=r"ends in \.png"):
         save_figure(path_figure({"x": [0, 1]}, ylabel="y"), tmp_path / "figure.mp3")
     assert not list(tmp_path.iterdir())
+
+
+def test_names_in_any_script_are_drawn_without_a_warning(tmp_path: Path) -> None:
+    named = rolls_figure({"主旋律 メロディー": [silence(2)]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        save_figure(named, tmp_path / "rolls.png")
+        draw_rows({"主旋律": [torch.zeros(1, 8)]}, tmp_path / "rows.png")
 
 
 # Sound.

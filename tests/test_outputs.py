@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
+import errno
+import io
 import os
 import resource
 import shutil
@@ -240,6 +243,36 @@ def test_bad_files_of_many_are_skipped_and_listed(ae, run: Path) -> None:
         assert arrays["names"].tolist() == ["a", "b"] and arrays["item"].tolist() == [0, 1]
     none = ae("reconstruct", run, "in/empty.png", "in/text.png", "-o", "none", code=1).output
     assert "none of 2 files could be read" in none
+
+
+@pytest.mark.parametrize(
+    ("verb", "one"),
+    [
+        (["image", "denoise"], THREE),
+        (["audio", "denoise"], ROOT / "plugins/ae_audio/samples/flute.flac"),
+        (["music", "vary", "-n", 1], TUNES[0]),
+    ],
+)
+def test_a_file_that_may_not_be_read_is_skipped(
+    verb: list[object], one: Path, ae, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed, may = Path(f"closed{one.suffix}"), os.access
+    shutil.copy(one, closed)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != closed and may(path, mode))
+
+    def refusing(opened):
+        def refuse(path, *arguments, **options):
+            if path in (closed, str(closed)):
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return opened(path, *arguments, **options)
+
+        return refuse
+
+    for module in (builtins, io, os):  # root may read anything
+        monkeypatch.setattr(module, "open", refusing(module.open))
+    said = ae(*verb, one, closed, "-o", "out", code=1, failed=False).output
+    assert f"skipped 1 of 2 files:\n  {closed}: cannot be read, Permission denied" in said
+    assert [path.stem for path in Path("out").iterdir()] == [one.stem]
 
 
 def test_exporting_keeps_what_else_is_in_the_folder(ae, run: Path) -> None:

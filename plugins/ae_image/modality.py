@@ -5,6 +5,7 @@ An item is a `PIL.Image.Image`; its tensor is `(C, H, W)` in uint8, prepared to 
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,8 @@ MAX_SIDE = 16_384  #: pixels; a longer side is refused before it is decoded
 MAX_PIXELS = 51_000_000  #: as many as fit into 1 GB on any way through a model; phones have 50
 MAX_FILE_BYTES = 500_000_000  #: more than so many pixels take without compression
 MAX_JPEG_SCANS = 100  #: each costs a pass over all pixels, and real files have about ten
+
+JPEG_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")  #: of the end, or before a segment's length
 
 
 class Image(Modality):
@@ -81,7 +84,8 @@ class Image(Modality):
                         )
                     if picture.format in ("JPEG", "MPO") and _num_scans(path) > MAX_JPEG_SCANS:
                         raise Failure(f"{path}: more than {MAX_JPEG_SCANS} scans are refused")
-                    if "transparency" in picture.info:  # of which the palette may have none
+                    # Of a palette's colours there may be too many; 16 bits would be clipped.
+                    if "transparency" in picture.info and not picture.mode.startswith("I;16"):
                         picture = picture.convert("RGBA")
                     picture.load()
                     picture = ImageOps.exif_transpose(picture)
@@ -91,6 +95,8 @@ class Image(Modality):
             what = "not a picture in the formats PNG, JPEG or WebP"
             raise Failure(f"{path}: is {what if path.stat().st_size else 'empty'}") from None
         except (OSError, ValueError, SyntaxError) as error:
+            if isinstance(error, OSError) and error.errno:  # of the system, not of the decoder
+                raise Failure(f"{path}: cannot be read, {error.strerror}") from None
             raise Failure(f"{path}: is cut short or broken ({error})") from error
         yield picture
 
@@ -171,5 +177,15 @@ class Image(Modality):
 
 
 def _num_scans(path: Path) -> int:
-    """How often a JPEG file goes over its pixels: a marker that its coded data never hold."""
-    return path.read_bytes().count(b"\xff\xda")
+    """How often a JPEG file goes over the pixels of its first picture, whatever lies after it.
+
+    It goes from marker to marker, over their segments, to the end of the picture. A coded byte of
+    255 is none, as a zero follows it.
+    """
+    data, at, num = path.read_bytes(), 0, 0
+    while found := JPEG_MARKER.search(data, at):
+        if found[0] == b"\xff\xd9":
+            break
+        num += found[0] == b"\xff\xda"
+        at = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
+    return num

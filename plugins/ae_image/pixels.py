@@ -28,13 +28,15 @@ def flatten(picture: Picture, mode: str) -> Picture:
     the mean, as drawing programs export it, else black.
     """
     if picture.mode.startswith("I;16") or picture.mode in ("I", "F"):
-        values = np.asarray(picture)
+        values, key = np.asarray(picture), picture.info.get("transparency")
         top = 65535.0 if values.max(initial=0) > 255 else 255.0
         grey = np.empty(values.shape, np.uint8)
         for i in range(0, len(values), BLOCK_ROWS):
             rows = values[i : i + BLOCK_ROWS].astype(np.float64)
             grey[i : i + BLOCK_ROWS] = (rows.clip(0, top) / top * 255).round()
         picture = Pictures.fromarray(grey)
+        if isinstance(key, int):  # the grey of what is transparent, in 16 bits
+            picture.putalpha(Pictures.fromarray(np.uint8(255) * (values != key)))
     if "transparency" in picture.info:
         picture = picture.convert("RGBA")
     if picture.mode in ("LA", "PA", "RGBA"):

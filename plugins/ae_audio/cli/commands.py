@@ -26,16 +26,16 @@ from ae_toolkit.cli.options import (
     device_option,
     json_option,
     model_option,
-    overwrite_option,
+    out_option,
     print_json,
     seed_option,
 )
-from ae_toolkit.files import printable
+from ae_toolkit.files import announce
 
 if TYPE_CHECKING:
     from ae_audio.dsp.sound import Sound
 
-SOUND = click.Path(path_type=Path)
+SOUND = click.Path(path_type=Path, readable=False)  #: what cannot be read is said when it is
 
 
 @click.group()
@@ -76,12 +76,12 @@ def reconstruct(
       ae audio reconstruct my_notes/ -o back/
     """
     found = Sounds(sounds, open_note)
-    out = found.out(out, png, default="reconstructed")
+    found.choose_places(out, png, default="reconstructed")
     loaded = load_notes(model, device)
     rows = []
-    for name, original in found:
+    for file, original in found:
         [made] = loaded.reconstruct([original])
-        place = out / f"{name}.wav" if found.many else out
+        place = found.place_of[file]
         write([made], place, named=not found.many)
         report = _compare(original, made)
         rows.append({"out": str(place), **report})
@@ -89,10 +89,10 @@ def reconstruct(
             pair = [_titled(_heard(original), original.name), _titled(made, "reconstructed")]
             _draw({"": pair}, png)
         if not as_json:
-            click.echo(printable(
+            announce(
                 f"{place}: {made.seconds:.2f} s at {report['pitch']}, {report['cents_off']:.0f} "
                 f"cents off; log-spectral distance {report['log_spectral_distance']:.1f} dB"
-            ))  # fmt: skip
+            )
     if as_json:
         print_json(rows if found.many else rows[0])
     found.report()
@@ -109,7 +109,6 @@ def reconstruct(
               help="Along the straight line or the great arc.")  # fmt: skip
 @click.option("--each", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER",
               help="Also write every step as a file of its own.")  # fmt: skip
-@overwrite_option
 @json_option
 @device_option
 def interpolate(
@@ -155,10 +154,10 @@ def interpolate(
         rows = [{"centroid_hz": round(value, 1)} for value in hertz]
         print_json({"out": str(out), "steps": rows})
         return
-    click.echo(printable(
+    announce(
         f"{out}: {steps} steps from {ends[0].name} to {ends[1].name}, "
         f"spectral centroid {hertz[0]:.0f} to {hertz[-1]:.0f} Hz"
-    ))  # fmt: skip
+    )
 
 
 @audio.command()
@@ -214,15 +213,13 @@ def sample(
         width = len(numbers) if len(numbers) > 1 else num
         rows = [made[i : i + width] for i in range(0, len(made), width)]
         _draw({(f"{i + 1}" if len(rows) > 1 else ""): row for i, row in enumerate(rows)}, png)
-    click.echo(f"{out}: {len(made)} notes, seed {seed}")
+    announce(f"{out}: {len(made)} notes, seed {seed}")
 
 
 @audio.command("play-with")
 @click.argument("model")
 @click.argument("melody", type=click.Path(path_type=Path))
-@click.option("-o", "--out", default="song.wav", show_default=True,
-              type=click.Path(path_type=Path, dir_okay=False),
-              help="Sound to write (.wav, .flac or .ogg).")  # fmt: skip
+@out_option("song.wav", "Sound to write (.wav, .flac or .ogg).")
 @click.option("--from", "a", default="flute", show_default=True, type=SOUND,
               help="A note in the one timbre.")  # fmt: skip
 @click.option("--to", "b", default="guitar", show_default=True, type=SOUND,
@@ -254,10 +251,10 @@ def play_with(
     write([song], out)
     if num := moved(tones):
         tell(f"{melody}: {num} notes are sung in another octave than written")
-    click.echo(printable(
+    announce(
         f"{out}: {len(tones)} notes, {song.seconds:.1f} s, {1 - mix:.0%} {ends[0].name} and "
         f"{mix:.0%} {ends[1].name}"
-    ))  # fmt: skip
+    )
 
 
 @audio.command()
@@ -280,27 +277,24 @@ def denoise(
       ae audio denoise recordings/ -o clean/
     """
     found = Sounds(sounds, open_sound)
-    out = found.out(out, png, default="clean")
+    found.choose_places(out, png, default="clean")
     loaded = load_notes(model, device)
     if not loaded.autoencoder.any_size:
         raise Misuse(f"model {model!r} takes notes of one length; use one such as 'note-denoise'")
     from ae_audio.corruptions import clean
 
-    for name, original in found:
-        made = clean(loaded, original)
-        place = out / f"{name}.wav" if found.many else out
+    for file, original in found:
+        made, place = clean(loaded, original), found.place_of[file]
         write([made], place, named=not found.many)
         if png is not None:
             _draw({"": [_titled(original, original.name), _titled(made, "denoised")]}, png)
-        click.echo(printable(f"{place}: {made.seconds:.2f} s"))
+        announce(f"{place}: {made.seconds:.2f} s")
     found.report()
 
 
 @audio.command()
 @click.argument("sounds", nargs=-1, required=True, type=SOUND)
-@click.option("-o", "--out", default="spectrograms.png", show_default=True,
-              type=click.Path(path_type=Path, dir_okay=False),
-              help="Picture to write (.png, .svg or .pdf).")  # fmt: skip
+@out_option("spectrograms.png", "Picture to write (.png, .svg or .pdf).")
 def figure(sounds: tuple[Path, ...], out: Path) -> None:
     """Draw the spectrograms of SOUNDS side by side.
 
@@ -314,7 +308,7 @@ def figure(sounds: tuple[Path, ...], out: Path) -> None:
     found = Sounds(sounds, open_sound)
     drawn = [sound for _, sound in found]
     _draw({"": drawn}, out)
-    click.echo(printable(f"{out}: {len(drawn)} sounds"))
+    announce(f"{out}: {len(drawn)} sounds")
     found.report()
 
 

@@ -10,14 +10,21 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ae_audio import SUFFIXES
-from ae_toolkit import Failure, Misuse
-from ae_toolkit.cli.options import FIGURE_ENDINGS, need_ending, overwrite_option, report_skipped
+from ae_toolkit import Misuse
+from ae_toolkit.cli.options import (
+    FIGURE_ENDINGS,
+    need_ending,
+    out_option,
+    overwrite_option,
+    report_skipped,
+)
 from ae_toolkit.errors import choose
-from ae_toolkit.files import safe_name
+from ae_toolkit.files import check_output, safe_names, take_default
 
 if TYPE_CHECKING:
     from ae_audio.dsp.sound import Sound
     from ae_toolkit import Model
+    from ae_toolkit.data.shards import Skipped
 
 MIN_CLARITY = 0.5  #: clarity from which on a sound has a pitch
 
@@ -29,10 +36,8 @@ png_option = click.option("--png", type=click.Path(path_type=Path, dir_okay=Fals
 
 
 def out_options(default: str) -> Callable[[Command], Command]:
-    """`-o`: the sound to write, and beside it `--png`."""
-    out = click.option("-o", "--out", default=default, show_default=True,
-                       type=click.Path(path_type=Path, dir_okay=False),
-                       help="Sound to write (.wav, .flac or .ogg).")  # fmt: skip
+    """`-o`: the sound to write, `--overwrite` and `--png`."""
+    out = out_option(default, "Sound to write (.wav, .flac or .ogg).")
     return lambda command: out(png_option(command))
 
 
@@ -80,7 +85,8 @@ def load_timbres(model: str, device: str) -> Model:
 class Sounds:
     """Sounds that a user named: files, folders of them, and names of notes that ship.
 
-    Iterating reads one at a time; of several, bad ones are skipped.
+    Iterating reads one at a time, and yields its file and the sound; of several, bad ones are
+    skipped.
 
     Args:
         paths: as they were named.
@@ -88,62 +94,57 @@ class Sounds:
 
     Attributes:
         many: whether there may be several, so that -o names a folder.
+        place_of: where the result of a file goes, once `choose_places` was called.
 
     Raises:
-        Misuse: there is no such name, or no sound in a folder.
+        Misuse: there is no such file or name, or no sound in a folder.
     """
 
     def __init__(self, paths: Sequence[Path], read: Callable[[Path], Sound]):
         from ae_audio.modality import Notes
-        from ae_toolkit.data.folder import find_files
+        from ae_toolkit.data.folder import list_files
 
-        self.read, self.files, self.many = read, list[Path](), len(paths) > 1
-        self.skipped: list[tuple[str, str]] = []
-        for path in paths:
-            if path.is_dir() and str(path) not in sample_names():
-                self.files += find_files(path, Notes())
-                self.many = True
-            else:
-                self.files.append(find_sound(path))
+        self.read, self.many = read, len(paths) > 1 or paths[0].is_dir()
+        self.files = list_files(map(find_sound, paths), Notes())
+        self.place_of: dict[Path, Path] = {}
+        self.skipped: list[Skipped] = []
 
-    def __iter__(self) -> Iterator[tuple[str, Sound]]:
-        """Yields the name of a result, without an ending, and the sound.
+    def __iter__(self) -> Iterator[tuple[Path, Sound]]:
+        """Yields files and sounds.
 
         Raises:
-            Misuse: there is no such file.
             Failure: the only one, or every one of them, is broken.
         """
-        names = [safe_name(path.stem) for path in self.files]
-        if len({name.casefold() for name in names}) < len(names):
-            names = [f"{i:03}-{name}" for i, name in enumerate(names)]
-        for path, name in zip(self.files, names, strict=True):
-            try:
-                sound = self.read(path)
-            except (Failure, Misuse) as error:
-                if not (self.many and path.exists()):
-                    raise
-                self.skipped.append((str(path), str(error).removeprefix(f"{path}: ")))
-                continue
-            yield name, sound
-        if len(self.skipped) == len(self.files):
-            first, reason = self.skipped[0]
-            raise Failure(
-                f"none of {len(names)} sounds can be used; the first is {first}: {reason}"
-            )
+        from ae_toolkit.data.folder import read_each
 
-    def out(self, out: Path | None, png: Path | None, *, default: str) -> Path:
-        """Where results go: a file for one sound, a folder for several.
+        return read_each(self.files, self.read, self.skipped)
+
+    def choose_places(self, out: Path | None, png: Path | None, *, default: str) -> None:
+        """Chooses a file for each result: `out`, or of several sounds one in the folder `out`.
+
+        A sound that was named twice counts once.
 
         Raises:
-            Misuse: it is the other, or names another format.
+            Misuse: `out` is not what it should be, names another format, or has a file in it that
+                nobody asked to replace.
         """
-        out = out or Path(default if self.many else f"{default}.wav")
+        if out is None:
+            out = Path(default if self.many else f"{default}.wav")
+            take_default(out)
         check_endings(None if self.many else out, png)
-        if self.many and (out.suffix.lower() in SUFFIXES or out.is_file()):
+        if not self.many:
+            self.place_of = {self.files[0]: out}
+            return
+        if out.suffix.lower() in SUFFIXES or out.is_file():
             raise Misuse(f"{out}: of several sounds, -o is the folder for the results")
-        if self.many and png:
+        if png:
             raise Misuse(f"{png}: --png draws one sound; draw several with 'ae audio figure'")
-        return out
+        self.files = list(dict.fromkeys(self.files))
+        names = safe_names([file.stem for file in self.files])
+        places = [out / f"{name}.wav" for name in names]
+        for place in places:
+            check_output(place, named=False)
+        self.place_of = dict(zip(self.files, places, strict=True))
 
     def report(self) -> None:
         """Lists what was skipped, and ends the command with exit code 1 where something was."""
@@ -183,12 +184,12 @@ def open_note(path: Path) -> Sound:
 
 
 def find_sound(path: Path) -> Path:
-    """A file as it is, or the one that ships under a name such as `flute`.
+    """A path as it is, or where nothing lies there the note that ships under a name like `flute`.
 
     Raises:
         Misuse: there is neither.
     """
-    if path.is_file() or path.suffix:
+    if path.exists() or path.suffix:
         return path
     known = sample_names()
     if str(path) not in known:

@@ -20,7 +20,7 @@ from torchaudio.functional import resample
 from ae_audio import SUFFIXES
 from ae_toolkit import Failure, Misuse
 from ae_toolkit.cli.options import need_ending
-from ae_toolkit.files import check_input
+from ae_toolkit.files import SIGNATURE, check_input
 
 SUBTYPES = {".wav": "PCM_16", ".flac": "PCM_16", ".ogg": "VORBIS"}
 HIGHEST_RATES = {".flac": 192_000, ".ogg": 192_000}  #: samples a second that a format can hold
@@ -61,7 +61,12 @@ class Sound:
 
     @property
     def clipped(self) -> float:
-        """The share of its samples that are at full scale, one beside the other."""
+        """The share of its samples that are at full scale, one beside the other.
+
+        What goes beyond full scale was not clipped there.
+        """
+        if self.peak > 1:
+            return 0.0
         full = self.samples.abs() >= CLIPPED_LEVEL
         return float((full[1:] & full[:-1]).float().mean())
 
@@ -102,6 +107,8 @@ def read_sound(path: Path | str) -> Sound:
         with path.open("rb") as opened, soundfile.SoundFile(opened) as file:
             _check_header(file, where=f"{path}: ")
             sound = Sound(_read_mono(file), file.samplerate, path.stem)
+    except OSError as error:
+        raise Failure(f"{path}: cannot be read, {error.strerror or error}") from None
     except (soundfile.LibsndfileError, RuntimeError) as error:
         if isinstance(error, Failure):
             raise
@@ -149,6 +156,7 @@ def write_sounds(sounds: Sequence[Sound], path: Path | str) -> None:
     ending, encoded = path.suffix.lower(), BytesIO()
     format = ending[1:].upper()
     with soundfile.SoundFile(encoded, "w", rate, 1, SUBTYPES[ending], format=format) as file:
+        file.software = SIGNATURE
         for block in samples.split(BLOCK_FRAMES):
             file.write(block.numpy())
     path.write_bytes(encoded.getbuffer())
@@ -195,7 +203,7 @@ def _read_mono(file: soundfile.SoundFile) -> Tensor:
 
 
 def _blocks(file: soundfile.SoundFile) -> Iterator[Tensor]:
-    """The rest of a file as `(BLOCK, channels)`, or shorter at the end."""
+    """The rest of a file as `(BLOCK_FRAMES, channels)`, or shorter at the end."""
     left = file.frames  # at most: a broken header promises more than there is
     while len(block := file.read(min(BLOCK_FRAMES, left), dtype="float32", always_2d=True)):
         yield torch.from_numpy(block)

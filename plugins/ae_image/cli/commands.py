@@ -29,6 +29,7 @@ from ae_toolkit.cli.options import (
     seed_option,
     warn_untrained_prior,
 )
+from ae_toolkit.files import announce
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -118,7 +119,7 @@ def grid(
     pictures = loaded.decode(square.flatten(0, 1), condition)
     rows = [pictures[i * size : (i + 1) * size] for i in range(size)]
     save_figure(grid_figure(rows, **ticks), out)
-    click.echo(f"{out}: {size}x{size} pictures of {model}")
+    announce(f"{out}: {size}x{size} pictures of {model}")
 
 
 def _most_active(model: Model, condition: dict[str, float]) -> tuple[int, int]:
@@ -186,7 +187,7 @@ def scatter(model: str, out: Path, data: str | None, num: int, as_json: bool, de
     if as_json:
         click.echo(json.dumps({"out": str(out), "num": len(examples), "accuracy": accuracy}))
     else:
-        click.echo(f"{out}: {len(examples)} test codes of {model}")
+        announce(f"{out}: {len(examples)} test codes of {model}")
 
 
 def _labelled(model: Model, data: str | None) -> Examples:
@@ -245,14 +246,14 @@ def sample(
         if classes:
             rows = _styles(loaded, name, classes, min(num, 100), seed, temperature)
             save_figure(grid_figure(rows, columns=name), out)
-            click.echo(f"{out}: {len(rows)} styles of {model} in {classes} classes, seed {seed}")
+            announce(f"{out}: {len(rows)} styles of {model} in {classes} classes, seed {seed}")
             return
     need_condition(loaded, condition)
     pictures = loaded.sample(num, condition, seed=seed, temperature=temperature)
     side = math.ceil(math.sqrt(num))
     rows = [pictures[i : i + side] for i in range(0, num, side)]
     save_figure(grid_figure(rows), out)
-    click.echo(f"{out}: {num} pictures of {model}, seed {seed}")
+    announce(f"{out}: {num} pictures of {model}, seed {seed}")
 
 
 def _styles(
@@ -317,7 +318,7 @@ def interpolate(
     if gif:
         animate(walk, out.with_suffix(".gif"))
     beside = f" and {out.with_suffix('.gif')}" if gif else ""
-    click.echo(f"{out}{beside}: {steps} steps from {a} to {b}, between the two originals")
+    announce(f"{out}{beside}: {steps} steps from {a} to {b}, between the two originals")
 
 
 @image.command()
@@ -383,7 +384,7 @@ def traverse(
         rows[f"axis {axis}"] = loaded.decode(codes, condition)
     captions = [f"{way:+.1f}".replace("-", "−") for way in (ways + 0.0).tolist()]
     save_figure(rows_figure(rows, captions=captions), out)
-    click.echo(f"{out}: axes {', '.join(map(str, axes))} of {model}, {steps} steps each")
+    announce(f"{out}: axes {', '.join(map(str, axes))} of {model}, {steps} steps each")
 
 
 @image.command()
@@ -408,7 +409,7 @@ def lesson(out: Path, quick: bool, seed: int, device: str) -> None:
     page = write_page(Lesson(num=500 if quick else 5000, seed=seed, device=device))
     with writing(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
-    click.echo(f"{out}: open it in a browser")
+    announce(f"{out}: open it in a browser")
 
 
 def _axes(text: str, model: Model) -> list[int]:

@@ -28,6 +28,7 @@ from ae_toolkit.cli.options import (
     report_skipped,
     seed_option,
 )
+from ae_toolkit.files import announce
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -41,7 +42,7 @@ MAX_ON_SHEET = 100  #: pictures on one sheet of reconstructions
 ROW_PICTURES = 10  #: of a sheet, where it has more than one pair of rows
 SHOWN_SIZE = (512, 512)  #: pixels, at most, of a picture that waits to be drawn
 
-files_argument = click.argument("files", nargs=-1, type=click.Path(path_type=Path))
+files_argument = click.argument("files", nargs=-1, type=click.Path(path_type=Path, readable=False))
 figure_option = click.option(
     "--figure",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -161,7 +162,7 @@ def reconstruct(
         seen, yours = (sum(some[i] for i in inked) / len(inked) for some in (errors, whole))
         beside = f" from what the model saw, {yours:.1f} dB from your files" if files else ""
         told = f", PSNR {seen:.1f} dB{beside}"
-    click.echo(f"{out}: {len(made)} reconstructions by {model}{told}")
+    announce(f"{out}: {len(made)} reconstructions by {model}{told}")
     report_skipped(skipped, total=len(found))
 
 
@@ -319,9 +320,9 @@ def _restore(
         if drawn := figure or beside:
             _draw(before, after, model.recipe.name, file.name, drawn, named=drawn is figure)
         added = f"; {drawn}: before and after" if drawn else ""
-        click.echo(f"{out}: {file} {done}, {after.width}x{after.height} pixels{added}")
+        announce(f"{out}: {file} {done}, {after.width}x{after.height} pixels{added}")
     else:
-        click.echo(f"{out}: {len(found) - len(skipped)} pictures {done}")
+        announce(f"{out}: {len(found) - len(skipped)} pictures {done}")
     report_skipped(skipped, total=len(found))
 
 
@@ -424,7 +425,7 @@ def _show_noise(model: Model, name: str, out: Path, seed: int) -> None:
     captions = [f"{before:.0f} → {after:.0f} dB" for before, after in gains]
     rows = {"original": clean, "noisy": noisy, "denoised": made}
     save_figure(rows_figure(rows, captions=captions), out)
-    click.echo(f"{out}: 10 digits denoised by {name}, seed {seed}")
+    announce(f"{out}: 10 digits denoised by {name}, seed {seed}")
 
 
 def _show_sizes(model: Model, name: str, out: Path) -> None:
@@ -443,4 +444,4 @@ def _show_sizes(model: Model, name: str, out: Path) -> None:
     captions = [f"{before:.0f} → {after:.0f} dB" for before, after in gains]
     rows = {"small": small, "bicubic": bicubic, "enlarged": made, "original": clean}
     save_figure(rows_figure(rows, captions=captions, cell=clean[0].size), out)
-    click.echo(f"{out}: 10 digits enlarged by {name}")
+    announce(f"{out}: 10 digits enlarged by {name}")

@@ -27,7 +27,7 @@ from ae_music.cli.options import (
     midi_option,
     parse_meter,
 )
-from ae_toolkit import Misuse
+from ae_toolkit import Failure, Misuse
 from ae_toolkit.cli.options import (
     FIGURE_ENDINGS,
     FiniteRange,
@@ -40,12 +40,16 @@ from ae_toolkit.cli.options import (
     report_skipped,
     seed_option,
 )
-from ae_toolkit.files import printable
+from ae_toolkit.files import announce, printable
 
 if TYPE_CHECKING:
+    from pretty_midi import PrettyMIDI
+
     from ae_music.grid import Melody
     from ae_music.midi.score import Track
 
+MELODY = click.Path(path_type=Path, readable=False)  #: what cannot be read is said when it is
+DEVIATIONS = FiniteRange(-10, 10)  #: standard deviations; of more, nothing is left of a melody
 MAX_DRAWN = 40  #: melodies in one picture
 
 
@@ -150,7 +154,7 @@ def interpolate(
         return
     lengths = sorted({melody.num_bars for melody in walk})
     each_has = f"{lengths[0]}" if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]}"
-    _echo(
+    announce(
         f"{out}: {steps} steps of {each_has} bars, {sum(m.num_bars for m in walk)} in all, from "
         f"{one.melody.name} to {two.melody.name}"
     )
@@ -204,6 +208,10 @@ def sample(
     near = read_source(like) if like is not None else None
     known, length = parse_meter(meter or "4/4"), bars or 2
 
+    from ae_music.midi.write import check_length
+
+    check_length(num * (len(near.melody) if near is not None else length * known.steps))
+
     from ae_music.latent import blend
 
     if near is not None:
@@ -219,11 +227,11 @@ def sample(
     write_results(made, out, wav=wav, each=each)
     _draw(made, png)
     melodies = "1 melody" if num == 1 else f"{num} melodies"
-    _echo(f"{out}: {melodies} of {made[0].num_bars} bars, seed {seed}")
+    announce(f"{out}: {melodies} of {made[0].num_bars} bars, seed {seed}")
 
 
 @music.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, required=True, type=MELODY)
 @model_option("melody-2bar")
 @midi_option("variations.mid", many=True)
 @click.option("-n", "--num", default=4, show_default=True, type=click.IntRange(1, 1000),
@@ -260,39 +268,42 @@ def vary(
     read = _reader(tracks, bars)
 
     from ae_music.latent import blend
+    from ae_music.midi.write import check_length
 
     loaded = blend.load_melody_model(model, device)
 
     def made(file: Path) -> tuple[Source, list[Melody]]:
         source = read(file)
+        check_length((1 + num) * len(source.melody))
         return source, blend.vary(loaded, source.melody, num, spread=spread, seed=seed)
 
-    found = read_each(files, made)
-    for name, (source, variations) in zip(found.names, found.items, strict=True):
-        place = out / f"{name}.mid" if found.many else out
+    found = read_each(files, made, out=out)
+    for place, (source, variations) in zip(found.places, found.items, strict=True):
         melodies = [source.melody, *variations]
         write_results(melodies, place, wav=wav, each=each, named=not found.many)
         _draw(melodies, png)
         _say(source)
         changed = ", ".join(f"{blend.hamming(source.melody, m):.0%}" for m in variations)
-        _echo(
+        announce(
             f"{place}: {source.melody.name} and {num} variations, of whose steps {changed} differ"
         )
-    click.echo(f"seed {seed}")
+    announce(f"seed {seed}")
     report_skipped(found.skipped, total=found.num_files)
 
 
 @music.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, required=True, type=MELODY)
 @model_option("melody-2bar")
 @midi_option("shifted.mid", many=True)
-@click.option("--density", type=float, help="More notes, or with a negative number fewer.")
-@click.option("--diatonic", type=float, help="More of the notes in one scale.")
-@click.option("--interval", type=float, help="Larger steps between notes.")
-@click.option("--pitch-range", type=float, help="From lower to higher notes.")
-@click.option("--syncopation", type=float, help="More notes off the beat, eighths and sixteenths.")
-@click.option("--syncopation-8th", type=float, help="More off-beat eighths.")
-@click.option("--syncopation-16th", type=float, help="More off-beat sixteenths.")
+@click.option("--density", type=DEVIATIONS, help="More notes, or with a negative number fewer.")
+@click.option("--diatonic", type=DEVIATIONS, help="More of the notes in one scale.")
+@click.option("--interval", type=DEVIATIONS, help="Larger steps between notes.")
+@click.option("--pitch-range", type=DEVIATIONS, help="From lower to higher notes.")
+@click.option(
+    "--syncopation", type=DEVIATIONS, help="More notes off the beat, eighths and sixteenths."
+)
+@click.option("--syncopation-8th", type=DEVIATIONS, help="More off-beat eighths.")
+@click.option("--syncopation-16th", type=DEVIATIONS, help="More off-beat sixteenths.")
 @melody_options(num_files=1)
 @json_option
 @device_option
@@ -336,12 +347,14 @@ def shift(
 
     def made(file: Path) -> tuple[Source, Melody]:
         source = read(file)
-        return source, blend.shift(loaded, source.melody, amounts)
+        shifted = blend.shift(loaded, source.melody, amounts)
+        if not shifted.num_notes:
+            raise Failure(f"{file}: shifted so far, it has no notes; ask for less")
+        return source, shifted
 
-    found = read_each(files, made)
+    found = read_each(files, made, out=out)
     reports: list[dict[str, Any]] = []
-    for name, (source, shifted) in zip(found.names, found.items, strict=True):
-        place = out / f"{name}.mid" if found.many else out
+    for place, (source, shifted) in zip(found.places, found.items, strict=True):
         write_results([shifted], place, wav=wav, named=not found.many)
         _draw([replace(source.melody, name="original"), replace(shifted, name="shifted")], png)
         _say(source)
@@ -353,17 +366,17 @@ def shift(
         )  # fmt: skip
         if as_json:
             continue
-        _echo(f"{place}: {source.melody.name}, {changed:.0%} of its steps changed")
+        announce(f"{place}: {source.melody.name}, {changed:.0%} of its steps changed")
         for attribute in before:
             asked = f"  asked: {amounts[attribute]:+g}" if attribute in amounts else ""
-            click.echo(f"{attribute:18} {before[attribute]:6.3f} -> {after[attribute]:6.3f}{asked}")
+            announce(f"{attribute:18} {before[attribute]:6.3f} -> {after[attribute]:6.3f}{asked}")
     if as_json:
         print_json(reports if found.many else reports[0])
     report_skipped(found.skipped, total=found.num_files)
 
 
 @music.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, required=True, type=MELODY)
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path),
               help="Sound file to write: .wav, .flac or .ogg; of several FILES, the "
                    "folder.")  # fmt: skip
@@ -385,19 +398,24 @@ def render(files: tuple[Path, ...], out: Path, soundfont: Path | None) -> None:
     else:
         need_ending(out, SOUND_ENDINGS)
 
+    from ae_music.midi.render import check_duration
     from ae_music.midi.score import read_score
     from ae_music.midi.write import score_to_midi
 
-    found = read_each(files, lambda file: (file, score_to_midi(read_score(file))))
-    for name, (file, midi) in zip(found.names, found.items, strict=True):
-        place = out / f"{name}.wav" if found.many else out
+    def read(file: Path) -> tuple[Path, PrettyMIDI]:
+        midi = score_to_midi(read_score(file))
+        check_duration(midi, subject=f"{file}:")
+        return file, midi
+
+    found = read_each(files, read, out=out, ending=".wav")
+    for place, (file, midi) in zip(found.places, found.items, strict=True):
         write_sound(midi, place, soundfont=soundfont, named=not found.many)
-        _echo(f"{place}: {midi.get_end_time():.1f} s of {file}")
+        announce(f"{place}: {midi.get_end_time():.1f} s of {file}")
     report_skipped(found.skipped, total=found.num_files)
 
 
 @music.command()
-@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, type=MELODY)
 @click.option("--track", help="Which track is the melody: its number, its name, or 'all'.")
 @json_option
 def info(files: tuple[Path, ...], track: str | None, as_json: bool) -> None:
@@ -426,7 +444,7 @@ def info(files: tuple[Path, ...], track: str | None, as_json: bool) -> None:
     else:
         for report in found.items:
             for line in lines(report):
-                _echo(line)
+                click.echo(printable(line))
     report_skipped(found.skipped, total=found.num_files)
 
 
@@ -487,10 +505,6 @@ def _reader(tracks: Sequence[str], bars: Sequence[str]) -> Callable[[Path], Sour
         raise Misuse("--track and --bars are given once, and hold for every file")
     track, chosen = next(iter(tracks), None), next(iter(bars), None)
     return lambda file: read_source(file, track=track, bars=chosen)
-
-
-def _echo(line: str) -> None:
-    click.echo(printable(line))
 
 
 def _others(source: Source) -> list[Track]:

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from ae_music.cli.options import is_many
 from ae_toolkit import Failure, Misuse
-from ae_toolkit.files import printable, safe_names
+from ae_toolkit.files import check_output, printable, safe_names
 
 if TYPE_CHECKING:
     from pretty_midi import PrettyMIDI
 
     from ae_music.grid import Melody
     from ae_music.midi.score import Score, Track
-    from ae_toolkit.data.shards import Skipped
 
 DEFAULT_PAIR = ("drowsy-maggie", "smash-the-windows-reel")  #: where nobody says what to blend
 
@@ -98,13 +97,13 @@ class Found(NamedTuple, Generic[T]):
 
     Attributes:
         items: one for each file that could be read.
-        names: of them, each different and safe as a file's.
+        places: where their results go, where a place was asked for.
         skipped: the paths of the others, and why.
         many: whether several files or a folder were asked for.
     """
 
     items: list[T]
-    names: list[str]
+    places: list[Path]
     skipped: Sequence[tuple[str, str]]
     many: bool
 
@@ -113,25 +112,45 @@ class Found(NamedTuple, Generic[T]):
         return len(self.items) + len(self.skipped)
 
 
-def read_each(paths: Sequence[Path], read: Callable[[Path], T]) -> Found[T]:
+def read_each(
+    paths: Sequence[Path],
+    read: Callable[[Path], T],
+    *,
+    out: Path | None = None,
+    ending: str = ".mid",
+) -> Found[T]:
     """Reads files, names of bundled tunes, and all melodies below folders; skips what is broken.
 
     Args:
-        paths: as the user gave them.
+        paths: as the user gave them; a file that was named twice counts once.
         read: what is made of one.
+        out: where the result goes; of several files, the folder for the results.
+        ending: of results in a folder.
 
     Raises:
-        Misuse: there is no such file, or nothing of the kind in a folder.
+        Misuse: there is no such file, nothing of the kind in a folder, or a file in the place of a
+            result that nobody asked to replace.
         Failure: the only file, or every one of them, is broken.
     """
     from ae_music.modality import Melodies
     from ae_toolkit.data import folder
 
     skipped: list[Skipped] = []
-    files = folder.list_files(map(find_tune, paths), Melodies())
+    many = is_many(paths)
+    files = [*dict.fromkeys(folder.list_files(map(find_tune, paths), Melodies()))]
+    places = [out] * len(files) if out is not None else []
+    if out is not None and many:
+        places = [out / f"{name}{ending}" for name in safe_names([file.stem for file in files])]
+    for place in places:
+        check_output(place, named=not many)
     found = [*folder.read_each(files, read, skipped)]
-    names = safe_names([path.stem for path, _ in found])
-    return Found([item for _, item in found], names, skipped, is_many(paths))
+    place_of = dict(zip(files, places, strict=False))
+    return Found(
+        [item for _, item in found],
+        [place_of[file] for file, _ in found if place_of],
+        skipped,
+        many,
+    )
 
 
 def _section_of(found: Sequence[Melody], bar: int, where: str) -> tuple[Melody, int]:
@@ -215,12 +234,14 @@ def write_results(
 def write_sound(
     midi: PrettyMIDI, path: Path, *, soundfont: Path | None = None, named: bool = True
 ) -> None:
-    """Renders and writes; says on standard error what would sound better."""
+    """Renders and writes; says on standard error, once a command, what would sound better."""
     import click
 
     from ae_music.midi.render import render, write_wav
 
     audio, notice = render(midi, soundfont=soundfont, rate=SAMPLE_RATE)
-    if notice:
+    said = click.get_current_context().meta.setdefault(__name__, set())
+    if notice and notice not in said:
         click.echo(notice, err=True)
+        said.add(notice)
     write_wav(audio, path, rate=SAMPLE_RATE, named=named)

@@ -17,6 +17,7 @@ import numpy as np
 from ae_music.grid import COMMON, Melody, Meter, Notes, skyline, write_steps
 from ae_music.midi.choose import choose_track
 from ae_music.midi.score import Change, Score, Track
+from ae_music.midi.timing import timing_of
 
 MIN_TEMPO_BARS = 2  #: bars that a tempo must last to begin a melody of its own
 SAME_TEMPO = 0.02  #: relative difference
@@ -59,7 +60,7 @@ def melodies_of(score: Score, *, track: str | None = None, where: str = "") -> l
         Failure: there is no melody; the sentence says why.
     """
     chosen = choose_track(score, track, where=where).track
-    notes = skyline(chosen.on_grid())
+    notes = skyline(chosen.on_grid(late=timing_of(chosen, tick=score.tick).late))
     found: list[Melody] = []
     since, bar_line = -1, 0
     for section in sections(score):

@@ -44,12 +44,7 @@ def render(
         Misuse: there is no such soundfont.
         Failure: the piece is too long, the soundfont is none, or FluidSynth failed.
     """
-    length = midi.get_end_time()
-    if length > 60 * MAX_MINUTES:
-        raise Failure(
-            f"the piece lasts {length / 60:.1f} minutes, and more than {MAX_MINUTES} are not "
-            f"made into sound"
-        )
+    check_duration(midi)
     if soundfont is not None:
         _check_soundfont(soundfont)
     program, soundfont = shutil.which("fluidsynth"), soundfont or _shipped_soundfont()
@@ -61,6 +56,24 @@ def render(
         else "FluidSynth is missing, install it (apt install fluidsynth, brew install fluid-synth)"
     )
     return _plain(midi, rate=rate), f"{missing} to hear instruments instead of plain tones"
+
+
+def check_duration(midi: PrettyMIDI, *, subject: str = "the piece") -> None:
+    """Refuses a piece that is too long to be made into sound.
+
+    Args:
+        midi: the piece.
+        subject: begins the sentence, such as `tune.mid:`.
+
+    Raises:
+        Failure: it is longer than an hour.
+    """
+    length = midi.get_end_time()
+    if length > 60 * MAX_MINUTES:
+        raise Failure(
+            f"{subject} lasts {length / 60:.1f} minutes, and more than {MAX_MINUTES} are not "
+            f"made into sound"
+        )
 
 
 def write_wav(audio: Audio, path: Path, *, rate: int, named: bool = True) -> None:

@@ -46,10 +46,15 @@ class Track:
     def __len__(self) -> int:
         return len(self.start)
 
-    def on_grid(self) -> Notes:
-        """The notes on the nearest sixteenths, each at least one long."""
-        start = np.rint(self.start).astype(np.int64)
-        end = np.maximum(np.rint(self.end).astype(np.int64), start + 1)
+    def on_grid(self, *, late: float = 0.0) -> Notes:
+        """The notes on the nearest sixteenths, a half the next, each at least one long.
+
+        Args:
+            late: steps by which all are moved back first.
+        """
+        start, end = (np.floor(at - late + 0.5).astype(np.int64) for at in (self.start, self.end))
+        start = np.maximum(start, 0)
+        end = np.maximum(end, start + 1)
         return Notes(start, end, self.pitch.astype(np.int64), self.velocity.astype(np.int64))
 
 

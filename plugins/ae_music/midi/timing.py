@@ -17,6 +17,7 @@ TOLERANCE_STEPS = 1 / 8  #: from the grid
 MAX_OFF_SHARE = 0.05  #: of the onsets, of which nothing is said
 MIN_FIT = 0.5  #: of the onsets off the grid, by which a finer grid explains them
 MIN_SHIFTED = 0.9  #: of all onsets, by which their being late all alike does
+MAX_EARLY_STEPS = 0.49  #: by which notes may be early; half a step early is half a step late
 
 TRIPLET_STEPS = np.array([2, 4, 8, 10]) / 3  #: of eighths and of quarters, in steps from the beat
 THIRTY_SECOND_STEPS = np.arange(4) + 0.5  #: of sixteenths
@@ -28,12 +29,14 @@ class Timing(NamedTuple):
     Attributes:
         off: share of them that lie further than `TOLERANCE_STEPS` from it.
         cause: "shifted", "triplets", "thirty-seconds" or "free"; "" where they fit.
-        late: steps by which all are late alike, from -1/2 to 1/2.
+        late: steps by which all are late alike, from -0.49 to 0.51; 0 where they are not.
+        lost: how many begin on the same sixteenth as another that begins earlier or later.
     """
 
     off: float
-    cause: str
-    late: float
+    cause: str = ""
+    late: float = 0.0
+    lost: int = 0
 
 
 CURES = {
@@ -58,8 +61,10 @@ def timing_of(track: Track, *, tick: float = 0.0) -> Timing:
     off = np.abs(track.start - np.rint(track.start)) > tolerance
     turns = np.exp(2j * np.pi * track.start).mean()
     late = float(np.angle(turns)) / (2 * np.pi)
+    if late < -MAX_EARLY_STEPS:
+        late += 1
     if off.mean() <= MAX_OFF_SHARE:
-        return Timing(float(off.mean()), "", late)
+        return Timing(float(off.mean()))
     moved = track.start - late
     beat = track.start[off] % 4
 
@@ -74,7 +79,10 @@ def timing_of(track: Track, *, tick: float = 0.0) -> Timing:
         cause = "free"
     else:
         cause = "triplets" if fit(TRIPLET_STEPS) > fit(THIRTY_SECOND_STEPS) else "thirty-seconds"
-    return Timing(float(off.mean()), cause, late)
+    late = late if cause == "shifted" else 0.0
+    gaps, steps = np.diff(track.start), np.diff(track.on_grid(late=late).start)
+    lost = int(((gaps > tolerance) & (steps == 0)).sum())
+    return Timing(float(off.mean()), cause, late, lost)
 
 
 def describe_timing(timing: Timing) -> str:
@@ -82,7 +90,8 @@ def describe_timing(timing: Timing) -> str:
     if not timing.cause:
         return ""
     alike = f", all by {abs(timing.late):.2f} of one" if timing.cause == "shifted" else ""
+    lost = f", where {timing.lost} are lost for others on theirs" if timing.lost else ""
     return (
         f"{timing.off:.0%} of the notes begin off the grid of sixteenths{alike}, and are moved to "
-        f"it: {CURES[timing.cause]}"
+        f"it{lost}: {CURES[timing.cause]}"
     )

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 TICK_RESOLUTIONS = (480, 96)  #: ticks per quarter note; the coarser one for very long pieces
 MAX_TICKS = 10_000_000  #: of what pretty_midi takes
+MAX_WRITTEN_STEPS = MAX_TICKS * STEPS_PER_QUARTER // TICK_RESOLUTIONS[-1]
 
 
 def to_midi(melodies: Sequence[Melody], *, beneath: Sequence[Track] = ()) -> PrettyMIDI:
@@ -91,19 +92,28 @@ def score_to_midi(score: Score) -> PrettyMIDI:
     return midi
 
 
-def _resolution(steps: float) -> int:
+def check_length(num_steps: float) -> None:
+    """Refuses what is too long for one MIDI file.
+
+    Raises:
+        Failure: pretty_midi cannot hold a piece of so many steps.
+    """
+    if num_steps >= MAX_WRITTEN_STEPS:
+        raise Failure(
+            f"{num_steps / 16:,.0f} bars of 4/4 are more than one MIDI file can be made of here; "
+            f"ask for fewer or shorter melodies"
+        )
+
+
+def _resolution(num_steps: float) -> int:
     """Ticks per quarter note, as many as a piece of so many steps allows.
 
     Raises:
-        Failure: it is longer than pretty_midi can hold.
+        Failure: as `check_length`.
     """
-    for resolution in TICK_RESOLUTIONS:
-        if steps * resolution / STEPS_PER_QUARTER < MAX_TICKS:
-            return resolution
-    raise Failure(
-        f"{steps / 16:,.0f} bars of 4/4 are more than one MIDI file can be made of here; ask for "
-        f"fewer or shorter melodies"
-    )
+    check_length(num_steps)
+    fine, coarse = TICK_RESOLUTIONS
+    return fine if num_steps * fine / STEPS_PER_QUARTER < MAX_TICKS else coarse
 
 
 def _timeline(melodies: Sequence[Melody], starts: Sequence[int], resolution: int) -> PrettyMIDI:
