@@ -24,6 +24,36 @@ PLAIN_SECONDS = 30.0  #: between two lines about the same work where there is no
 
 _bars: list[Bar] = []  # of all work that goes on, the outermost first
 _screen: Live | None = None  # what shows them, where there is a terminal
+_held: list[Live] = []  # the screen, while this process is copied
+
+
+def _hold_screen() -> None:
+    """Waits until no thread draws, since its locks would stay held in a copy of this process."""
+    if _screen is not None:
+        _screen._lock.acquire()
+        _screen.console._lock.acquire()
+        _held.append(_screen)
+
+
+def _release_screen() -> None:
+    while _held:
+        live = _held.pop()
+        live.console._lock.release()
+        live._lock.release()
+
+
+def _leave_screen() -> None:
+    """Lets a copy of this process say nothing on the screen but sentences."""
+    global _screen
+    _release_screen()
+    _bars.clear()
+    _screen = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_hold_screen, after_in_parent=_release_screen, after_in_child=_leave_screen
+    )
 
 
 def is_main_process() -> bool:

@@ -434,15 +434,42 @@ def test_two_trainings_in_one_folder(tmp_path: Path, ae: Any) -> None:
         assert (tmp_path / "r").is_dir(), "whoever is refused removes nothing"
 
 
-def test_no_lock_where_folders_cannot_be_opened(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lock, "OPENED", False)
-    monkeypatch.setattr(lock.os, "open", lambda *_: pytest.fail("as on Windows"))
+def test_a_lock_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with locked(tmp_path / "a" / "run"):
-        assert (tmp_path / "a" / "run").is_dir()
-    assert not (tmp_path / "a").exists()
-    assert not lock.in_training(tmp_path)
+        assert lock.in_training(tmp_path / "a" / "run")
+    assert not (tmp_path / "a").exists() and not lock.in_training(tmp_path / "a" / "run")
+    (tmp_path / "run").mkdir()
+    with locked(tmp_path / "run"):
+        (tmp_path / "run/config.json").touch()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.json"]
+
+
+def test_the_system_frees_the_lock_of_a_training_that_was_killed(tmp_path: Path) -> None:
+    script = (
+        "import sys, time; from pathlib import Path; from ae_toolkit.runs.lock import locked\n"
+        "with locked(Path('run')): print('locked', flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None and process.stdout.readline() == "locked\n"
+    assert lock.in_training(tmp_path / "run")
+    process.kill()
+    process.communicate()
+    assert not lock.in_training(tmp_path / "run")
+    with locked(tmp_path / "run"):
+        pass
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_where_nobody_may_write_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir(mode=0o500)
+    with (
+        pytest.raises(Failure, match="run: cannot be written, Permission denied"),
+        locked(tmp_path / "run"),
+    ):
+        pass
 
 
 def test_another_recipe_is_told_apart(short: Path, ae: Any) -> None:

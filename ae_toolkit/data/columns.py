@@ -1,16 +1,13 @@
-"""Columns that need not fit into memory: rows of a file, runs of rows, names of groups.
-
-Files are read and never mapped: the pages of a map count as memory of the process that touches
-them, and a mapped file that is cut ends the process, where a read is one sentence.
+"""Columns that need not fit into memory: rows of files, rows in another order, groups by name.
 
 Axes: N rows, B of them at once, R runs.
 """
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Iterable, Iterator, Sequence
-from io import FileIO
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, overload
@@ -21,151 +18,109 @@ import torch
 from ae_toolkit.errors import Failure
 from ae_toolkit.files import checksum
 
-READ = 4 << 20  #: bytes that are read at once, at most
-CHECKED = 1 << 20  #: bytes of a block that has a checksum
-SUM_CHARS = 8  #: of a checksum in hexadecimal
-GAP = 64 << 10  #: bytes between two wanted rows that are rather read than skipped
-MANY = 1 << 16  #: rows or names that are looked at at once
-
-CACHED = "rest.json"  #: beside the files of a cache: what else it holds, and that it is whole
-
-KEPT = "surrogatepass"  # what is no UTF-8 in a file's name
+SHARD_JSON = "shard.json"  #: beside the files of a shard: what else it holds, and that it is whole
+READ_BYTES = 1 << 20  #: that are read at once, for rows that are near each other
+NUM_AT_ONCE = 1 << 16  #: rows whose groups are looked up at once
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
+class Damaged(Failure):
+    """A file of columns is not what it was when it was written."""
+
+
 class Stored:
-    """The rows of a `.npy` file, `(N, *shape)`.
+    """The rows of `.npy` files, one file after the other, `(N, *shape)`.
+
+    Files are read and never stay mapped: pages of a map count as memory of the process that touches
+    them, and a mapped file that is cut ends the process. They are opened anew for each reading, so
+    nothing has to be closed.
 
     Args:
-        path: of the file. It is opened anew for each reading, so nothing has to be closed.
-        checksums: of its blocks, as `checksums_of` gives them; each is checked before the first
-            row of it is given away. Empty: none is known.
+        paths: of files of one dtype and one shape of rows.
+        checksums: of each file, compared before the first row of it is given away; empty: unknown.
 
     Raises:
-        Failure: it cannot be read.
-        ValueError: it is no `.npy` file of numbers, or is cut short.
+        Damaged: A file was removed, or is no whole `.npy` file of numbers.
+        Failure: A file cannot be read.
     """
 
-    def __init__(self, path: Path | str, checksums: str = ""):
-        self.path = Path(path)
-        self.unchecked = dict(enumerate(re.findall("." * SUM_CHARS, checksums)))
-        try:
-            header = np.load(path, mmap_mode="r", allow_pickle=False)
-        except OSError as error:
-            raise self._failure(error) from error
-        if not isinstance(header, np.memmap) or not (header.size and header.flags.c_contiguous):
-            raise ValueError(f"{path}: holds no rows of numbers, one after the other")
-        self.shape, self.dtype = torch.Size(header.shape), header.dtype
-        self.offset = header.offset
-        self.row_bytes = header.nbytes // len(header)
-        if self.unchecked:
-            with FileIO(self.path) as file:
-                self._check(file, 0, self.offset)
+    def __init__(self, *paths: Path | str, checksums: Sequence[str] = ()):
+        self.paths = [Path(path) for path in paths]
+        self.unchecked = dict(enumerate(checksums))
+        heads = [self._open(path) for path in self.paths]
+        self.offsets, self.dtype = [head.offset for head in heads], heads[0].dtype
+        self.ends = np.cumsum([len(head) for head in heads])
+        self.shape = torch.Size((int(self.ends[-1]), *heads[0].shape[1:]))
+        self.row_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def take(self, index: Array, out: Array | None = None) -> Array:
-        """The rows at `index`, `(B,)`, into `out`; fast where many follow each other closely.
+        """Copies the rows at `index`, `(B,)`, into `out`; fast where neighbours are near.
 
         Raises:
-            Failure: the file was removed or cut.
+            Damaged: A file was removed, cut or changed.
+            Failure: A file cannot be read.
         """
         if out is None:
             out = np.empty((len(index), *self.shape[1:]), self.dtype)
-        near, most = GAP // self.row_bytes + 1, max(READ // self.row_bytes, 1)
-        step, block = np.diff(index), index // most
-        cuts = np.flatnonzero((step < 1) | (step > near) | (block[1:] != block[:-1])) + 1
-        try:
-            with FileIO(self.path) as file:
-                for begin, end in pairwise([0, *cuts.tolist(), len(index)]):
-                    if begin == end:
-                        continue
-                    first, last = int(index[begin]), int(index[end - 1])
-                    if last - first == end - begin - 1:
-                        self._fill(out[begin:end], file, first)
-                        continue
-                    span = np.empty((last - first + 1, *self.shape[1:]), self.dtype)
-                    self._fill(span, file, first)
-                    out[begin:end] = span[index[begin:end] - first]
-        except OSError as error:
-            raise self._failure(error) from error
+        files = np.searchsorted(self.ends, index, side="right")
+        inside = index - np.concatenate([[0], self.ends])[files]
+        block = inside // max(READ_BYTES // self.row_bytes, 1)
+        cuts = np.flatnonzero((np.diff(files) != 0) | (np.diff(block) != 0)) + 1
+        for begin, end in pairwise([0, *cuts.tolist(), len(index)] if len(index) else []):
+            near = inside[begin:end]
+            first = int(near.min())
+            rows = self._read(int(files[begin]), first, int(near.max()) + 1)
+            np.take(rows, near - first, axis=0, out=out[begin:end], mode="clip")
         return out
 
-    def span(self, start: int, stop: int) -> Array:
-        """The rows from `start` to before `stop`, in memory of their own.
+    def _read(self, number: int, first: int, stop: int) -> Array:
+        """Returns the rows from `first` to before `stop` of one file."""
+        path, shape = self.paths[number], (stop - first, *self.shape[1:])
+        with _reading(path):
+            if number in self.unchecked and checksum(path) != self.unchecked[number]:
+                raise ValueError("its checksum is another one")
+            self.unchecked.pop(number, None)
+            offset = self.offsets[number] + first * self.row_bytes
+            found = np.fromfile(path, self.dtype, math.prod(shape), offset=offset)
+            return found.reshape(shape)
 
-        Raises:
-            Failure: the file was removed or cut.
-        """
-        out = np.empty((stop - start, *self.shape[1:]), self.dtype)
-        try:
-            with FileIO(self.path) as file:
-                self._fill(out, file, start)
-        except OSError as error:
-            raise self._failure(error) from error
-        return out
-
-    def _fill(self, out: Array, file: FileIO, first: int) -> None:
-        rest = out.reshape(-1).view(np.uint8).data
-        start = self.offset + first * self.row_bytes
-        if self.unchecked:
-            self._check(file, start, start + len(rest))
-        file.seek(start)
-        while rest:
-            num = file.readinto(rest)
-            if not num:
-                at = first + (out.nbytes - len(rest)) // self.row_bytes
-                raise Failure(
-                    f"{self.path}: was cut while it was in use: row {at:,} of {len(self):,} and "
-                    f"what follows is gone"
-                )
-            rest = rest[num:]
-
-    def _check(self, file: FileIO, start: int, stop: int) -> None:
-        """Compares the blocks of some bytes with their checksums, once.
-
-        Raises:
-            Failure: one is damaged. What says that the cache is whole is removed.
-        """
-        for block in range(start // CHECKED, -(-stop // CHECKED)):
-            known = self.unchecked.get(block)
-            if known is None:
-                continue
-            file.seek(block * CHECKED)
-            if checksum(_read(file, CHECKED)) != known:
-                (self.path.parent / CACHED).unlink(missing_ok=True)
-                raise Failure(f"{self.path}: is damaged; run it again, and it is made anew")
-            self.unchecked.pop(block, None)  # another thread may have been faster
-
-    def _failure(self, error: OSError) -> Failure:
-        return Failure(f"{self.path}: cannot be read, {error.strerror or error}")
+    @staticmethod
+    def _open(path: Path) -> Any:
+        with _reading(path):
+            head = np.load(path, mmap_mode="r", allow_pickle=False)
+            if not isinstance(head, np.memmap) or not head.flags.c_contiguous:
+                raise ValueError("it holds no rows of numbers, one after the other")
+            return head
 
 
-def checksums_of(path: Path) -> str:
-    """The checksums of the blocks of a file, one after the other.
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turns what goes wrong with a file into a sentence, and marks its shard as damaged.
 
     Raises:
-        OSError: it cannot be read.
+        Damaged: The file was removed, cut or changed.
+        Failure: It cannot be read.
     """
-    with FileIO(path) as file:
-        return "".join(checksum(block) for block in iter(lambda: _read(file, CHECKED), b""))
-
-
-def _read(file: FileIO, num: int) -> bytes:
-    """So many bytes of a file, or as many as there are."""
-    found = b""
-    while some := file.read(num - len(found)):
-        found += some
-    return found
+    try:
+        yield
+    except (FileNotFoundError, ValueError, EOFError) as error:
+        (path.parent / SHARD_JSON).unlink(missing_ok=True)
+        gone = isinstance(error, FileNotFoundError)
+        what = "was removed" if gone else f"is damaged or was cut ({error})"
+        raise Damaged(f"{path}: {what}: run it again, and a cache is made anew") from error
+    except OSError as error:
+        raise Failure(f"{path}: cannot be read, {error.strerror or error}") from error
 
 
 Column = torch.Tensor | Stored
 
 
 def take(column: Column, rows: Array, *, out: torch.Tensor | None = None) -> torch.Tensor:
-    """Some rows `(B,)` of a column, copied; into `out` where there is one."""
+    """Copies some rows `(B,)` of a column, into `out` where there is one."""
     if isinstance(column, torch.Tensor):
         return torch.index_select(column, 0, torch.from_numpy(rows).to(column.device), out=out)
     if out is None:
@@ -175,7 +130,7 @@ def take(column: Column, rows: Array, *, out: torch.Tensor | None = None) -> tor
 
 
 def type_of(column: Column) -> torch.dtype:
-    """The type of a column's numbers."""
+    """Returns the type of a column's numbers."""
     if isinstance(column, torch.Tensor):
         return column.dtype
     return torch.from_numpy(np.empty(0, column.dtype)).dtype
@@ -204,54 +159,8 @@ class Runs:
         return self.num
 
     def at(self, positions: Array) -> Array:
-        """The rows at some positions, `(B,)`."""
+        """Returns the rows at some positions, `(B,)`."""
         return positions + self.shift[np.searchsorted(self.begins, positions, side="right") - 1]
-
-
-def as_bytes(name: str) -> bytes:
-    """A name in UTF-8, or as near to it as names of files are."""
-    return name.encode(errors=KEPT)
-
-
-class Names(Sequence[str]):
-    """A table of names in two files.
-
-    Args:
-        text: all of them in UTF-8, one after the other.
-        ends: where each one begins, and where the last one ends.
-    """
-
-    def __init__(self, text: Stored, ends: Stored):
-        self.text, self.ends = text, ends
-
-    def __len__(self) -> int:
-        return len(self.ends) - 1
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return self.take(np.arange(len(self))[index])
-        return self.take(np.array([range(len(self))[index]]))[0]
-
-    def __iter__(self) -> Iterator[str]:
-        for start in range(0, len(self), MANY):
-            yield from self.take(np.arange(start, min(start + MANY, len(self))))
-
-    def take(self, index: Array) -> list[str]:
-        """The names at `index`, `(B,)`."""
-        if not len(index):
-            return []
-        begins, ends = self.ends.take(index), self.ends.take(index + 1)
-        low, high = int(begins.min()), int(ends.max())
-        if high - low > READ:  # far apart: each by itself
-            spans = zip(begins.tolist(), ends.tolist(), strict=True)
-            return [self.text.span(a, b).tobytes().decode(errors=KEPT) for a, b in spans]
-        text = self.text.span(low, high).tobytes()
-        spans = zip((begins - low).tolist(), (ends - low).tolist(), strict=True)
-        return [text[a:b].decode(errors=KEPT) for a, b in spans]
 
 
 class Groups(Sequence[str]):
@@ -266,7 +175,7 @@ class Groups(Sequence[str]):
         self.codes, self.names = codes, names
 
     @classmethod
-    def of(cls, groups: Sequence[str]) -> Groups:
+    def of(cls, groups: Iterable[str]) -> Groups:
         """Numbers the names of a list."""
         if isinstance(groups, Groups):
             return groups
@@ -283,15 +192,12 @@ class Groups(Sequence[str]):
     def __getitem__(self, index: slice) -> list[str]: ...
     def __getitem__(self, index: int | slice) -> str | list[str]:
         if isinstance(index, slice):
-            return list(Groups(self.codes[index], self.names))
+            return [self.names[code] for code in self.codes[index].tolist()]
         return self.names[int(self.codes[index])]
 
     def __iter__(self) -> Iterator[str]:
-        for start in range(0, len(self), MANY):
-            found, which = np.unique(self.codes[start : start + MANY], return_inverse=True)
-            names = self.names
-            near = names.take(found) if isinstance(names, Names) else [names[i] for i in found]
-            yield from (near[i] for i in which.tolist())
+        for start in range(0, len(self), NUM_AT_ONCE):
+            yield from self[start : start + NUM_AT_ONCE]
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence) or isinstance(other, str):
@@ -305,7 +211,7 @@ class Groups(Sequence[str]):
         return f"[{', '.join(few)}] ({len(self)})"
 
     def present(self) -> Array:
-        """Which names are somebody's, bool."""
+        """Returns which names are somebody's, bool."""
         found = np.zeros(len(self.names), bool)
         found[self.codes] = True
         return found

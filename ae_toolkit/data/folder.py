@@ -1,52 +1,46 @@
-"""A folder of files as columns on the disk, read once.
+"""Folders of files as data sets: which files there are, what they hold, and their split.
 
-What was read is kept in the user's cache, under a key of all that it depends on: the files' names
-and contents, the data type's settings and the code of its package. Delete the cache whenever you
-like; it is made again. Nothing is ever deleted from it for you. Every MB of it has a checksum that
-is looked at when the MB is first used, and what is damaged is made again.
-
-    corpora/KEY/{y, mask, label_0 …, groups, names, ends}.npy  rest.json
-    corpora/KEY.parts/      of a reading that goes on, or that was ended; the next one goes on
-    digests.sqlite          what the files held when they were last looked at
+What was read is kept in the user's cache, under a key of all that it depends on: the files' names,
+sizes and times, the data type's settings and the code of its package. Delete the cache whenever you
+like; it is made again. Nothing is ever deleted from it for you.
 """
 
 from __future__ import annotations
 
 import atexit
-import json
 import os
 import re
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from hashlib import blake2b
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, overload
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-import torch
 
 from ae_toolkit import registry
-from ae_toolkit.console import tell
+from ae_toolkit.console import tell, track
 from ae_toolkit.contracts import Example
-from ae_toolkit.data.columns import CACHED, Array, Groups, Names, Stored, as_bytes
-from ae_toolkit.data.digests import digests
-from ae_toolkit.data.examples import COPIED, CPU, Examples, Split, cache_root, choose_groups
-from ae_toolkit.data.ingest import at_work, ingest
-from ae_toolkit.data.shards import File, Skipped
+from ae_toolkit.data.columns import Array, Stored
+from ae_toolkit.data.examples import Examples, Split, cache_root, choose_groups
+from ae_toolkit.data.shards import File, Reader, Skipped
+from ae_toolkit.data.store import read_store
 from ae_toolkit.errors import Failure, Misuse
-from ae_toolkit.files import is_sealed
+from ae_toolkit.files import printable
 from ae_toolkit.modality import Modality, examples_of, read_items
 from ae_toolkit.version import CONTRACT, __version__
 
 T = TypeVar("T")
 
-FORMAT = 2
+FORMAT = 3  #: of stores
 
 TEST_SHARE = 0.1  #: of the groups of a folder
-COMPARED = 16 << 20  #: bytes of examples that are compared at a time
+COMPARED_BYTES = 16 << 20  #: of examples that are compared at a time
+MAX_TOLD = 10  #: skipped files that are named
 
 
 class Corpus(NamedTuple):
@@ -56,11 +50,13 @@ class Corpus(NamedTuple):
         examples: of all files; the group is the file.
         skipped: the files that could not be read.
         folder: where it is kept; None: nowhere.
+        is_new: whether it was read just now, and not found in the cache.
     """
 
     examples: Examples
     skipped: list[Skipped]
     folder: Path | None
+    is_new: bool
 
 
 def files(*, modality: Modality, split: Split, path: str) -> Examples:
@@ -101,7 +97,7 @@ def part_of(examples: Examples, modality: Modality, split: Split) -> Examples:
 
 def _prints(examples: Examples, modality: Modality) -> Iterator[Array]:
     """Numbers that are the same where the data type says that examples are, some at a time."""
-    num = max(COMPARED // examples.columns.row_bytes, 1)
+    num = max(COMPARED_BYTES // examples.columns.row_bytes, 1)
     for start in range(0, len(examples), num):
         y = examples.at(range(start, min(start + num, len(examples)))).y
         some = [blake2b(mine, digest_size=8).digest() for mine in modality.fingerprints(y)]
@@ -146,14 +142,11 @@ def read_corpus(
         Misuse: there is nothing of the kind.
         Failure: none of the files could be read, or what they hold cannot be written.
     """
-    files = _Files([(root, _names(root, modality)) for root in roots])
-    folder = _place(files, modality, group.__qualname__ if group else "")
-    corpus = _load(folder) if folder else None
-    if corpus is None:
-        report = True
-        corpus = _read(files, modality, group, folder, processes)
+    files = [file for root in roots for file in _list_files(root, modality)]
+    corpus = _read(files, modality, group, processes)
     where = ", ".join(map(str, roots))
-    _tell(corpus.skipped if report else [], len(files), where)
+    if report or corpus.is_new:
+        _tell(corpus.skipped, len(files), where)
     if not len(corpus.examples):
         reason = corpus.skipped[0].reason if corpus.skipped else "nothing was found in them"
         raise Failure(f"{where}: none of {len(files)} files could be read, {reason}")
@@ -242,34 +235,11 @@ def find_files(root: Path, modality: Modality) -> list[Path]:
     Raises:
         Misuse: there is nothing at `root`, or nothing of the kind in it.
     """
-    return [path for path, _ in _Files([(root, _names(root, modality))])]
+    return [file.path for file in _list_files(root, modality)]
 
 
-class _Files(Sequence[File]):
-    """The files below some roots; of a million of them, only the names."""
-
-    def __init__(self, found: Sequence[tuple[Path, list[str]]]):
-        self.found = [(r.parent if r.is_file() else r, names) for r, names in found]
-
-    def __len__(self) -> int:
-        return sum(len(names) for _, names in self.found)
-
-    @overload
-    def __getitem__(self, index: int) -> File: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[File]: ...
-    def __getitem__(self, index: int | slice) -> File | list[File]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(len(self))[index]]
-        for root, names in self.found:
-            if index < len(names):
-                return File(root / names[index], names[index].replace(os.sep, "/"))
-            index -= len(names)
-        raise IndexError(index)
-
-
-def _names(root: Path, modality: Modality) -> list[str]:
-    """The names of the data type's files below a folder, sorted; of one file, its own.
+def _list_files(root: Path, modality: Modality) -> list[File]:
+    """The data type's files below a folder, sorted; of a file, itself.
 
     Raises:
         Misuse: there is nothing there, or nothing of the kind.
@@ -277,58 +247,45 @@ def _names(root: Path, modality: Modality) -> list[str]:
     if not root.exists():
         raise Misuse(f"{root}: there is no such file or folder")
     if root.is_file():
-        found, others = [root.name], 0
+        root, found = root.parent, [root.name]
     else:
-        found, others = [], 0
+        found = []
         for folder, _, names in os.walk(root):
-            below = os.path.relpath(folder, root)
-            for name in names:
-                found.append(name if below == os.curdir else os.path.join(below, name))
+            below = os.path.relpath(folder, root).replace(os.sep, "/")
+            found += names if below == os.curdir else [f"{below}/{name}" for name in names]
     mine = [name for name in found if os.path.splitext(name)[1].lower() in modality.suffixes]
-    if not root.is_file():
-        mine = [name for name in mine if os.path.isfile(os.path.join(root, name))]
+    mine = [name for name in mine if os.path.isfile(os.path.join(root, name))]
     if not mine:
-        kinds, others = ", ".join(modality.suffixes), len(found)
-        raise Misuse(f"{root}: there are no files that end in {kinds} ({others} others)")
-    return sorted(mine, key=lambda name: name.split(os.sep))
+        kinds = ", ".join(modality.suffixes)
+        raise Misuse(f"{root}: there are no files that end in {kinds} ({len(found)} others)")
+    return [File(root, name) for name in sorted(mine, key=lambda name: name.split("/"))]
 
 
 def _read(
     files: Sequence[File],
     modality: Modality,
     group: Callable[[Any], str] | None,
-    folder: Path | None,
     processes: int | None,
 ) -> Corpus:
-    """Reads files into `folder`; where there can be none, into one that goes with this process."""
-    work = folder.with_name(f"{folder.name}.parts") if folder else None
-    temporary = None
-    if work is None or not _can_write(work):
-        temporary = Path(tempfile.mkdtemp(prefix="ae-corpus-"))
-        atexit.register(shutil.rmtree, temporary, ignore_errors=True)
-        folder, work = temporary / "corpus", temporary / "parts"
-    assert folder is not None
-    with at_work(work):
-        corpus = _load(folder)  # another process may have been faster
-        if corpus is None:
-            skipped = ingest(
-                files, modality, group=group, work=work, folder=folder, processes=processes
-            )
-            nothing = Examples(torch.empty(0), None, {}, [])
-            corpus = _load(folder) or Corpus(nothing, skipped, None)
-        shutil.rmtree(work, ignore_errors=True)
-    if temporary and isinstance(corpus.examples.columns.y, torch.Tensor):
-        shutil.rmtree(temporary, ignore_errors=True)
-    return corpus._replace(folder=None) if temporary else corpus
+    """Reads files into the cache; where that cannot be, into a folder that goes with this process.
 
-
-def _can_write(folder: Path) -> bool:
+    Raises:
+        Failure: what they hold cannot be written, or does not fit together.
+    """
+    if place := _place(files, modality, group.__qualname__ if group else ""):
+        is_new = not place.exists()
+        with suppress(OSError):  # nobody may write there
+            found = read_store(files, Reader(modality, group, place), processes=processes)
+            return Corpus(*found, place, is_new)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "lock").touch()
-    except OSError:
-        return False
-    return True
+        place = Path(tempfile.mkdtemp(prefix="ae-corpus-"))
+        atexit.register(shutil.rmtree, place, ignore_errors=True)
+        found = read_store(files, Reader(modality, group, place), processes=processes)
+    except OSError as error:
+        raise Failure(f"{place}: cannot be written, {error.strerror or error}") from error
+    if not isinstance(found[0].columns.y, Stored):
+        shutil.rmtree(place, ignore_errors=True)
+    return Corpus(*found, None, True)
 
 
 def _place(files: Sequence[File], modality: Modality, grouped_by: str) -> Path | None:
@@ -342,12 +299,16 @@ def _place(files: Sequence[File], modality: Modality, grouped_by: str) -> Path |
     kind = type(modality).__qualname__
     for word in (FORMAT, CONTRACT, __version__, kind, settings, grouped_by, *_readers(modality)):
         key.update(f"{word}\0".encode())
-    sources = sorted(Path(module.__file__).parent.rglob("*.py"))
-    mine = [File(path, path.name) for path in sources]
-    for some in (mine, files):
-        for file, digest in zip(some, digests(some), strict=True):
-            key.update(as_bytes(f"{file.name}\0"))
-            key.update(digest)
+    for path in sorted(Path(module.__file__).parent.rglob("*.py")):
+        key.update(path.name.encode() + b"\0" + blake2b(path.read_bytes()).digest())
+    for file in track(files, "looking at files", unit="files"):
+        name = os.path.join(file.root.absolute(), file.name)
+        try:
+            found = os.stat(name)
+            state = f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
+        except OSError as error:
+            state = str(error.strerror)
+        key.update(os.fsencode(f"{name}\0{state}\0"))
     return cache_root() / "corpora" / key.hexdigest()
 
 
@@ -363,39 +324,10 @@ def _readers(modality: Modality) -> Iterator[str]:
                 yield f"{name} absent"
 
 
-def _load(folder: Path) -> Corpus | None:
-    """Opens a cache, in memory where it is small; None where there is none, or a broken one."""
-    try:
-        rest = json.loads((folder / CACHED).read_text(encoding="utf-8"))
-        if not isinstance(rest, dict) or not is_sealed(rest):
-            return None
-        sums = rest.get("checksums", {})
-
-        def stored(name: str) -> Stored:
-            return Stored(folder / name, sums.get(name, ""))
-
-        y, groups, text, ends = map(stored, ("y.npy", "groups.npy", "names.npy", "ends.npy"))
-        mask = stored("mask.npy") if (folder / "mask.npy").exists() else None
-        labels = {name: stored(f"label_{i}.npy") for i, name in enumerate(rest["labels"])}
-        skipped = [Skipped(*row) for row in rest["skipped"]]
-        names: Sequence[str] = Names(text, ends)
-        if text.row_bytes * len(text) <= COPIED:
-            names = [*names]
-        every = Groups(groups.span(0, len(groups)), names)
-        sizes = {len(y), len(every), *map(len, labels.values()), len(y if mask is None else mask)}
-        if len(sizes) > 1:
-            return None
-        examples = Examples(y, mask, labels, every)
-        return Corpus(examples.to(CPU) if examples.nbytes <= COPIED else examples, skipped, folder)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, Failure):
-        return None
-
-
-def _tell(skipped: Sequence[Skipped], total: int, where: str, *, most: int = 10) -> None:
-    if not skipped:
-        return
-    print(f"{where}: skipped {len(skipped)} of {total} files:", file=sys.stderr)
-    for path, reason in skipped[:most]:
-        print(f"  {path}: {reason}", file=sys.stderr)
-    if len(skipped) > most:
-        print(f"  … and {len(skipped) - most} more", file=sys.stderr)
+def _tell(skipped: Sequence[Skipped], total: int, where: str) -> None:
+    if skipped:
+        tell(f"{where}: skipped {len(skipped)} of {total} files:")
+    for path, reason in skipped[:MAX_TOLD]:
+        tell(printable(f"  {path}: {reason}").replace("\n", r"\n"))
+    if len(skipped) > MAX_TOLD:
+        tell(f"  … and {len(skipped) - MAX_TOLD} more")

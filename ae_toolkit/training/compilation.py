@@ -29,7 +29,7 @@ from ae_toolkit.console import Bar, duration, tell
 from ae_toolkit.data.examples import cache_root
 from ae_toolkit.device import has_compiler
 from ae_toolkit.errors import Failure, said
-from ae_toolkit.runs.lock import take
+from ae_toolkit.runs.lock import is_locked
 from ae_toolkit.training.optimizer import AdamWEMA
 from ae_toolkit.training.setup import Setup
 from ae_toolkit.training.step import TrainStep, make_step, take_step
@@ -90,7 +90,9 @@ def remove_cut_libraries(cache: Path | None = None) -> None:
 
         cache = Path(cache_dir())
     for library in cache.glob("*/*.so"):
-        if _is_cut(library) and not _in_use(cache / "locks" / f"{library.name.split('.')[0]}.lock"):
+        if _is_cut(library) and not is_locked(
+            cache / "locks" / f"{library.stem.partition('.')[0]}.lock"
+        ):
             library.unlink(missing_ok=True)
 
 
@@ -109,15 +111,6 @@ def _is_cut(path: Path) -> bool:
                 return True
             file.seek(first)
             return not file.read(each * num).strip(b"\0")
-    except OSError:
-        return False
-
-
-def _in_use(lock: Path) -> bool:
-    """Whether a compiler holds the lock under which it writes a library."""
-    try:
-        with lock.open("rb") as file:
-            return not take(file.fileno())
     except OSError:
         return False
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from ae_music.grid import Melody
     from ae_music.midi.score import Score, Track
+    from ae_toolkit.data.shards import Skipped
 
 DEFAULT_PAIR = ("drowsy-maggie", "smash-the-windows-reel")  #: where nobody says what to blend
 

@@ -15,7 +15,7 @@ import torch
 from ae_toolkit import Examples, Failure
 from ae_toolkit.data import batches, examples
 from ae_toolkit.data.batches import Batches
-from ae_toolkit.data.columns import Groups, Names, Runs, Stored
+from ae_toolkit.data.columns import Groups, Runs, Stored
 from ae_toolkit.data.examples import hold_out
 from ae_toolkit.randomness import Source
 
@@ -121,7 +121,7 @@ def test_views_of_views_read_what_copies_hold(
     assert not set(mine.groups) & set(held.groups)
     assert len(mine) + len(held) == NUM and 0 < len(inner) < len(mine)
     views = [mine, held, inner, picked, examples.select([])]
-    monkeypatch.setattr(examples, "COPIED", 1 << 30)
+    monkeypatch.setattr("ae_toolkit.data.examples.COPIED", 1 << 30)
     mine, held = hold_out(examples, 0.3, seed=1)
     inner, _ = hold_out(mine, 0.3, seed=2)
     copies = [mine, held, inner, inner.select([3, 3, 200]), examples.select([])]
@@ -159,17 +159,21 @@ def test_digest_notices_another_size_kind_and_content(tmp_path: Path) -> None:
     assert Examples(y.clone(), None, {}, ["b"] * 200).digest() == some[0].digest()
 
 
-def test_groups_and_their_names(tmp_path: Path) -> None:
-    names = ["ä", "", "b" * 70, "c"]
-    text = "".join(names).encode()
-    np.save(tmp_path / "text.npy", np.frombuffer(text, np.uint8))
-    np.save(tmp_path / "ends.npy", np.cumsum([0, *(len(n.encode()) for n in names)]))
-    table = Names(Stored(tmp_path / "text.npy"), Stored(tmp_path / "ends.npy"))
-    assert [*table] == names and table[-1] == "c" and table[1:3] == names[1:3]
-    groups = Groups(np.array([3, 0, 0, 2]), table)
+def test_groups_and_their_names() -> None:
+    groups = Groups(np.array([3, 0, 0, 2]), ["ä", "", "b" * 70, "c"])
     assert groups == ["c", "ä", "ä", "b" * 70] and groups[1] == "ä" and groups[2:] == groups[2:4]
     assert groups != ["c"] and groups.present().tolist() == [True, False, True, True]
     assert Groups.of([*groups]) == groups and "'c'" in repr(groups)
+
+
+def test_rows_of_several_files(tmp_path: Path) -> None:
+    rows = np.arange(60).reshape(20, 3)
+    for name, some in (("a", rows[:7]), ("b", rows[7:8]), ("c", rows[8:])):
+        np.save(tmp_path / f"{name}.npy", some)
+    stored = Stored(*(tmp_path / f"{name}.npy" for name in "abc"))
+    assert len(stored) == 20 and stored.shape == (20, 3)
+    for index in ([19, 0, 7, 7, 6, 8], [3], [], [*range(20)]):
+        assert np.array_equal(stored.take(np.array(index, np.int64)), rows[index])
 
 
 def test_runs_of_any_rows() -> None:
@@ -190,7 +194,7 @@ def test_a_file_that_goes_away_is_one_sentence(how: str, tmp_path: Path, tiny: N
             path.unlink()
         else:
             os.truncate(path, 0 if how == "emptied" else path.stat().st_size // 2)
-        sentence = "cannot be read" if how == "removed" else "was cut while it was in use: row"
+        sentence = "was removed" if how == "removed" else "is damaged or was cut"
         with pytest.raises(Failure, match=sentence) as caught:
             rows_of(made, range(62))
         assert str(path) in str(caught.value) and "\n" not in str(caught.value)

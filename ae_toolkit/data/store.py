@@ -1,0 +1,310 @@
+"""A folder of files as a store of shards, each read by a process of its own.
+
+Reading fills the gaps between shards, so it goes on wherever it was ended, and makes a damaged
+shard anew. A process reads one shard and ends. Where it crashes or hangs, the file that it was in
+is skipped and another process reads the rest. On Linux processes are copies of this one, which
+begin within milliseconds and know a data type that was written in a notebook. Elsewhere they begin
+anew; what they cannot import, this process reads.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import pickle
+import shutil
+import signal
+import sys
+import traceback
+import warnings
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+
+from ae_toolkit import registry
+from ae_toolkit.console import Bar, tell
+from ae_toolkit.data import shards
+from ae_toolkit.data.columns import Damaged, Groups, Stored
+from ae_toolkit.data.examples import COPIED, CPU, Examples
+from ae_toolkit.data.shards import File, Reader, Shard, Skipped, find_gaps, find_shards, write_shard
+from ae_toolkit.errors import Failure, said
+from ae_toolkit.modality import Modality, describe
+
+CONTEXT: Any = get_context("fork" if sys.platform == "linux" else "spawn")
+
+ITEM_SECONDS = 60  #: that a parser may take over one item, where the system has alarms
+BAR_SECONDS = 0.5  #: after which the bar moves while processes read
+MAX_KILLS = 3  #: times that a process may be killed from outside in a file before that is to blame
+MAX_READINGS = 3  #: of a store that turns out to be damaged each time
+
+
+def read_store(
+    files: Sequence[File], reader: Reader, *, processes: int | None = None
+) -> tuple[Examples, list[Skipped]]:
+    """Opens a store, in memory where it is small, after reading the files that it lacks.
+
+    Args:
+        files: in the order of the examples.
+        reader: how they are read, and into which folder.
+        processes: that read at once; None: one for each core.
+
+    Raises:
+        Failure: What the files hold cannot be written, or does not fit together.
+        OSError: The folder cannot be made, or not be locked.
+    """
+    for _ in range(MAX_READINGS):
+        found = find_shards(reader.store)
+        if not find_gaps(found, len(files)):
+            with suppress(Damaged):
+                return _open(found, reader.modality), [s for each in found for s in each.skipped]
+        with _locked(reader.store):
+            _fill(files, reader, processes or _num_cores())
+    raise Failure(f"{reader.store}: was removed or damaged while it was in use: run it again")
+
+
+def _open(found: Sequence[Shard], modality: Modality) -> Examples:
+    """Makes a data set of shards.
+
+    Raises:
+        Damaged: A shard turns out not to be whole.
+        Failure: Shards hold tensors of several kinds.
+    """
+    filled = [shard for shard in found if shard.groups]
+    if not filled:
+        return Examples(torch.empty(0), None, {}, [])
+    if len({(shard.dtype, *shard.labels) for shard in filled}) > 1:
+        raise shards.several_kinds(modality)
+
+    def stored(name: str) -> Stored:
+        sums = [shard.checksums.get(name, "") for shard in filled]
+        return Stored(*(shard.folder / name for shard in filled), checksums=sums)
+
+    mask = None if all(shard.is_full for shard in filled) else stored("mask.npy")
+    labels = {name: stored(f"label_{i}.npy") for i, name in enumerate(filled[0].labels)}
+    runs = [run for shard in filled for run in shard.groups]
+    names = Groups.of(name for name, _ in runs)
+    groups = Groups(np.repeat(names.codes, [num for _, num in runs]), names.names)
+    examples = Examples(stored("y.npy"), mask, labels, groups)
+    return examples.to(CPU) if examples.nbytes <= COPIED else examples
+
+
+def _fill(files: Sequence[File], reader: Reader, num: int) -> None:
+    """Reads the files that a store lacks, in `num` processes at once.
+
+    Raises:
+        Failure: What they hold cannot be written, or does not fit together.
+    """
+    found = find_shards(reader.store)
+    for left in {*reader.store.iterdir()} - {shard.folder for shard in found}:
+        if left.is_dir():  # cut short, damaged, or overlapping
+            shutil.rmtree(left, ignore_errors=True)
+    todo = deque(find_gaps(found, len(files)))
+    done = len(files) - sum(map(len, todo))
+    if todo and done:
+        tell(f"{done:,} of {len(files):,} files were read before: going on from there")
+    running: dict[Any, _Process] = {}  # by what is ready when they have ended
+    crashed: dict[int, str] = {}  # number of a file -> what became of the process that read it
+    kills: Counter[int] = Counter()
+    with Bar("reading files", total=len(files), done=done, unit="files") as bar:
+        try:
+            while todo or running:
+                while todo and len(running) < num:
+                    share = math.ceil(sum(map(len, todo)) / (num - len(running)))
+                    some = todo[0][: min(share, shards.SHARD_FILES)]
+                    try:
+                        process = _Process(reader, some, files, crashed)
+                    except Exception:  # settings that cannot be pickled, no more processes, …
+                        num = 0
+                        break
+                    running[process.process.sentinel] = process
+                    _drop(todo, len(some))
+                if not running:  # no process can begin, so this one reads
+                    read = _read_here(reader, todo[0], files, crashed)
+                    done += read
+                    _drop(todo, read)
+                for sentinel in wait(list(running), BAR_SECONDS):
+                    process = running.pop(sentinel)
+                    some, at, answer = process.some, process.position.value, process.answer()
+                    if isinstance(answer, Failure):
+                        raise answer
+                    rests = [some]
+                    if answer is not None:
+                        rests, done = [some[answer:]], done + answer
+                    elif at < 0:  # it could not begin; nor will another one
+                        num = 0
+                    else:
+                        why, killed = process.why()
+                        kills[at] += killed
+                        if not killed or kills[at] == MAX_KILLS:
+                            crashed[at] = why
+                        # Should more files crash it, what lies before is not read once more.
+                        rests = [range(some.start, at + 1), range(at + 1, some.stop)]
+                    todo.extendleft(rest for rest in reversed(rests) if rest)
+                bar.update(done + sum(process.num_read for process in running.values()))
+        finally:
+            for process in running.values():
+                process.process.kill()
+                process.process.join()
+
+
+def _drop(todo: deque[range], num: int) -> None:
+    first = todo.popleft()
+    if first[num:]:
+        todo.appendleft(first[num:])
+
+
+class _Process:
+    """A process that reads some files into a shard and ends.
+
+    Attributes:
+        some: the numbers of the files.
+        position: the number of the file that it reads; -1: it has not begun.
+
+    Raises:
+        Exception: It cannot be started; of what kind depends on why.
+    """
+
+    def __init__(
+        self, reader: Reader, some: range, files: Sequence[File], crashed: Mapping[int, str]
+    ):
+        copied = CONTEXT.get_start_method() == "fork"
+        known = reader if copied else pickle.dumps(reader)
+        mine = files[some.start : some.stop]
+        self.some, self.position = some, CONTEXT.RawValue("q", -1)
+        self.ours, theirs = CONTEXT.Pipe(duplex=False)
+        self.process = CONTEXT.Process(
+            target=_serve,
+            args=(theirs, self.position, known, describe(reader.modality), some.start, mine,
+                  dict(crashed)),
+        )  # fmt: skip
+        main = sys.modules["__main__"]
+        try:
+            if not copied:  # else it would run the user's script again
+                sys.modules["__main__"] = ModuleType("__main__")
+            with warnings.catch_warnings():  # that copies of processes with threads are risky
+                warnings.simplefilter("ignore", DeprecationWarning)
+                self.process.start()
+        finally:
+            sys.modules["__main__"] = main
+            theirs.close()
+
+    @property
+    def num_read(self) -> int:
+        return max(int(self.position.value) - self.some.start, 0)
+
+    def answer(self) -> int | Failure | None:
+        """Returns how many files it has read, or why it could not; None: it crashed."""
+        self.process.join()
+        with self.ours, suppress(EOFError, OSError, pickle.UnpicklingError):
+            return self.ours.recv() if self.ours.poll() else None
+        return None
+
+    def why(self) -> tuple[str, bool]:
+        """Says how it ended, and whether somebody else ended it."""
+        code = self.process.exitcode
+        names = {-number: number.name for number in signal.Signals}
+        how = names.get(code, f"exit code {code}")
+        if how == "SIGALRM":
+            return f"the process that read it hung for {ITEM_SECONDS} seconds", False
+        return f"the process that read it crashed ({how})", how in ("SIGKILL", "SIGTERM")
+
+
+def _serve(
+    theirs: Connection,
+    position: Any,
+    known: Reader | bytes,
+    label: str,
+    first: int,
+    files: Sequence[File],
+    crashed: Mapping[int, str],
+) -> None:
+    """Reads files for another process, and sends it how many, or a `Failure`.
+
+    Args:
+        theirs: the connection to that process.
+        position: is kept at the number of the file that is read.
+        known: what to read by, perhaps pickled.
+        label: the name that the data type goes by there; else others would say another reason why a
+            file is skipped.
+        first: the number of the first file.
+        files: to read.
+        crashed: number of a file -> why it is not to be read.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who asks is interrupted, and says so
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(2, 1)  # whatever the data type prints …
+    # … goes neither into a bar on the screen, nor to a lock that another thread held.
+    sys.stdout = sys.stderr = os.fdopen(2, "w", buffering=1, errors="replace", closefd=False)
+    torch.set_num_threads(1)
+    try:
+        reader = pickle.loads(known) if isinstance(known, bytes) else known
+    except Exception:
+        return
+    registry.modalities._loaded[label] = type(reader.modality)
+    parent = parent_process()
+
+    def watch(number: int) -> None:
+        if parent is not None and os.getppid() != parent.pid:
+            os._exit(1)  # nobody waits for it any more
+        position.value = number
+        if sys.platform != "win32":  # the system ends this process, whatever it does
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(ITEM_SECONDS)
+
+    answer: int | Failure
+    try:
+        answer = write_shard(reader, files, first, crashed=crashed, watch=watch)
+    except Failure as error:
+        answer = error
+    except Exception as error:
+        traceback.print_exc()
+        answer = Failure(said(error))
+    with suppress(OSError):
+        theirs.send(answer)
+
+
+def _read_here(
+    reader: Reader, some: range, files: Sequence[File], crashed: Mapping[int, str]
+) -> int:
+    """Reads files in this process, by one thread: what is read does not depend on their number."""
+    before, mine = torch.get_num_threads(), files[some.start : some.stop]
+    torch.set_num_threads(1)
+    try:
+        return write_shard(reader, mine, some.start, crashed=crashed, watch=lambda _: None)
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _locked(store: Path) -> Iterator[None]:
+    """Waits until no other process reads into a store.
+
+    Raises:
+        OSError: The folder cannot be made, or not be locked.
+    """
+    store.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(store / "lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        tell("another process is reading these files: waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
