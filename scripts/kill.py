@@ -6,7 +6,7 @@
 
 Trains once without interruption, then once more with the same command, which is killed (SIGKILL)
 at random moments and started again. At the end the last checkpoint and `metrics.jsonl` of both must
-be equal bit for bit (on the CPU, in fp32); after every kill, every checkpoint that has its final
+be equal bit for bit (on one device, in fp32); after every kill, every checkpoint that has its final
 name must be whole. Exits with 1 if anything differs.
 
 Moments are drawn from the seed over the whole life of a training: some while it starts, the others
@@ -240,13 +240,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--recipe", default="mnist-2d")
     parser.add_argument("--data", default="mnist-sample")
+    parser.add_argument("--device", default="cpu", help="as in ae train")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings")
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
     options = parser.parse_args()
     command = [sys.executable, "-m", "ae_toolkit", "train", options.recipe]
-    command += ["--data", options.data, "--device", "cpu"]
+    command += ["--data", options.data, "--device", options.device]
     own = SETTINGS if options.recipe == "mnist-2d" else SETTINGS[2:4]
     for setting in (*own, *options.settings):
         command += ["--set", setting]

@@ -20,7 +20,7 @@ import struct
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -32,7 +32,7 @@ from ae_toolkit.errors import Failure, said
 from ae_toolkit.runs.lock import is_locked
 from ae_toolkit.training.optimizer import AdamWEMA
 from ae_toolkit.training.setup import Setup
-from ae_toolkit.training.step import TrainStep, make_step, take_step
+from ae_toolkit.training.step import TrainStep, compiles_whole_steps, make_step, take_step
 
 COMPILE_SECONDS = 10.0  #: that compiling takes on two cores, and for each tensor of weights …
 TENSOR_SECONDS = 0.6  #: … so much more (measured: 15 s for 24, 29 s for 56, 75 s for 115)
@@ -128,7 +128,7 @@ def compiling() -> Iterator[None]:
     """
     from torch._dynamo import config
     from torch._dynamo.exc import TorchDynamoException
-    from torch._inductor.exc import InductorError
+    from torch._inductor import exc
 
     use_own_cache()
     remove_cut_libraries()
@@ -136,11 +136,13 @@ def compiling() -> Iterator[None]:
     level = chatter.level
     chatter.setLevel(logging.ERROR)
     try:
-        with config.patch(trace_autograd_ops=True):
+        with config.patch(trace_autograd_ops=True) if compiles_whole_steps() else nullcontext():
             yield
-    except (TorchDynamoException, InductorError) as error:
+    # Before 2.7 PyTorch had no `InductorError`: those of the C++ compiler were of Dynamo's kind.
+    except (TorchDynamoException, getattr(exc, "InductorError", TorchDynamoException)) as error:
+        why = said(getattr(error, "inner_exception", error))
         raise Uncompilable(
-            f"this recipe cannot be compiled whole ({said(error)}): set train.compile=off"
+            f"this recipe cannot be compiled whole ({why}): set train.compile=off"
         ) from error
     finally:
         chatter.setLevel(level)

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field, TypeAdapter, ValidationError
 
 from ae_toolkit.console import tell
-from ae_toolkit.device import has_compiler
+from ae_toolkit.device import has_compiler, has_fast_bf16
 from ae_toolkit.errors import Failure, Misuse
 from ae_toolkit.files import CHECKSUM, is_sealed, read_json, seal
 from ae_toolkit.recipe import Train
@@ -39,7 +39,7 @@ class Engine(NamedTuple):
     @classmethod
     def pick(cls, train: Train, device: torch.device, *, num_ranks: int = 1) -> Engine:
         """Resolves the recipe's settings for a device; `auto` compiles nothing before a trial."""
-        bf16 = train.precision == "bf16" or (train.precision == "auto" and _fast_bf16(device))
+        bf16 = train.precision == "bf16" or (train.precision == "auto" and has_fast_bf16(device))
         if train.compile == "on" and not has_compiler(device):
             raise Misuse("train.compile=on needs a C++ compiler (g++ or clang++), and none is here")
         compiled = train.compile == "on"
@@ -89,13 +89,3 @@ class Engine(NamedTuple):
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.bf16)
-
-
-def _fast_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bf16 matrices in hardware."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type == "cpu":
-        able = torch.cpu.get_capabilities()
-        return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
-    return False

@@ -6,6 +6,7 @@ kernel that the compiler makes for it, and on CUDA the graph is launched at once
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
@@ -78,26 +79,41 @@ def train_step(
     return row
 
 
+def compiles_whole_steps() -> bool:
+    """Returns True if this PyTorch makes one graph of a step; 2.13 was the first that does.
+
+    It must trace a backward pass, and skip guards without mistaking one training for another.
+    """
+    from torch._dynamo import config
+
+    return (
+        hasattr(config, "trace_autograd_ops")
+        and hasattr(torch.compiler, "skip_all_guards_unsafe")
+        and "isolate_recompiles" in inspect.signature(torch.compile).parameters
+    )
+
+
 def make_step(setup: Setup, *, compiled: bool) -> TrainStep:
-    """Returns `train_step` for a setup, eager or compiled."""
+    """Returns `train_step` for a setup, eager or compiled: whole, or its loss and its update."""
 
     def step(batch: Batch, noise: list[Tensor], coefficients: Tensor, is_last: bool) -> Tensor:
         return train_step(setup, batch, noise, coefficients, is_last)
 
     if not compiled:
         return step
-    if setup.ranks.num > 1:  # the exchange of gradients stays outside of the graphs
+    # The exchange of gradients between ranks stays outside of the graphs.
+    if setup.ranks.num > 1 or not compiles_whole_steps():
         loss_of = torch.compile(compute_loss, dynamic=False)
         update = torch.compile(setup.optimizer.step, dynamic=False)
 
-        def exchanging(
+        def by_halves(
             batch: Batch, noise: list[Tensor], coefficients: Tensor, is_last: bool
         ) -> Tensor:
             return train_step(
                 setup, batch, noise, coefficients, is_last, loss_of=loss_of, update=update
             )
 
-        return exchanging
+        return by_halves
     options: dict[str, Any] = {}
     if setup.train.accumulate == 1:
         # Every call is like the first, and checking that takes a tenth of a short step.

@@ -271,10 +271,9 @@ def fast_bf16(device: str) -> bool:
     """Whether the device multiplies bf16 matrices in hardware."""
     import torch
 
-    if device == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    able = torch.cpu.get_capabilities()
-    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+    from ae_toolkit.device import has_fast_bf16
+
+    return has_fast_bf16(torch.device(device))
 
 
 def synchronise(device: str) -> None:
