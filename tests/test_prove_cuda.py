@@ -71,7 +71,7 @@ def test_all_of_it_small_on_the_cpu(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads((tmp_path / "benchmarks-cuda.json").read_text())
     assert result["checks"]["equality"]["off"].keys() >= {"mnist-vae: gradients"}
-    assert [found["kills"] for name, found in result["checks"].items() if "kill" in name] == [1, 1]
+    assert [found["kills"] for name, found in result["checks"].items() if "kill" in name] == [1]
     rows = [row for rows in result["trainings"].values() for row in rows]
     assert len(rows) == 5 and all(row["busy_share"] > 0 for row in rows)
     assert result["loops"]["runs"].keys() == {"ours", "ours uncompiled", "torch loop"}

@@ -27,7 +27,7 @@ from ae_toolkit.training.distributed import Ranks
 from ae_toolkit.training.engine import Engine
 from ae_toolkit.training.optimizer import AdamWEMA, StepCoefficients
 from ae_toolkit.training.setup import Setup, prepare
-from ae_toolkit.training.step import compute_terms, make_step, take_step
+from ae_toolkit.training.step import compiles_whole_steps, compute_terms, make_step, take_step
 from ae_toolkit.training.validation import validate
 
 
@@ -311,6 +311,8 @@ def test_compiling_is_tried_where_it_may_pay_and_leaves_no_trace(
 
 def test_what_cannot_be_compiled_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     need_compiler()
+    if not compiles_whole_steps():
+        pytest.skip("a PyTorch before 2.13 compiles what it can of a step")
 
     @corruptions.register("branching")
     class Branching:
