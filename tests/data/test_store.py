@@ -20,7 +20,7 @@ import pytest
 import torch
 from conftest import Site
 
-from ae_toolkit import Failure
+from ae_toolkit import Failure, console
 from ae_toolkit.data import shards, store
 from ae_toolkit.data.columns import Stored
 from ae_toolkit.data.folder import Corpus, read_corpus
@@ -463,3 +463,35 @@ def test_names_that_are_no_text(lines, tmp_path: Path) -> None:
     except OSError:
         pytest.skip("this file system has no such names")
     assert odd in [*read_corpus([folder], lines(), processes=2).examples.groups]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="copies no processes")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # that copies with threads are risky
+def test_no_copy_of_this_process_waits_for_a_screen_that_nobody_draws(monkeypatch) -> None:
+    """A thread draws a bar while a process begins to read."""
+    monkeypatch.setattr(console, "_is_terminal", lambda: True)
+    monkeypatch.setattr(console, "DELAY_SECONDS", 0)
+
+    def talk() -> None:
+        signal.alarm(10)
+        with screen._lock, screen.console._lock:
+            console.tell("a sentence")
+
+    def draw() -> None:
+        with screen._lock:
+            drawing.set()
+            time.sleep(0.3)
+
+    drawing = threading.Event()
+    with console.Bar("work", total=2) as bar:
+        bar.advance()
+        screen: Any = console._screen
+        assert screen is not None
+        thread = threading.Thread(target=draw)
+        thread.start()
+        drawing.wait()
+        process: Any = get_context("fork").Process(target=talk)
+        process.start()
+        thread.join()
+        process.join()
+    assert process.exitcode == 0
