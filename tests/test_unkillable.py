@@ -95,7 +95,7 @@ def test_killed_at_random_moments_and_nothing_is_lost() -> None:
 
 
 def test_a_training_killed_at_its_start_may_be_resumed(tmp_path: Path, ae: Any) -> None:
-    (tmp_path / "r/.config.json.abc").mkdir(parents=True)
+    (tmp_path / "r/.config.json.abcd1234").mkdir(parents=True)
     run = fit(small(train__epochs=1), tmp_path / "r", resume=True, progress=False)
     assert not list(run.rglob(".*")), "what was half-written was left"
     (tmp_path / "other").mkdir()
