@@ -31,7 +31,7 @@ def claim(run: Path, recipe: Recipe, *, resume: bool, begun: bool = False) -> No
         begun: whether an empty folder will do, as a training leaves that was killed at its start.
 
     Raises:
-        Misuse: it does not.
+        Misuse: `run` holds another recipe's run, one where none is expected, or none.
     """
     for folder in (run / name for name in FOLDERS):
         if folder.is_symlink() or (folder.exists() and not folder.is_dir()):

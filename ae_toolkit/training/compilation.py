@@ -124,7 +124,7 @@ def compiling() -> Iterator[None]:
     """Lets the compiler see the whole step, and keeps its chatter off the terminal.
 
     Raises:
-        Uncompilable: so it is; the sentence says what the compiler says.
+        Uncompilable: the compiler refuses the step; the sentence says what it says.
     """
     from torch._dynamo import config
     from torch._dynamo.exc import TorchDynamoException

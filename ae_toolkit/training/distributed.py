@@ -220,7 +220,7 @@ def check_batch(train: Train, num: int) -> None:
     """Checks that a batch can be shared evenly.
 
     Raises:
-        Misuse: it cannot.
+        Misuse: the number of ranks does not divide the batch.
     """
     if train.batch_size % num:
         near = max(round(train.batch_size / num), 1) * num
@@ -235,7 +235,7 @@ def _together() -> Iterator[None]:
     """Says what has happened when another rank is gone.
 
     Raises:
-        Failure: so it is.
+        Failure: an exchange failed, since another rank has stopped or cannot be reached.
     """
     try:
         yield

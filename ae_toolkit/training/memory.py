@@ -54,7 +54,7 @@ def weighing(device: torch.device, *, share: int = 1, copies: int = COPIES) -> I
         copies: of every weight on the device.
 
     Raises:
-        Failure: so it is.
+        Failure: the weights, their gradients and moments are larger than what is free.
     """
     cpu = torch.device("cpu")
     room = [(cpu, copies * share if device == cpu else share, free(cpu))]
@@ -118,7 +118,7 @@ def bounded(shapes: Collection[Sequence[int]], what: str) -> Iterator[None]:
         what: is wrong then.
 
     Raises:
-        Failure: so it is.
+        Failure: the model has many more pieces or numbers than the tensors.
     """
     numbers = sum(math.prod(shape) for shape in shapes)
     left = len(shapes) * PIECES_PER_TENSOR + SPARE_PIECES
@@ -203,7 +203,7 @@ def enough_for(size: int, *, accumulate: int) -> AbstractContextManager[None]:
     """Says what helps where memory does not suffice for batches of so many examples.
 
     Raises:
-        Failure: so it is.
+        Failure: memory ran out within the block.
     """
     what = f"memory does not suffice for batches of {size:,} examples"
     return enough(what, _smaller(size, accumulate))
@@ -214,7 +214,7 @@ def enough(what: str, cure: str) -> Iterator[None]:
     """Turns what PyTorch says of a memory that is full into a sentence.
 
     Raises:
-        Failure: so it is.
+        Failure: memory ran out within the block; the sentence says `what` and `cure`.
     """
     try:
         yield
