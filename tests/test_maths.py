@@ -241,7 +241,7 @@ def test_a_corruption_says_what_is_seen_and_what_is_judged_by(linear, step) -> N
     net.corruption = Swapped()
     guess = net.decode(net.encode(torch.zeros(4, 3), c), c, step)
     expected = net.likelihood.nll(guess[:, None], torch.ones(4, 3), None).detach()
-    found = net(tiny_batch(model.modality)._replace(y=y[:4]), step).distortion[0]
+    found = net(tiny_batch(model.modality)._replace(y=y[:4]), step).terms.distortion[0]
     assert torch.allclose(found, expected, atol=1e-5)
     report = evaluate(model, limit=4)
     assert report["distortion"] == pytest.approx(float(expected[0]), rel=1e-5)
@@ -258,7 +258,7 @@ def test_many_importance_weights_are_the_likelihood_of_each_example(linear, step
     model, y = linear
     batch = tiny_batch(model.modality)._replace(y=y[:4])
     objective = IWAE(num_samples=5000)
-    loss = objective(model.autoencoder(batch, step, num_samples=5000), step)
+    loss = objective(model.autoencoder(batch, step, num_samples=5000).terms, step)
     assert torch.allclose(loss, exact_nll(y[:4]), atol=0.1)
 
 

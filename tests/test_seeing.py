@@ -702,5 +702,4 @@ def test_profiler_of_a_short_training(ae, tmp_path: Path) -> None:
 def test_trackers_of_nothing(tmp_path: Path) -> None:
     none = Trackers((), run=tmp_path, settings={})
     none.log(1, train={"loss": 1.0})
-    none.figure(1, tmp_path / "absent.png")
     none.close()
