@@ -141,6 +141,21 @@ class Forward(NamedTuple):
     params: Tensor
     terms: Terms
 
+    @property
+    def distortion(self) -> Tensor:
+        """`(K, B)`, as in `terms`."""
+        return self.terms.distortion
+
+    @property
+    def rate(self) -> Tensor:
+        """`(K, B, D)`, as in `terms`."""
+        return self.terms.rate
+
+    @property
+    def penalty(self) -> Tensor:
+        """`(B,)`, as in `terms`."""
+        return self.terms.penalty
+
 
 class Corruption(Protocol):
     """What the encoder sees instead of the target."""

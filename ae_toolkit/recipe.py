@@ -12,7 +12,7 @@ import inspect
 import json
 import re
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -309,12 +309,3 @@ def complaint(error: pydantic.ValidationError, model: type[BaseModel]) -> str:
     given = " ".join(repr(first["input"]).split())
     given = f"{given[:SHOWN]} …" if len(given) > SHOWN else given
     return f"{repr(where) if where else 'it'} is {given}, but {message}"
-
-
-def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested mappings as `("outer.inner", value)`, in order."""
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from leaves(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +66,7 @@ def test_a_page_of_cards_is_not_written_from_a_cpu() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif("AE_PROVE" not in os.environ, reason="takes minutes: set AE_PROVE=1")
 def test_all_of_it_small_on_the_cpu(tmp_path: Path) -> None:
     words = [SCRIPT, "--device", "cpu", "--small", "--out", tmp_path, "--limit", "1200"]
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True)

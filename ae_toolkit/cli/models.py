@@ -68,7 +68,7 @@ def evaluate_command(
     """
     from ae_toolkit.inference.evaluate import evaluate
     from ae_toolkit.inference.model import load
-    from ae_toolkit.recipe import leaves
+    from ae_toolkit.runs.history import leaves
 
     loaded = load(model, device=device)
     report = {

@@ -7,8 +7,9 @@ import shutil
 from pathlib import Path
 
 from ae_toolkit.errors import Misuse
-from ae_toolkit.recipe import Recipe, leaves
+from ae_toolkit.recipe import Recipe
 from ae_toolkit.runs import checkpoint
+from ae_toolkit.runs.history import leaves
 
 FOLDERS = ("checkpoints", "figures", "tensorboard", "wandb")  #: that a training writes into
 
@@ -33,16 +34,15 @@ def claim(run: Path, recipe: Recipe, *, resume: bool, begun: bool = False) -> No
     Raises:
         Misuse: `run` holds another recipe's run, one where none is expected, or none.
     """
-    for folder in (run / name for name in FOLDERS):
-        if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-            raise Misuse(f"{folder}: must be a folder of the run itself; remove it")
     config = run / checkpoint.CONFIG
     if not resume:
         if config.exists() or (run / "checkpoints").exists():
             raise Misuse(
                 f"{run} already holds a run: add --resume to go on, or choose another --out"
             )
+        _check_folders(run)
         return
+    _check_folders(run)
     if not config.exists():
         if begun and all(path.name.startswith(".") for path in run.iterdir()):
             return
@@ -58,6 +58,17 @@ def claim(run: Path, recipe: Recipe, *, resume: bool, begun: bool = False) -> No
         named = [f"its {key} is {former.get(key)!r}, not {mine.get(key)!r}" for key in differ[:3]]
         more = f" (and {len(differ) - 3} more differ)" if len(differ) > 3 else ""
         raise Misuse(f"{run} holds another run: {', '.join(named)}{more}")
+
+
+def _check_folders(run: Path) -> None:
+    """Checks that what a training writes into, and removes, is not somebody else's.
+
+    Raises:
+        Misuse: a folder of the run is a link, or no folder.
+    """
+    for folder in (run / name for name in FOLDERS):
+        if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+            raise Misuse(f"{folder}: must be a folder of the run itself; remove it")
 
 
 BROKEN = ".broken"  #: the ending of a checkpoint that was set aside

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ae_toolkit.errors import Failure, Misuse
 from ae_toolkit.files import is_sealed, parse_json, read_bytes, read_json
-from ae_toolkit.recipe import leaves
 from ae_toolkit.runs.lock import in_training
 
 METRICS, TIMINGS, CONFIG = "metrics.jsonl", "timings.jsonl", "config.json"
@@ -250,3 +249,12 @@ def _number(
     if good and (least is None or value >= least) and (below is None or value < below):
         return value
     raise ValueError(f"{name!r} is {repr(value)[:100]}")
+
+
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested mappings as `("outer.inner", value)`, in order."""
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

@@ -196,9 +196,12 @@ def _try_first_step(
         with memory.enough_for(size, accumulate=accumulate), torch.no_grad(), engine.autocast():
             try:
                 model.check(augmented(modality, batch.first(2), step), step, objective=objective)
-            except Fault:  # perhaps a part that compares many examples of a batch
+            except Fault as error:  # perhaps a part that compares many examples of a batch
                 step = source.step(0, progress=0.0)
-                model.check(augmented(modality, batch, step), step, objective=objective)
+                try:
+                    model.check(augmented(modality, batch, step), step, objective=objective)
+                except Fault:
+                    raise error from None
     memory.weigh_batch(
         lambda few: loss_of(batch.first(few), source.step(0, progress=0.0)),
         size,

@@ -242,6 +242,7 @@ print(used("VmHWM") - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 def test_memory_stays_flat(tmp_path: Path) -> None:
     """A pass over 300 MB of examples, split and read ahead, takes a fifth of it at most."""

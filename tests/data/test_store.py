@@ -199,6 +199,7 @@ def test_a_crash_or_hang_skips_its_file(num: int, lines, site, tmp_path: Path, m
             read_corpus([folder], lines())
 
 
+@pytest.mark.slow
 def test_other_systems_begin_processes_anew(lines, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(store, "CONTEXT", get_context("spawn"))
     monkeypatch.setattr(shards, "SHARD_FILES", 30)
