@@ -13,7 +13,7 @@ from __future__ import annotations
 import shlex
 import signal
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -94,6 +94,7 @@ def fit(
         _stopping(recipe, run) as signals,
         joined(where) as ranks,
         locked(run) if ranks.is_main_process else nullcontext(),
+        closing(trackers),
         Bar(f"Reading {recipe.data.name}", shown=progress) as bar,
     ):
         if ranks.is_main_process:

@@ -57,9 +57,6 @@ class Trackers(Callback):
         pace = {"examples_per_second": report.examples_per_second}
         self.log(training.step, train=report.train, validation=row, pace=pace)
 
-    def on_end(self, training: Training) -> None:
-        self.close()
-
     def log(self, step: int, **rows: Mapping[str, Any]) -> None:
         """Tells every tracker rows of numbers, `validation/loss`, `rates/00` and so on."""
         flat: dict[str, float] = {}
