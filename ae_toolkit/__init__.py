@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from ae_toolkit.contracts import Example as Example
     from ae_toolkit.data.examples import Examples as Examples
     from ae_toolkit.data.folder import of_items as of_items
-    from ae_toolkit.errors import Failure as Failure
-    from ae_toolkit.errors import Misuse as Misuse
+    from ae_toolkit.errors import RunError as RunError
+    from ae_toolkit.errors import UsageError as UsageError
     from ae_toolkit.inference.model import Model as Model
     from ae_toolkit.inference.model import load as load
     from ae_toolkit.modality import Modality as Modality
@@ -32,8 +32,8 @@ _HOME = {
     "Autoencoder": "autoencoder",
     "Example": "contracts",
     "Examples": "data.examples",
-    "Failure": "errors",
-    "Misuse": "errors",
+    "RunError": "errors",
+    "UsageError": "errors",
     "Modality": "modality",
     "Model": "inference.model",
     "Recipe": "recipe",

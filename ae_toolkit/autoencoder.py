@@ -27,7 +27,7 @@ from ae_toolkit.contracts import (
     flatten,
     repeat,
 )
-from ae_toolkit.errors import Failure, Fault, Misuse, said
+from ae_toolkit.errors import PluginError, RunError, UsageError, describe_error
 from ae_toolkit.modality import Modality
 from ae_toolkit.recipe import Recipe, choose_labels
 from ae_toolkit.registry import OWN
@@ -41,7 +41,7 @@ class Autoencoder(nn.Module):
         modality: fixes the shape, the classes and the labels that the parts are built for.
 
     Raises:
-        Misuse: a part does not fit the data type or its neighbour; the sentence names it.
+        UsageError: a part does not fit the data type or its neighbour; the sentence names it.
     """
 
     def __init__(self, recipe: Recipe, *, modality: Modality):
@@ -116,7 +116,7 @@ class Autoencoder(nn.Module):
             num_samples: K; None: as many as the objective asks for.
 
         Raises:
-            Fault: a part fails, or gives another shape than its contract says; the sentence names
+            PluginError: a part fails, or gives another shape than its contract says; the sentence names
                 the part, whose it is, what it gave and what it should have given.
         """
         k = num_samples or objective.num_samples
@@ -227,7 +227,7 @@ class _Inspector:
         recipe = self.model.recipe
         try:
             yield
-        except (Misuse, Failure):
+        except (UsageError, RunError):
             raise
         except Exception as error:  # whatever a stranger's part may raise
             if not (strangers := recipe.strangers()):
@@ -236,7 +236,9 @@ class _Inspector:
             beside = f" beside parts of {', '.join(strangers)}" * own
             device = next(self.model.parameters()).device.type
             under = " under bf16 autocast" * torch.is_autocast_enabled(device)
-            raise Fault(f"{self.part} fails{beside}{under}: {said(error)}") from error
+            raise PluginError(
+                f"{self.part} fails{beside}{under}: {describe_error(error)}"
+            ) from error
 
     def _check_corruption(self, made: tuple[Tensor, Tensor]) -> None:
         self.expect("x", made[0], "(B, *out_shape)", (self.num, *self.model.in_shape))
@@ -260,7 +262,7 @@ class _Inspector:
 
     def _check_bottleneck(self, code: Code) -> None:
         if not isinstance(code, Code):
-            raise Fault(f"{self.part} gives {type(code).__name__}, and must give a Code")
+            raise PluginError(f"{self.part} gives {type(code).__name__}, and must give a Code")
         shapes = self.model.bottleneck.z_shapes
         self.levels("z", code.z, "(N, *z_shapes[i])", self.k * self.num, shapes)
         dim = sum(math.prod(shape) for shape in shapes)
@@ -283,7 +285,7 @@ class _Inspector:
         given = tuple(found.shape) if isinstance(found, Tensor) else None
         if given != tuple(shape):
             gives = f"as {type(found).__name__}" if given is None else f"of shape {given}"
-            raise Fault(
+            raise PluginError(
                 f"{self.part} gives {what} {gives}, and must give {says}, here {tuple(shape)}"
             )
 
@@ -293,12 +295,14 @@ class _Inspector:
         """Checks the shapes of all levels, and that none is in double precision."""
         if not isinstance(found, (tuple, list)):
             name = type(found).__name__
-            raise Fault(f"{self.part} gives {what} as {name}, not a tuple of levels")
+            raise PluginError(f"{self.part} gives {what} as {name}, not a tuple of levels")
         if len(found) != len(shapes):
-            raise Fault(
+            raise PluginError(
                 f"{self.part} gives {what} on {len(found)} levels, and must give {len(shapes)}"
             )
         for level, (mine, shape) in enumerate(zip(found, shapes, strict=True)):
             self.expect(f"{what} on level {level}", mine, says, (num, *shape))
             if mine.dtype == torch.float64:
-                raise Fault(f"{self.part} gives {what} on level {level} in float64, not float32")
+                raise PluginError(
+                    f"{self.part} gives {what} on level {level} in float64, not float32"
+                )

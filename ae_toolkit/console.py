@@ -61,7 +61,7 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def tell(line: str) -> None:
+def log(line: str) -> None:
     """Says something on standard error, above the bars if there are any; rank 0 only."""
     if not is_main_process():
         return
@@ -113,7 +113,7 @@ class Bar:
     def __enter__(self) -> Bar:
         _bars.append(self)
         if self.total is None:
-            self.say(self.title)
+            self.begin(self.title)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -125,18 +125,18 @@ class Bar:
         finally:
             _bars.remove(self)
 
-    def say(self, title: str) -> None:
+    def begin(self, title: str) -> None:
         """Says what is being done now, where it is not known how long it takes."""
         self.title, self.total, self.began = title, None, time.monotonic()
         if self.shown and _is_terminal():
             self._show()
         else:
-            self.tell(f"{title} …")
+            self.log(f"{title} …")
 
-    def tell(self, line: str) -> None:
+    def log(self, line: str) -> None:
         """Says a sentence that nobody needs who does not want to see a bar."""
         if self.shown:
-            tell(line)
+            log(line)
 
     def advance(self, num: int = 1) -> None:
         """Counts what has been done."""
@@ -164,7 +164,7 @@ class Bar:
                 self._show()
         elif now - self.said > PLAIN_SECONDS:
             self.said = now
-            self.tell(", ".join(filter(None, [self.title, self.amount, text, self.left])))
+            self.log(", ".join(filter(None, [self.title, self.amount, text, self.left])))
 
     @property
     def amount(self) -> str:

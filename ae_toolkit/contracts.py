@@ -264,7 +264,7 @@ class Tracker(Protocol):
     """Where the numbers of a training go beside `metrics.jsonl`; it may fail, the training goes on.
 
     It is made with the run directory and the recipe's settings, `(*, run, settings)`, before any
-    work, and raises `Misuse` where something that it needs is not installed. It writes nothing
+    work, and raises `UsageError` where something that it needs is not installed. It writes nothing
     before the first `log` or `figure`, whose step says where a resumed training goes on.
     """
 

@@ -7,7 +7,7 @@ import shutil
 
 import torch
 
-from ae_toolkit.errors import Misuse
+from ae_toolkit.errors import UsageError
 
 
 def pick_device(name: str = "auto", *, local_rank: int | None = None) -> torch.device:
@@ -18,7 +18,7 @@ def pick_device(name: str = "auto", *, local_rank: int | None = None) -> torch.d
         local_rank: which of a machine's CUDA devices is meant, where the name leaves it open.
 
     Raises:
-        Misuse: the name is unknown, or there is no such device here.
+        UsageError: the name is unknown, or there is no such device here.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -27,15 +27,15 @@ def pick_device(name: str = "auto", *, local_rank: int | None = None) -> torch.d
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise Misuse(f"--device {name!r}: choose auto, cpu, cuda, cuda:0 … or mps") from None
+        raise UsageError(f"--device {name!r}: choose auto, cpu, cuda, cuda:0 … or mps") from None
     if device.type == "cuda" and device.index is None and local_rank is not None:
         device = torch.device("cuda", local_rank)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         which = device if local_rank else name
         seen = torch.cuda.device_count()
-        raise Misuse(f"--device {which}: PyTorch sees {seen} CUDA devices here")
+        raise UsageError(f"--device {which}: PyTorch sees {seen} CUDA devices here")
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise Misuse("--device mps: PyTorch sees no Apple GPU here")
+        raise UsageError("--device mps: PyTorch sees no Apple GPU here")
     return device
 
 

@@ -1,6 +1,6 @@
 """The errors that a user may meet, each one clear sentence: what is wrong, where, what to do.
 
-The command line turns `Misuse` into exit code 2 and `Failure` into exit code 1, without a
+The command line turns `UsageError` into exit code 2 and `RunError` into exit code 1, without a
 traceback. Anything else that escapes is a defect of ours and keeps its traceback.
 """
 
@@ -22,23 +22,23 @@ class _Sentence(Exception):
         return text if len(text) <= MAX_CHARS else f"{text[:half]} … {text[-half:]}"
 
 
-class Misuse(_Sentence, ValueError):
+class UsageError(_Sentence, ValueError):
     """The request cannot be meant: an unknown name, a wrong setting, a file that is not there."""
 
     exit_code = 2
 
 
-class Failure(_Sentence, RuntimeError):
+class RunError(_Sentence, RuntimeError):
     """The request was sound and could not be carried out: a broken file, a full disk, a NaN."""
 
     exit_code = 1
 
 
-class Fault(Failure):
+class PluginError(RunError):
     """A part does not do what its contract says, so its authors are to be asked."""
 
 
-class Interrupted(Failure):
+class Interrupted(RunError):
     """Somebody stopped a training; what was saved stays.
 
     Args:
@@ -52,30 +52,30 @@ class Interrupted(Failure):
 
 
 @contextmanager
-def blaming(who: str) -> Iterator[None]:
+def wrap_plugin_errors(who: str) -> Iterator[None]:
     """Turns whatever a stranger's code raises into one sentence that begins with `who`.
 
     Our own errors pass as they are, and so do those of the system that name their file.
     """
     try:
         yield
-    except (Misuse, Failure):
+    except (UsageError, RunError):
         raise
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
         if isinstance(error, OSError) and error.filename is not None:
             raise
-        raise Fault(f"{who}: {said(error)}") from error
+        raise PluginError(f"{who}: {describe_error(error)}") from error
 
 
-def said(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """The kind of an error and the first line of what it says."""
     text = str(error).strip().partition("\n")[0]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def choose(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Returns the half-sentence that helps after an unknown `word`: the nearest name, or all."""
     names = sorted(known)
     if near := difflib.get_close_matches(word, names, n=1):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from ae_toolkit.errors import Misuse
+from ae_toolkit.errors import UsageError
 from ae_toolkit.files import SIGNATURE, writing
 
 if TYPE_CHECKING:
@@ -43,11 +43,11 @@ def save_figure(figure: Figure, path: Path, *, named: bool = True, style: dict[A
         style: matplotlib's settings, under which its texts are set.
 
     Raises:
-        Misuse: its ending is of no format that figures have.
-        Failure: the place cannot be written.
+        UsageError: its ending is of no format that figures have.
+        RunError: the place cannot be written.
     """
     if path.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise Misuse(f"{path}: choose a name that ends in .png, .svg or .pdf")
+        raise UsageError(f"{path}: choose a name that ends in .png, .svg or .pdf")
     with rc_context(style), writing(path, named=named) as temporary:
         signed = {"Software" if path.suffix.lower() == ".png" else "Creator": SIGNATURE}
         _savefig(figure, temporary, bbox_inches="tight", pad_inches=0.04, metadata=signed)

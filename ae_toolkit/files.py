@@ -27,7 +27,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ae_toolkit.errors import Failure, Misuse
+from ae_toolkit.errors import RunError, UsageError
 
 SIGNATURE = "ae-toolkit"  #: what a result may carry in its metadata, to be known again
 
@@ -105,8 +105,8 @@ class Outputs:
         """Lets all results appear; where one cannot, what was there before comes back.
 
         Raises:
-            Misuse: a file has appeared meanwhile that nobody asked to replace.
-            Failure: a result cannot be put in its place.
+            UsageError: a file has appeared meanwhile that nobody asked to replace.
+            RunError: a result cannot be put in its place.
         """
         done: list[_Staged] = []
         with _uninterrupted():
@@ -147,10 +147,10 @@ class Outputs:
             named: whether the user named it.
 
         Raises:
-            Misuse: nobody asked for it, and this program did not write it.
+            UsageError: nobody asked for it, and this program did not write it.
         """
         if not (named or self.overwrite or is_signed(place)):
-            raise Misuse(
+            raise UsageError(
                 f"{path}: exists already, and was not named to be replaced; choose another place, "
                 f"or add --overwrite"
             )
@@ -172,7 +172,7 @@ def outputs() -> Iterator[Outputs]:
     """Within the block, what `writing` writes waits until the block has succeeded.
 
     Raises:
-        Failure: a result cannot be put in its place; then none is.
+        RunError: a result cannot be put in its place; then none is.
     """
     mine = Outputs()
     token = _current.set(mine)
@@ -212,19 +212,19 @@ def check_input(path: Path, *, max_bytes: int | None = None) -> int:
         max_bytes: more than that is refused.
 
     Raises:
-        Misuse: there is no such file.
-        Failure: it is no regular file, cannot be read, or is too large.
+        UsageError: there is no such file.
+        RunError: it is no regular file, cannot be read, or is too large.
     """
     try:
         found = path.stat()
     except (FileNotFoundError, NotADirectoryError):
-        raise Misuse(f"{path}: there is no such file") from None
+        raise UsageError(f"{path}: there is no such file") from None
     except (OSError, ValueError) as error:  # a name with a zero in it, a loop of links
-        raise Failure(f"{path}: cannot be read, {getattr(error, 'strerror', error)}") from None
+        raise RunError(f"{path}: cannot be read, {getattr(error, 'strerror', error)}") from None
     if not stat.S_ISREG(found.st_mode):
-        raise Failure(f"{path}: is {_kind(found.st_mode)}, not a file")
+        raise RunError(f"{path}: is {_kind(found.st_mode)}, not a file")
     if max_bytes is not None and found.st_size > max_bytes:
-        raise Failure(
+        raise RunError(
             f"{path}: holds {found.st_size / 1e6:,.0f} MB, and more than {max_bytes / 1e6:,.3g} MB "
             f"is refused"
         )
@@ -237,8 +237,8 @@ def read_bytes(path: Path, *, max_bytes: int) -> bytes:
     """All of a user's file.
 
     Raises:
-        Misuse: there is no such file.
-        Failure: as `check_input`.
+        UsageError: there is no such file.
+        RunError: as `check_input`.
     """
     check_input(path, max_bytes=max_bytes)
     try:
@@ -246,15 +246,15 @@ def read_bytes(path: Path, *, max_bytes: int) -> bytes:
         with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
             return file.read(max_bytes)
     except OSError as error:
-        raise Failure(f"{path}: cannot be read, {error.strerror or error}") from None
+        raise RunError(f"{path}: cannot be read, {error.strerror or error}") from None
 
 
 def read_json(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> Any:
     """What a JSON file holds.
 
     Raises:
-        Misuse: there is no such file.
-        Failure: as `check_input`.
+        UsageError: there is no such file.
+        RunError: as `check_input`.
         ValueError: as `parse_json`.
     """
     return parse_json(read_bytes(path, max_bytes=max_bytes).decode())
@@ -329,8 +329,8 @@ def check_output(path: Path, *, named: bool = True) -> Path:
         named: whether the user named this very file, and so agrees that it is replaced.
 
     Raises:
-        Misuse: it is an input, is named twice, or is a file that nobody asked to replace.
-        Failure: it is no regular file.
+        UsageError: it is an input, is named twice, or is a file that nobody asked to replace.
+        RunError: it is no regular file.
     """
     current = _current.get()
     try:
@@ -339,15 +339,15 @@ def check_output(path: Path, *, named: bool = True) -> Path:
     except FileNotFoundError:
         found = None
     except (OSError, ValueError, RuntimeError) as error:
-        raise Failure(f"{path}: cannot be written, {getattr(error, 'strerror', error)}") from None
+        raise RunError(f"{path}: cannot be written, {getattr(error, 'strerror', error)}") from None
     if current and any(staged.path == place for staged in current._staged):
-        raise Misuse(f"{path}: is named for two results; choose another name for one of them")
+        raise UsageError(f"{path}: is named for two results; choose another name for one of them")
     if found is None:
         return place
     if not stat.S_ISREG(found.st_mode):
-        raise Failure(f"{path}: is {_kind(found.st_mode)}, not a file that could be replaced")
+        raise RunError(f"{path}: is {_kind(found.st_mode)}, not a file that could be replaced")
     if current and (found.st_dev, found.st_ino) in current._inputs:
-        raise Misuse(f"{path}: is an input, which is never replaced; choose another name")
+        raise UsageError(f"{path}: is an input, which is never replaced; choose another name")
     named = named and not (current and path in current.defaults)
     (current or Outputs()).check_replaceable(place, path, named=named)
     return place
@@ -364,8 +364,8 @@ def writing(path: Path, *, named: bool = True) -> Iterator[Path]:
         named: whether the user named this very file, not only its folder or its neighbour.
 
     Raises:
-        Misuse: as `check_output`.
-        Failure: the place cannot be written.
+        UsageError: as `check_output`.
+        RunError: the place cannot be written.
     """
     place, current = check_output(path, named=named), _current.get()
     if current is None:
@@ -377,7 +377,7 @@ def writing(path: Path, *, named: bool = True) -> Iterator[Path]:
         with _at_once():
             yield staged.written
         if not staged.written.exists():
-            raise Failure(f"{path}: nothing was written")
+            raise RunError(f"{path}: nothing was written")
 
 
 @contextmanager
@@ -385,7 +385,7 @@ def replacing(path: Path, *, folder: bool = False) -> Iterator[Path]:
     """Yields a temporary sibling that becomes `path` at once if, and only if, the block succeeds.
 
     Raises:
-        Failure: the place cannot be written.
+        RunError: the place cannot be written.
     """
     temporary: Path | None = None
     try:
@@ -508,4 +508,4 @@ def _said(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise Failure(f"{path}: cannot be written, {error.strerror or error}") from error
+        raise RunError(f"{path}: cannot be written, {error.strerror or error}") from error

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ae_toolkit.contracts import Example, Shape, Step
-from ae_toolkit.errors import Fault, Misuse, blaming
+from ae_toolkit.errors import PluginError, UsageError, wrap_plugin_errors
 from ae_toolkit.files import check_input
 from ae_toolkit.registry import modalities
 
@@ -52,7 +52,7 @@ class Modality(ABC):
         """Yields the items of one file.
 
         Raises:
-            Failure: the file cannot be understood; the sentence says why. Anything else that this
+            RunError: the file cannot be understood; the sentence says why. Anything else that this
                 raises is told as a fault of the data type, with the file's name.
         """
 
@@ -137,10 +137,10 @@ class Modality(ABC):
             shape: to bring it to; None: the item's own, for a model that works on any size.
 
         Raises:
-            Misuse: this data type has one shape only (the default).
+            UsageError: this data type has one shape only (the default).
         """
         if shape not in (None, self.shape):
-            raise Misuse(f"this data type has no items of shape {shape}, only of {self.shape}")
+            raise UsageError(f"this data type has no items of shape {shape}, only of {self.shape}")
         return self.to_tensor(item).y
 
     def prepare(self, y: Tensor) -> Tensor:
@@ -201,7 +201,7 @@ def check_declared(modality: Modality) -> None:
     """Checks what a constructor has fixed.
 
     Raises:
-        Failure: the data type says no shape, or what it says has a wrong form.
+        RunError: the data type says no shape, or what it says has a wrong form.
     """
     shape, labels = getattr(modality, "shape", None), modality.labels
     suffixes = getattr(modality, "suffixes", None)
@@ -223,14 +223,14 @@ def check_declared(modality: Modality) -> None:
     }
     for what, met in needs.items():
         if not met:
-            raise Fault(f"{describe(modality)} must have {what}")
+            raise PluginError(f"{describe(modality)} must have {what}")
 
 
 def read_items(path: Path, modality: Modality) -> list[Any]:
     """The items of one file.
 
     Raises:
-        Failure: it cannot be understood.
+        RunError: it cannot be understood.
     """
     return [*each_item(path, modality)]
 
@@ -239,15 +239,15 @@ def each_item(path: Path, modality: Modality) -> Iterator[Any]:
     """The items of one file, one at a time.
 
     Raises:
-        Misuse: there is no such file.
-        Failure: it is no regular file, or cannot be understood.
+        UsageError: there is no such file.
+        RunError: it is no regular file, or cannot be understood.
     """
     check_input(path)
     who, end = f"{path}: {describe(modality)} cannot read it", object()
-    with blaming(who):
+    with wrap_plugin_errors(who):
         items = iter(modality.read(path))
     while True:
-        with blaming(who):
+        with wrap_plugin_errors(who):
             item = next(items, end)
         if item is end:
             return
@@ -258,25 +258,27 @@ def examples_of(item: Any, modality: Modality, *, training: bool = False) -> lis
     """The examples that an item consists of, or those that a training makes of it.
 
     Raises:
-        Failure: the data type makes no examples, or some of another shape than it says.
+        RunError: the data type makes no examples, or some of another shape than it says.
     """
     who = describe(modality)
-    with blaming(f"{who} cannot make a tensor of an item"):
+    with wrap_plugin_errors(f"{who} cannot make a tensor of an item"):
         found = list(modality.training_examples(item) if training else modality.parts(item))
     if not found and not training:
-        raise Fault(f"{who} makes no examples of an item")
+        raise PluginError(f"{who} makes no examples of an item")
     for example in found:
         if not isinstance(example, Example) or not isinstance(example.y, torch.Tensor):
             what = example.y if isinstance(example, Example) else example
-            raise Fault(f"{who} must make an Example of a tensor, not of {type(what).__name__}")
+            raise PluginError(
+                f"{who} must make an Example of a tensor, not of {type(what).__name__}"
+            )
         length, *rest = example.y.shape or (0,)
         if length > modality.shape[0] or tuple(rest) != tuple(modality.shape[1:]):
-            raise Fault(
+            raise PluginError(
                 f"{who} makes a tensor of shape {tuple(example.y.shape)}, but says that its shape "
                 f"is {tuple(modality.shape)}"
             )
         if unknown := set(example.labels) - set(modality.labels):
-            raise Fault(f"{who} gives the label {min(unknown)!r}, which it does not declare")
+            raise PluginError(f"{who} gives the label {min(unknown)!r}, which it does not declare")
     return found
 
 

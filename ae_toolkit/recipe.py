@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ae_toolkit import registry
 from ae_toolkit.contracts import SUPPLIED
-from ae_toolkit.errors import Fault, Misuse, blaming, choose
+from ae_toolkit.errors import PluginError, UsageError, did_you_mean, wrap_plugin_errors
 from ae_toolkit.modality import Modality, check_declared
 from ae_toolkit.version import CONTRACT
 
@@ -97,12 +97,12 @@ class Recipe(BaseModel):
         """Validates a plain mapping.
 
         Raises:
-            Misuse: a key is unknown or a value does not fit; the sentence names it.
+            UsageError: a key is unknown or a value does not fit; the sentence names it.
         """
         try:
             return cls.model_validate(settings)
         except pydantic.ValidationError as error:
-            raise Misuse(f"recipe: {complaint(error, cls)}") from None
+            raise UsageError(f"recipe: {complaint(error, cls)}") from None
 
     def with_(self, changes: Mapping[str, Any]) -> Recipe:
         """Returns a changed copy; keys are dotted paths such as `encoder.width`.
@@ -114,10 +114,12 @@ class Recipe(BaseModel):
         for key, value in sorted(changes.items(), key=lambda kv: not kv[0].endswith(".name")):
             where, _, leaf = key.rpartition(".")
             if where not in settings and where:
-                raise Misuse(f"recipe: there is no {where!r} in {key!r}: {choose(where, settings)}")
+                raise UsageError(
+                    f"recipe: there is no {where!r} in {key!r}: {did_you_mean(where, settings)}"
+                )
             target = settings[where] if where else settings
             if not isinstance(target, dict):
-                raise Misuse(f"recipe: {where!r} has no settings of its own, so not {key!r}")
+                raise UsageError(f"recipe: {where!r} has no settings of its own, so not {key!r}")
             if leaf == "name" and where and target.get("name") != value:
                 target.clear()
             target[leaf] = value
@@ -133,7 +135,7 @@ class Recipe(BaseModel):
         """Checks every part's arguments against its constructor, building nothing.
 
         Raises:
-            Misuse: an unknown part, or an argument that is unknown, missing or of a wrong type.
+            UsageError: an unknown part, or an argument that is unknown, missing or of a wrong type.
         """
         for kind in SUPPLIED:
             self._factory(kind)
@@ -143,17 +145,17 @@ class Recipe(BaseModel):
         """Builds one part, with what `Autoencoder` supplies.
 
         Raises:
-            Misuse: as `check`, or the part itself refuses its arguments.
-            Failure: its constructor raises something else.
+            UsageError: as `check`, or the part itself refuses its arguments.
+            RunError: its constructor raises something else.
         """
         factory, arguments = self._factory(kind)
-        with blaming(f"{registry.ALL[kind].describe(factory)} raises"):
+        with wrap_plugin_errors(f"{registry.ALL[kind].describe(factory)} raises"):
             try:
                 made = factory(**arguments, **supplied)
             except ValueError as error:
-                if isinstance(error, Misuse):
+                if isinstance(error, UsageError):
                     raise
-                raise Misuse(f"{kind} {self.part(kind).name!r}: {error}") from error
+                raise UsageError(f"{kind} {self.part(kind).name!r}: {error}") from error
         if isinstance(made, Modality):
             check_declared(made)
         return made
@@ -188,13 +190,13 @@ class Recipe(BaseModel):
         factory = registry.ALL[kind].get(part.name, prefer=self.distribution)
         taken = inspect.signature(factory).parameters
         if any(p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in taken.values()):
-            raise Fault(
+            raise PluginError(
                 f"{registry.ALL[kind].describe(factory)}: its constructor takes any argument; it "
                 f"must name them, keyword-only, so that a setting that does not exist is noticed"
             )
         for name in SUPPLIED[kind]:
             if name not in taken:
-                raise Misuse(
+                raise UsageError(
                     f"{kind} {part.name!r}: its constructor must take {name!r}, as of contract "
                     f"{CONTRACT}; ask for a newer version of the package that provides it"
                 )
@@ -208,7 +210,7 @@ def check_arguments(factory: Any, part: Part, *, kind: str) -> dict[str, Any]:
         The arguments, converted to the annotated types (a JSON list to a tuple, say).
 
     Raises:
-        Misuse: one is unknown, missing or of a wrong type.
+        UsageError: one is unknown, missing or of a wrong type.
     """
     parameters = {
         name: parameter
@@ -217,7 +219,9 @@ def check_arguments(factory: Any, part: Part, *, kind: str) -> dict[str, Any]:
     }
     label = f"{kind} {part.name!r}"
     if loose := [name for name, p in parameters.items() if p.kind is not p.KEYWORD_ONLY]:
-        raise Misuse(f"{label}: constructors of parts are keyword-only, but {loose[0]!r} is not")
+        raise UsageError(
+            f"{label}: constructors of parts are keyword-only, but {loose[0]!r} is not"
+        )
     constructor = factory if inspect.isfunction(factory) else factory.__init__
     hints = typing.get_type_hints(constructor, include_extras=True)
     fields: dict[str, Any] = {
@@ -232,7 +236,7 @@ def check_arguments(factory: Any, part: Part, *, kind: str) -> dict[str, Any]:
     try:
         checked = model.model_validate(part.arguments)
     except pydantic.ValidationError as error:
-        raise Misuse(f"{label}: {complaint(error, model)}") from None
+        raise UsageError(f"{label}: {complaint(error, model)}") from None
     return {name: getattr(checked, name) for name in part.arguments}
 
 
@@ -240,13 +244,13 @@ def choose_labels(recipe: Recipe, labels: Mapping[str, int]) -> dict[str, int]:
     """The labels that condition a recipe, with their numbers of classes.
 
     Raises:
-        Misuse: the data type has no such label.
+        UsageError: the data type has no such label.
     """
     for name in recipe.condition:
         if name not in labels:
-            raise Misuse(
+            raise UsageError(
                 f"recipe: condition {name!r} is no label of modality "
-                f"{recipe.modality.name!r}: {choose(name, labels)}"
+                f"{recipe.modality.name!r}: {did_you_mean(name, labels)}"
             )
     return {name: labels[name] for name in recipe.condition}
 
@@ -255,13 +259,13 @@ def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
     """Reads `key=value` pairs, values as JSON where they are JSON, else as text.
 
     Raises:
-        Misuse: a pair has no `=`.
+        UsageError: a pair has no `=`.
     """
     settings: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            raise Misuse(f"--set takes key=value, such as train.lr=3e-4, not {pair!r}")
+            raise UsageError(f"--set takes key=value, such as train.lr=3e-4, not {pair!r}")
         try:
             settings[key] = json.loads(value)
         except json.JSONDecodeError:
@@ -273,19 +277,19 @@ def named(name: str) -> Recipe:
     """Returns the recipe that an installed package, or this process, provides under `name`.
 
     Raises:
-        Misuse: there is none.
-        Failure: its function raises, or returns no recipe.
+        UsageError: there is none.
+        RunError: its function raises, or returns no recipe.
     """
     function = registry.recipes.get(name)
     origin = registry.recipes.origin(name)
     whose = registry.recipes.describe(function)
     try:
-        with blaming(f"{whose} raises"):
+        with wrap_plugin_errors(f"{whose} raises"):
             recipe = function()
-    except Misuse as error:
-        raise Fault(f"{whose}: {error}") from error
+    except UsageError as error:
+        raise PluginError(f"{whose}: {error}") from error
     if not isinstance(recipe, Recipe):
-        raise Fault(f"{whose} must return a Recipe, not {type(recipe).__name__}")
+        raise PluginError(f"{whose} must return a Recipe, not {type(recipe).__name__}")
     return recipe.model_copy(update={"distribution": origin.distribution})
 
 
@@ -302,7 +306,7 @@ def complaint(error: pydantic.ValidationError, model: type[BaseModel]) -> str:
     if first["type"] == "extra_forbidden":
         for step in path[:-1]:
             model = typing.cast(type[BaseModel], model.model_fields[step].annotation)
-        return f"there is no setting {where!r}: {choose(path[-1], model.model_fields)}"
+        return f"there is no setting {where!r}: {did_you_mean(path[-1], model.model_fields)}"
     if first["type"] == "missing":
         return f"the setting {where!r} is missing"
     message = first["msg"][0].lower() + first["msg"][1:]

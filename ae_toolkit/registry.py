@@ -25,7 +25,7 @@ from functools import cache, lru_cache
 from importlib.metadata import Distribution, EntryPoint, distributions, packages_distributions
 from typing import Any, NamedTuple, TypeVar
 
-from ae_toolkit.errors import Failure, Misuse, choose, said
+from ae_toolkit.errors import RunError, UsageError, describe_error, did_you_mean
 from ae_toolkit.version import CONTRACT, OLDEST_CONTRACT, __version__
 
 T = TypeVar("T")
@@ -116,7 +116,9 @@ def _plugin(distribution: Distribution) -> Plugin:
     except Exception as error:  # a folder of metadata may be broken in any way
         # Not public, and the only name that such a distribution has.
         folder = getattr(distribution, "_path", distribution.locate_file(""))
-        return Plugin(Origin(str(folder), ""), [], f"{folder}: broken metadata, {said(error)}")
+        return Plugin(
+            Origin(str(folder), ""), [], f"{folder}: broken metadata, {describe_error(error)}"
+        )
 
 
 def installed() -> list[Plugin]:
@@ -145,7 +147,9 @@ def culprit(error: BaseException) -> str:
             and owner.distribution != OWN
             and owner.distribution in known.get(package, [owner.distribution])
         ):
-            return f"{owner} raises {said(error)} ({frame.f_code.co_filename}, line {line})"
+            return (
+                f"{owner} raises {describe_error(error)} ({frame.f_code.co_filename}, line {line})"
+            )
     return ""
 
 
@@ -185,8 +189,8 @@ class Registry:
                 one that the recipe came from; after it, the toolkit's own part wins.
 
         Raises:
-            Misuse: nobody provides the name, or several strangers do and none is preferred.
-            Failure: the plugin that provides it is broken.
+            UsageError: nobody provides the name, or several strangers do and none is preferred.
+            RunError: the plugin that provides it is broken.
         """
         if name in self._local:
             return self._local[name]
@@ -194,15 +198,15 @@ class Registry:
         owner = _origin(point)
         plugin = _installed().plugins.get(canonical(owner.distribution))
         if plugin and plugin.outdated:
-            raise Failure(plugin.outdated)
+            raise RunError(plugin.outdated)
         label = f"{self.noun} {point.name!r} of {owner}"
         try:
             self._loaded[label] = point.load()
         except BaseException as error:  # whatever a stranger's module may raise
             if isinstance(error, KeyboardInterrupt):
                 raise
-            raise Failure(
-                f"{label} cannot be imported from {point.value!r}: {said(error)}"
+            raise RunError(
+                f"{label} cannot be imported from {point.value!r}: {describe_error(error)}"
             ) from error
         return self._loaded[label]
 
@@ -228,7 +232,7 @@ class Registry:
 
     def full_name(self, name: str, origin: Origin) -> str:
         """What names a part: its plain name, unless that means another's or nobody's."""
-        with suppress(Misuse):
+        with suppress(UsageError):
             if self.origin(name) == origin:
                 return name
         return f"{origin.distribution}:{name}"
@@ -248,7 +252,7 @@ class Registry:
         run twice. A name that an installed distribution provides is refused.
         """
         if name in self._points():
-            raise Misuse(
+            raise UsageError(
                 f"{self.noun} {name!r} is already provided by {_origin(self._points()[name][0])}; "
                 f"register yours under another name"
             )
@@ -282,10 +286,12 @@ class Registry:
             if len(points) > 1:
                 points = [p for p in points if _origin(p).distribution == winner] or points
         if not points:
-            raise Misuse(f"there is no {self.noun} {name!r}: {choose(name, self.names())}")
+            raise UsageError(
+                f"there is no {self.noun} {name!r}: {did_you_mean(name, self.names())}"
+            )
         if len(points) > 1:
             full = " or ".join(sorted(f"'{_origin(p).distribution}:{plain}'" for p in points))
-            raise Misuse(f"several packages provide {self.noun} {name!r}: write {full}")
+            raise UsageError(f"several packages provide {self.noun} {name!r}: write {full}")
         return points[0]
 
 

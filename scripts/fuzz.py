@@ -647,14 +647,14 @@ KINDS = {
 
 def outcome_of(kind: Kind, path: Path) -> Outcome:
     """Reads a file as commands do."""
-    from ae_toolkit import Failure, Misuse
-    from ae_toolkit.errors import MAX_CHARS, Fault
+    from ae_toolkit import RunError, UsageError
+    from ae_toolkit.errors import MAX_CHARS, PluginError
 
     try:
         kind.read(path)
-    except (Failure, Misuse) as error:
+    except (RunError, UsageError) as error:
         words = str(error)
-        if isinstance(error, Fault):  # an exception of ours that a command would call a fault
+        if isinstance(error, PluginError):  # an exception of ours that a command would call a fault
             return Outcome("fault", traceback.format_exc())
         about_it = kind.broken is not broken_file or words.startswith(f"{path}: ")
         right = about_it and "\n" not in words and len(words) <= MAX_CHARS + 3

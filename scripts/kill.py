@@ -31,7 +31,7 @@ from typing import NamedTuple
 
 import torch
 
-from ae_toolkit import Failure
+from ae_toolkit import RunError
 from ae_toolkit.runs import checkpoint
 
 #: A training of many short steps and many checkpoints, half of whose time is spent on saving.
@@ -156,7 +156,7 @@ def broken(run: Path) -> str:
             checkpoint.load_config(folder)
             checkpoint.load_weights(folder)
             checkpoint.load_state(folder)
-        except Failure as error:
+        except RunError as error:
             return str(error)
     return ""
 

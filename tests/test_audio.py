@@ -23,7 +23,7 @@ from ae_audio.latent.song import RELEASE_SECONDS, Tone, read_melody, sing, withi
 from ae_audio.modality import Notes, note_of
 from conftest import ROOT
 
-from ae_toolkit import Failure, Misuse, load
+from ae_toolkit import RunError, UsageError, load
 from ae_toolkit.files import is_signed
 from ae_toolkit.randomness import Source
 from ae_toolkit.testing.contracts import check_modality
@@ -104,7 +104,7 @@ def test_ten_hours_are_refused_before_they_are_read(tmp_path: Path) -> None:
         silence = np.zeros(1_000 * 3600, np.int16)
         for _ in range(10):
             file.write(silence)
-    with pytest.raises(Failure, match=r"lasts 10\.0 hours"):
+    with pytest.raises(RunError, match=r"lasts 10\.0 hours"):
         read_sound(tmp_path / "a.flac")
 
 
@@ -119,9 +119,9 @@ def test_what_a_header_promises_is_refused_before_it_is_decoded(
         with soundfile.SoundFile(tmp_path / f"{name}.flac", "w", rate, 8) as file:
             for _ in range(num):
                 file.write(click)
-    with pytest.raises(Failure, match=r"has 655,350 samples a second, and .* to 384,000 are read"):
+    with pytest.raises(RunError, match=r"has 655,350 samples a second, and .* to 384,000 are read"):
         read_sound(tmp_path / "rate.flac")
-    with pytest.raises(Failure, match=r"holds 22 million samples in 8 channels, and at most 20"):
+    with pytest.raises(RunError, match=r"holds 22 million samples in 8 channels, and at most 20"):
         read_sound(tmp_path / "many.flac")
     tracemalloc.start()
     assert len(read_sound(tmp_path / "most.flac").samples) == 2_000_000
@@ -369,7 +369,7 @@ def test_pitches_are_read_and_written() -> None:
         0,
     ]
     assert [pitch_name(n) for n in (60, 70, 0)] == ["C4", "A#4", "C-1"]
-    with pytest.raises(Misuse, match="beyond the keyboard"):
+    with pytest.raises(UsageError, match="beyond the keyboard"):
         parse_pitch("A9")
 
 
@@ -451,7 +451,7 @@ def test_pitches_beyond_the_known_move_by_octaves() -> None:
 @pytest.mark.parametrize("content", [b"", b"MThd", b"no midi at all"])
 def test_melody_that_is_none(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.mid").write_bytes(content)
-    with pytest.raises(Failure, match=r"a\.mid: is no MIDI file"):
+    with pytest.raises(RunError, match=r"a\.mid: is no MIDI file"):
         read_melody(tmp_path / "a.mid")
 
 
@@ -533,7 +533,7 @@ def test_drums_are_not_sung(tmp_path: Path) -> None:
     midi.instruments.append(pretty_midi.Instrument(0, is_drum=True))
     midi.instruments[0].notes.append(pretty_midi.Note(80, 38, 0, 1))
     midi.write(str(tmp_path / "drums.mid"))
-    with pytest.raises(Failure, match="holds no notes but drums"):
+    with pytest.raises(RunError, match="holds no notes but drums"):
         read_melody(tmp_path / "drums.mid")
 
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from conftest import small
 
-from ae_toolkit import Failure, Misuse, files, load
+from ae_toolkit import RunError, UsageError, files, load
 from ae_toolkit.inference import zoo
 from ae_toolkit.runs import checkpoint
 from ae_toolkit.testing.contracts import Tensors, check_modality
@@ -54,7 +54,7 @@ def test_writing_leaves_nothing_half_done(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
     (tmp_path / "plain").write_text("")
     with (
-        pytest.raises(Failure, match="cannot be written"),
+        pytest.raises(RunError, match="cannot be written"),
         checkpoint.writing(tmp_path / "plain/inside"),
     ):
         pass
@@ -100,7 +100,7 @@ def broken(exported: Path, kind: str) -> None:
 )
 def test_broken_models(exported: Path, kind: str, sentence: str) -> None:
     broken(exported, kind)
-    with pytest.raises((Failure, Misuse)) as caught:
+    with pytest.raises((RunError, UsageError)) as caught:
         load(exported)
     assert sentence in str(caught.value)
 
@@ -123,7 +123,7 @@ def change_config(folder: Path, **changes: Any) -> None:
 )
 def test_a_part_of_an_impossible_name(name: Any, sentence: str, exported: Path) -> None:
     change_config(exported, recipe__encoder__name=name)
-    with pytest.raises(Failure) as caught:
+    with pytest.raises(RunError) as caught:
         load(exported)
     assert sentence in str(caught.value) and len(str(caught.value)) < 3000
 
@@ -135,7 +135,7 @@ def test_a_flipped_bit_is_noticed(name: str, exported: Path) -> None:
     at = len(content) // 2 if name == checkpoint.WEIGHTS else content.index(b'"z_dim": 2') + 9
     content[at] ^= 1
     path.write_bytes(content)
-    with pytest.raises(Failure, match=r"is damaged, its checksum is|has changed since it was wr"):
+    with pytest.raises(RunError, match=r"is damaged, its checksum is|has changed since it was wr"):
         load(exported)
 
 
@@ -155,7 +155,7 @@ def test_weights_that_are_not_finite_are_named(value: float, exported: Path) -> 
     weights["decoder.layers.0.weight"][3, 1] = value
     (exported / checkpoint.WEIGHTS).write_bytes(checkpoint.pack(weights))
     checkpoint.note_checksums(exported)
-    with pytest.raises(Failure, match=r"'decoder.layers.0.weight' is not finite"):
+    with pytest.raises(RunError, match=r"'decoder.layers.0.weight' is not finite"):
         load(exported)
 
 
@@ -175,7 +175,7 @@ def test_a_small_folder_takes_no_large_memory(changes: dict[str, Any], exported:
     """What a config promises is compared with the weights before memory is taken."""
     change_config(exported, **changes)
     began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises((Failure, Misuse), match=r"do not fit|are refused|less than or equal"):
+    with pytest.raises((RunError, UsageError), match=r"do not fit|are refused|less than or equal"):
         load(exported)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # kB
     assert time.monotonic() - began < 10
@@ -225,22 +225,22 @@ def test_training_state_with_code_is_refused(run: Path, tmp_path: Path) -> None:
             return (open, (str(tmp_path / "pwned"), "w"))
 
     torch.save({"step": Evil()}, tmp_path / checkpoint.STATE)
-    with pytest.raises(Failure, match="holds code beside tensors; it is not opened"):
+    with pytest.raises(RunError, match="holds code beside tensors; it is not opened"):
         checkpoint.load_state(tmp_path)
     assert not (tmp_path / "pwned").exists()
 
 
 def test_pickled_model_file_is_refused(tmp_path: Path) -> None:
     torch.save({}, tmp_path / "model.pt")
-    with pytest.raises(Misuse, match="pickled models are never opened"):
+    with pytest.raises(UsageError, match="pickled models are never opened"):
         load(tmp_path / "model.pt")
 
 
 def test_unknown_names_help(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zoo, "bundled", lambda: {"mnist-vae": Path()})
-    with pytest.raises(Misuse, match="there is no model 'mnist-vea': did you mean 'mnist-vae'"):
+    with pytest.raises(UsageError, match="there is no model 'mnist-vea': did you mean 'mnist-vae'"):
         load("mnist-vea")
-    with pytest.raises(Misuse, match="make them with 'ae train mnist-2d'"):
+    with pytest.raises(UsageError, match="make them with 'ae train mnist-2d'"):
         load("mnist-2d")
 
 
@@ -258,10 +258,10 @@ def test_hub_models(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise ConnectionError("no route to host\nmore")
 
     hub.snapshot_download = offline  # type: ignore[attr-defined]
-    with pytest.raises(Failure, match=r"could not be fetched from the hub: no route to host$"):
+    with pytest.raises(RunError, match=r"could not be fetched from the hub: no route to host$"):
         load("someone/digits")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(Failure, match=r"pip install ae-toolkit\[hub\]"):
+    with pytest.raises(RunError, match=r"pip install ae-toolkit\[hub\]"):
         load("someone/digits")
 
 
@@ -285,11 +285,11 @@ def test_any_data_type_from_files(tmp_path: Path, capfd: pytest.CaptureFixture[s
     assert not set(train.groups) & set(test.groups)
     said = capfd.readouterr().err
     assert "odd.npy: has shape (5,), not (2, 3)" in said and "text.npy: is not a .npy file" in said
-    with pytest.raises(Misuse, match=r"no files that end in .npy \(1 others\)"):
+    with pytest.raises(UsageError, match=r"no files that end in .npy \(1 others\)"):
         (tmp_path / "other").mkdir()
         (tmp_path / "other/a.txt").write_text("")
         files(modality=modality, split="train", path=str(tmp_path / "other"))
-    with pytest.raises(Misuse, match="there is no such file or folder"):
+    with pytest.raises(UsageError, match="there is no such file or folder"):
         files(modality=modality, split="train", path=str(tmp_path / "nowhere"))
 
 

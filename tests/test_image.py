@@ -19,7 +19,7 @@ from ae_image.pixels import flatten
 from conftest import SAMPLES
 from PIL import Image as Pictures
 
-from ae_toolkit import Failure, Misuse, registry
+from ae_toolkit import RunError, UsageError, registry
 from ae_toolkit.files import is_signed
 from ae_toolkit.inference.evaluate import principal_axes
 from ae_toolkit.randomness import Source
@@ -82,14 +82,14 @@ def test_exif_rotation_is_obeyed(tmp_path: Path) -> None:
 def test_other_formats_are_no_pictures_whatever_their_name(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "picture.png"
     Pictures.new("P" if kind == "BLP" else "RGB", (8, 8)).save(path, kind)
-    with pytest.raises(Failure, match="in the formats PNG, JPEG or WebP"):
+    with pytest.raises(RunError, match="in the formats PNG, JPEG or WebP"):
         next(Image().read(path))
 
 
 def test_what_is_no_file_is_no_picture(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     for path, words in ((tmp_path / "pipe.png", "is a pipe"), (Path(os.devnull), "is a device")):
-        with pytest.raises(Failure, match=words):
+        with pytest.raises(RunError, match=words):
             next(Image().read(path))
 
 
@@ -106,7 +106,7 @@ def test_a_photograph_of_endless_scans_is_refused(tmp_path: Path) -> None:
     head, mark, scan = path.read_bytes().rpartition(b"\xff\xda")
     assert next(Image().read(path)).size == (64, 64)
     path.write_bytes(head + 200 * (mark + scan.removesuffix(b"\xff\xd9")) + b"\xff\xd9")
-    with pytest.raises(Failure, match="more than 100 scans are refused"):
+    with pytest.raises(RunError, match="more than 100 scans are refused"):
         next(Image().read(path))
 
 
@@ -129,7 +129,7 @@ def test_a_palette_with_more_colours_than_there_are_is_refused(tmp_path: Path) -
     at = data.index(b"tRNS") - 4
     chunk = struct.pack(">I", 300) + many + struct.pack(">I", zlib.crc32(many))
     path.write_bytes(data[:at] + chunk + data[at + 14 :])
-    with pytest.raises(Failure, match=r"p.png: is cut short or broken \(palette index out of"):
+    with pytest.raises(RunError, match=r"p.png: is cut short or broken \(palette index out of"):
         next(Image().read(path))
 
 
@@ -308,7 +308,7 @@ def test_missing_data_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torchvision.datasets, "MNIST", offline)
     recipe = named("mnist-2d")
-    with pytest.raises(Failure) as caught:
+    with pytest.raises(RunError) as caught:
         recipe.make("dataset", modality=recipe.make("modality"), split="train")
     for words in ("cannot be downloaded", "set AE_DATA", "--data mnist-sample"):
         assert words in str(caught.value)
@@ -320,12 +320,12 @@ def test_missing_data_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.Mon
         (raw / name).write_bytes(b"\x00\x00\x08\x03\x00\x00")
     for name in ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"):
         (raw / name).write_bytes(b"")
-    with pytest.raises(Failure, match=r"'mnist': the files are broken .*MNIST/raw"):
+    with pytest.raises(RunError, match=r"'mnist': the files are broken .*MNIST/raw"):
         recipe.make("dataset", modality=recipe.make("modality"), split="train")
 
 
 def test_data_of_another_type_is_refused() -> None:
     from ae_toolkit.testing.contracts import Tensors
 
-    with pytest.raises(Misuse, match="holds pictures"):
+    with pytest.raises(UsageError, match="holds pictures"):
         mnist_sample(modality=Tensors(), split="test")

@@ -23,7 +23,7 @@ from ae_music.modality import Melodies, has_pickup, melody_of, octaves_off
 from click.testing import CliRunner
 from conftest import ROOT
 
-from ae_toolkit import Failure, Misuse, fit, load
+from ae_toolkit import RunError, UsageError, fit, load
 from ae_toolkit.cli.app import main
 from ae_toolkit.data.examples import load_data
 from ae_toolkit.files import printable
@@ -174,7 +174,7 @@ def test_python_takes_and_gives_pretty_midi() -> None:
     again = model.reconstruct([a])[0]
     assert (melody_of(again).steps == melody_of(walk[0]).steps).all()
     assert len(model.sample(3, {"meter": 3}, seed=1)) == 3
-    with pytest.raises(Misuse, match=r"a melody is a pretty_midi.PrettyMIDI, not a str"):
+    with pytest.raises(UsageError, match=r"a melody is a pretty_midi.PrettyMIDI, not a str"):
         model.encode(["tune.mid"])
 
 
@@ -277,7 +277,7 @@ def test_long_output_is_written_coarsely_or_refused(ae, tmp_path: Path) -> None:
     tune = read(A)
     steps = np.tile(tune.steps, 2000)
     velocities = np.tile(tune.velocities, 2000)
-    with pytest.raises(Failure, match="more than one MIDI file can be made of"):
+    with pytest.raises(RunError, match="more than one MIDI file can be made of"):
         to_midi([Melody(steps, velocities, tune.meter)] * 2)
 
 

@@ -20,7 +20,7 @@ from ae_music.midi.timing import describe_timing, timing_of
 from ae_music.midi.write import to_midi
 from ae_music.modality import Melodies, melody_of, octaves_off
 
-from ae_toolkit import Failure, Misuse
+from ae_toolkit import RunError, UsageError
 from ae_toolkit.data.folder import read_corpus
 
 QUARTER = 480
@@ -113,7 +113,7 @@ def notes(melody: Melody) -> list[tuple[int, int, int]]:
 
 def refused(path: Path) -> str:
     """The sentence with which a file is refused, less its name."""
-    with pytest.raises((Failure, Misuse)) as caught:
+    with pytest.raises((RunError, UsageError)) as caught:
         list(Melodies().read(path))
     sentence = str(caught.value)
     assert sentence.startswith(f"{path}: ") and "\n" not in sentence and len(sentence) < 300
@@ -481,10 +481,12 @@ def test_which_track(file: File) -> None:
     assert first("2") == first("voice") == ("Tenor Voice", 72)
     assert first("all") == ("all", 96)
     for wrong in ("5", "0", "²", "Violin", ""):
-        with pytest.raises(Misuse, match=rf"{path}: there is no track '{wrong}': choose from 1 'B"):
+        with pytest.raises(
+            UsageError, match=rf"{path}: there is no track '{wrong}': choose from 1 'B"
+        ):
             first(wrong)
     for drums in ("3", "kit"):
-        with pytest.raises(Misuse, match=rf"{path}: track '{drums}' is a drum track"):
+        with pytest.raises(UsageError, match=rf"{path}: track '{drums}' is a drum track"):
             first(drums)
 
 
@@ -647,7 +649,7 @@ def an_object(*rows: tuple[float, float, int]) -> pretty_midi.PrettyMIDI:
 def test_objects_of_which_no_melody_can_be_made(
     rows: list[tuple[float, float, int]], sentence: str
 ) -> None:
-    with pytest.raises(Failure, match=r"^the PrettyMIDI object: ") as caught:
+    with pytest.raises(RunError, match=r"^the PrettyMIDI object: ") as caught:
         melody_of(an_object((0, 0.5, 60), *rows) if rows else an_object())
     assert sentence in str(caught.value)
 

@@ -23,7 +23,7 @@ from ae_music.midi.score import Score, read_score
 from ae_music.modality import Melodies
 from conftest import ROOT
 
-from ae_toolkit import Failure, Misuse
+from ae_toolkit import RunError, UsageError
 from ae_toolkit.figures import draw_rows
 
 SAMPLES = ROOT / "plugins/ae_music/samples"
@@ -104,7 +104,7 @@ def test_a_path_begins_at_a_and_ends_at_b(tmp_path: Path) -> None:
 
 
 def test_figures_know_their_endings(tmp_path: Path) -> None:
-    with pytest.raises(Misuse, match=r"ends in \.png"):
+    with pytest.raises(UsageError, match=r"ends in \.png"):
         save_figure(path_figure({"x": [0, 1]}, ylabel="y"), tmp_path / "figure.mp3")
     assert not list(tmp_path.iterdir())
 
@@ -183,14 +183,14 @@ def test_without_a_soundfont_tones_are_plain(
 
 
 def test_what_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(Failure, match=r"lasts 61\.0 minutes"):
+    with pytest.raises(RunError, match=r"lasts 61\.0 minutes"):
         render(note(seconds=61 * 60))
-    with pytest.raises(Misuse, match="there is no such file"):
+    with pytest.raises(UsageError, match="there is no such file"):
         render(note(), soundfont=tmp_path / "none.sf2")
-    with pytest.raises(Failure, match="is a folder"):
+    with pytest.raises(RunError, match="is a folder"):
         render(note(), soundfont=tmp_path)
     (tmp_path / "text.sf2").write_text("hello")
-    with pytest.raises(Failure, match="is not a soundfont"):
+    with pytest.raises(RunError, match="is not a soundfont"):
         render(note(), soundfont=tmp_path / "text.sf2")
 
 
@@ -198,7 +198,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
 def test_a_broken_soundfont_is_no_other_sound(tmp_path: Path) -> None:
     """FluidSynth itself would go on with the one of the system."""
     (tmp_path / "cut.sf2").write_bytes(b"RIFF\xff\xff\x00\x00sfbkLIST")
-    with pytest.raises(Failure, match="FluidSynth failed: Failed to load"):
+    with pytest.raises(RunError, match="FluidSynth failed: Failed to load"):
         render(note(), soundfont=tmp_path / "cut.sf2")
 
 
@@ -209,7 +209,7 @@ def test_a_failing_program_is_quoted(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     program.chmod(0o755)
     monkeypatch.setattr(shutil, "which", lambda name: str(program))
     (tmp_path / "good.sf2").write_bytes(b"RIFF\x04\x00\x00\x00sfbk")
-    with pytest.raises(Failure, match=r"^FluidSynth failed: the last line$"):
+    with pytest.raises(RunError, match=r"^FluidSynth failed: the last line$"):
         render(note(), soundfont=tmp_path / "good.sf2")
 
 
@@ -227,7 +227,7 @@ def test_sound_is_as_loud_as_it_can_be(
 
 
 def test_sound_knows_its_endings(tmp_path: Path) -> None:
-    with pytest.raises(Misuse, match=r"ends in \.wav"):
+    with pytest.raises(UsageError, match=r"ends in \.wav"):
         write_wav(np.zeros(8, np.float32), tmp_path / "sound.mp3", rate=RATE)
     assert not list(tmp_path.iterdir())
 
@@ -355,7 +355,7 @@ def test_kern(tmp_path: Path) -> None:
 def test_what_cannot_be_read(
     name: str, data: bytes, message: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(Failure, match=message) as error:
+    with pytest.raises(RunError, match=message) as error:
         read(data, name, tmp_path)
     assert str(error.value).startswith(str(tmp_path / name)) and "\n" not in str(error.value)
     assert capfd.readouterr() == ("", "")
@@ -364,19 +364,19 @@ def test_what_cannot_be_read(
 def test_an_archive_that_unfolds_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "tune.mxl", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("tune.xml", bytes(17 << 20))
-    with pytest.raises(Failure, match="larger than 16 MB"):
+    with pytest.raises(RunError, match="larger than 16 MB"):
         to_midi(tmp_path / "tune.mxl")
 
 
 def test_notation_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(Misuse, match="there is no such file"):
+    with pytest.raises(UsageError, match="there is no such file"):
         to_midi(tmp_path / "none.abc")
-    with pytest.raises(Failure, match="is a folder"):
+    with pytest.raises(RunError, match="is a folder"):
         to_midi(tmp_path)
 
 
 def test_without_music21(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "music21", None)
     (tmp_path / "tune.abc").write_text(HEAD + "A6|B6|\n")
-    with pytest.raises(Failure, match=r'pip install "ae-toolkit\[scores\]"'):
+    with pytest.raises(RunError, match=r'pip install "ae-toolkit\[scores\]"'):
         to_midi(tmp_path / "tune.abc")

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, SAMPLES
 
-from ae_toolkit import Failure, Misuse, files, registry
+from ae_toolkit import RunError, UsageError, files, registry
 from ae_toolkit.cli import models
 from ae_toolkit.files import outputs, writing
 
@@ -45,9 +45,9 @@ def test_results_of_a_command_appear_together_or_not_at_all(tmp_path: Path) -> N
                     temporary.write_text("after")
             assert content_of(tmp_path)["old.txt"] == b"before"
             if fail:
-                raise Failure("the disk is full")
+                raise RunError("the disk is full")
 
-    with pytest.raises(Failure):
+    with pytest.raises(RunError):
         command(fail=True)
     assert content_of(tmp_path) == before and os.listdir(tmp_path) == ["old.txt"]
     command(fail=False)
@@ -58,7 +58,7 @@ def test_results_of_a_command_appear_together_or_not_at_all(tmp_path: Path) -> N
 def test_what_cannot_be_put_in_its_place_brings_everything_back(tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / name).write_text("before")
-    with pytest.raises(Failure, match="b: cannot be written"), outputs():
+    with pytest.raises(RunError, match="b: cannot be written"), outputs():
         for name in "ab":
             with writing(tmp_path / name) as temporary:
                 temporary.write_text("after")
@@ -77,23 +77,23 @@ def test_no_result_goes_onto_an_input_a_device_or_another_result(tmp_path: Path)
     with outputs():
         files.check_input(mine)
         for path in (mine, link):
-            with pytest.raises(Misuse, match="is an input, which is never replaced"):
+            with pytest.raises(UsageError, match="is an input, which is never replaced"):
                 files.check_output(path)
         for path, kind in (
             (pipe, "a pipe"),
             (Path(os.devnull), "a device"),
             (tmp_path, "a folder"),
         ):
-            with pytest.raises(Failure, match=f"is {kind}, not a file"):
+            with pytest.raises(RunError, match=f"is {kind}, not a file"):
                 files.check_output(path)
         with writing(tmp_path / "new.txt") as temporary:
             temporary.write_text("new")
-        with pytest.raises(Misuse, match="is named for two results"):
+        with pytest.raises(UsageError, match="is named for two results"):
             files.check_output(tmp_path / "new.txt")
     for path, kind in ((pipe, "a pipe"), (Path(os.devnull), "a device")):
-        with pytest.raises(Failure, match=f"is {kind}, not a file"):
+        with pytest.raises(RunError, match=f"is {kind}, not a file"):
             files.read_bytes(path, max_bytes=100)
-    with pytest.raises(Failure, match="is refused"):
+    with pytest.raises(RunError, match="is refused"):
         files.read_bytes(mine, max_bytes=3)
     assert files.read_bytes(mine, max_bytes=4) == b"mine"
 
@@ -116,7 +116,7 @@ def test_what_was_not_named_is_replaced_only_where_it_is_ours_or_allowed(tmp_pat
             if allowed:
                 files.check_output(beside, named=False)
                 continue
-            with pytest.raises(Misuse, match=r"exists already.*--overwrite"):
+            with pytest.raises(UsageError, match=r"exists already.*--overwrite"):
                 files.check_output(beside, named=False)
     beside.write_bytes(b"GIF89a" + files.SIGNATURE.encode())
     files.check_output(beside, named=False)
@@ -407,7 +407,7 @@ def test_replaced_files_keep_their_permissions(tmp_path: Path) -> None:
 
 
 def test_what_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
-    with pytest.raises(Misuse, match="c: exists already, and was not named"), outputs():
+    with pytest.raises(UsageError, match="c: exists already, and was not named"), outputs():
         with writing(tmp_path / "c", named=False) as temporary:
             temporary.write_text("ours")
         (tmp_path / "c").write_text("somebody else's")

@@ -14,7 +14,7 @@ import pytest
 from conftest import Site, small
 from PIL import Image as Pictures
 
-from ae_toolkit import CONTRACT, Failure, fit, load, registry
+from ae_toolkit import CONTRACT, RunError, fit, load, registry
 from ae_toolkit.data.examples import cache_root
 from ae_toolkit.recipe import named
 from ae_toolkit.runs import checkpoint
@@ -165,7 +165,7 @@ def test_one_off_in_a_notebook(tmp_path: Path) -> None:
     model = load(fit(recipe, tmp_path / "run", progress=False))
     assert [item.shape for item in model.sample(2)] == [(128, 1)] * 2
     registry.modalities._local.clear()
-    with pytest.raises(Failure, match="needs modality 'ecg' of this process, which is not inst"):
+    with pytest.raises(RunError, match="needs modality 'ecg' of this process, which is not inst"):
         load(tmp_path / "run")
 
 
@@ -493,7 +493,7 @@ def test_a_part_that_breaks_its_contract_is_named(
     changes: dict, sentence: str, site: Site, tmp_path: Path
 ) -> None:
     site.put("odd", ODD, source=WRONG)
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(RunError) as raised:
         fit(small().with_(changes), tmp_path / "run", progress=False)
     assert sentence in str(raised.value)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ae_toolkit import Misuse
+from ae_toolkit import UsageError
 from ae_toolkit.randomness import NoiseRecorder, Source
 from ae_toolkit.recipe import Train
 from ae_toolkit.runs import checkpoint
@@ -225,9 +225,11 @@ def test_a_rank_that_never_arrives(tmp_path: Path) -> None:
 
 
 def test_batches_that_cannot_be_shared() -> None:
-    with pytest.raises(Misuse, match=r"batch_size is 10, which 4 ranks cannot share evenly: try 8"):
+    with pytest.raises(
+        UsageError, match=r"batch_size is 10, which 4 ranks cannot share evenly: try 8"
+    ):
         check_batch(Train(batch_size=10), 4)
-    with pytest.raises(Misuse, match="4 ranks cannot share 3 examples"):
+    with pytest.raises(UsageError, match="4 ranks cannot share 3 examples"):
         Schedule.of(Train(), 3, num_ranks=4)
     assert Schedule.of(Train(batch_size=64), 37, num_ranks=4).batch_size == 36
 

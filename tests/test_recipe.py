@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ae_toolkit import Misuse, registry
+from ae_toolkit import UsageError, registry
 from ae_toolkit.recipe import named, parse_settings
 
 
@@ -39,14 +39,14 @@ def test_every_recipe_is_sound_and_has_a_summary(name: str) -> None:
 def test_complaints(settings: list[str], sentence: str) -> None:
     from ae_toolkit.autoencoder import Autoencoder
 
-    with pytest.raises(Misuse) as caught:
+    with pytest.raises(UsageError) as caught:
         recipe = named("mnist-2d").with_(parse_settings(settings)).check()
         Autoencoder(recipe, modality=recipe.make("modality"))
     assert sentence in str(caught.value)
 
 
 def test_set_needs_an_equals_sign() -> None:
-    with pytest.raises(Misuse, match="--set takes key=value"):
+    with pytest.raises(UsageError, match="--set takes key=value"):
         parse_settings(["train.lr"])
 
 

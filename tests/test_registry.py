@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from ae_toolkit import Failure, Misuse, registry
+from ae_toolkit import RunError, UsageError, registry
 from ae_toolkit.registry import Registry, encoders
 
 
 def test_unknown_name_suggests_the_nearest() -> None:
-    with pytest.raises(Misuse, match="no encoder 'resnett': did you mean 'resnet'"):
+    with pytest.raises(UsageError, match="no encoder 'resnett': did you mean 'resnet'"):
         encoders.get("resnett")
 
 
 def test_distribution_can_be_named() -> None:
     assert encoders.get("ae-toolkit:mlp") is encoders.get("mlp")
-    with pytest.raises(Misuse, match="no encoder 'elsewhere:mlp'"):
+    with pytest.raises(UsageError, match="no encoder 'elsewhere:mlp'"):
         encoders.get("elsewhere:mlp")
 
 
@@ -27,7 +27,7 @@ def test_registering_twice_replaces_and_installed_names_are_refused() -> None:
     encoders.register("mine")(int)
     encoders.register("mine")(float)
     assert encoders.get("mine") is float
-    with pytest.raises(Misuse, match="already provided by ae-toolkit"):
+    with pytest.raises(UsageError, match="already provided by ae-toolkit"):
         encoders.register("mlp")
 
 
@@ -63,7 +63,9 @@ def strangers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
 def test_clash_is_an_error_only_when_it_matters(strangers: Registry) -> None:
     assert "wave" in strangers.names()
     assert strangers.get("mlp")
-    with pytest.raises(Misuse, match="several packages provide encoder 'wave': write 'alpha:wave'"):
+    with pytest.raises(
+        UsageError, match="several packages provide encoder 'wave': write 'alpha:wave'"
+    ):
         strangers.get("wave")
     assert strangers.get("wave", prefer="beta").owner == "beta"
     assert strangers.get("alpha:wave").owner == "alpha"
@@ -79,7 +81,7 @@ def test_our_own_name_goes_on_meaning_ours(strangers: Registry) -> None:
 
 def test_broken_plugin_is_named_and_harms_nobody_else(strangers: Registry) -> None:
     with pytest.raises(
-        Failure, match=r"encoder 'broken' of beta 1.0 .*RuntimeError: half installed"
+        RunError, match=r"encoder 'broken' of beta 1.0 .*RuntimeError: half installed"
     ):
         strangers.get("broken")
     assert strangers.get("mlp")

@@ -29,7 +29,7 @@ from matplotlib.cbook import get_sample_data
 from PIL import Image as Pictures
 from PIL import ImageChops, ImageDraw, ImageFilter, ImageOps
 
-from ae_toolkit import Misuse, Model, load
+from ae_toolkit import Model, UsageError, load
 from ae_toolkit.autoencoder import Autoencoder
 from ae_toolkit.inference.latent import quantiles
 from ae_toolkit.inference.tiling import in_pieces
@@ -461,7 +461,7 @@ def test_conditional_samples(ae, tmp_path: Path) -> None:
     model = load("mnist-cvae")
     one, two = (np.asarray(model.sample(1, {"digit": k}, seed=1)[0], dtype=float) for k in (1, 0))
     assert abs(one - two).mean() > 5
-    with pytest.raises(Misuse, match="neither given nor known"):
+    with pytest.raises(UsageError, match="neither given nor known"):
         model.sample(1)
 
 

@@ -18,7 +18,7 @@ import pytest
 import torch
 from conftest import small as four_epochs
 
-from ae_toolkit import Autoencoder, Misuse, Recipe, console, fit, registry
+from ae_toolkit import Autoencoder, Recipe, UsageError, console, fit, registry
 from ae_toolkit.data.batches import WINDOW
 from ae_toolkit.data.columns import Stored
 from ae_toolkit.data.examples import Examples, hold_out, load_data
@@ -75,8 +75,8 @@ with console.Bar("Reading some", shown="quiet" not in sys.argv) as bar:
     for step in (1, 2, 3):
         time.sleep(0.3)
         bar.update(step, total=4, title="epoch 1/2", text=text)
-        bar.tell(f"a line after step {step}")
-    console.tell("a warning")
+        bar.log(f"a line after step {step}")
+    console.log("a warning")
     print("a stranger's line", file=sys.stderr)
 for _ in console.track([1, 2], "evaluating", shown="quiet" not in sys.argv):
     pass
@@ -329,7 +329,7 @@ def test_weights_and_biases_goes_on_under_one_id(
 def test_weights_and_biases_needs_a_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setitem(sys.modules, "wandb", Wandb(known=False))
-    with pytest.raises(Misuse, match="call 'wandb login', or set WANDB_MODE=offline"):
+    with pytest.raises(UsageError, match="call 'wandb login', or set WANDB_MODE=offline"):
         fit(small(), tmp_path / "r", progress=False, track=["wandb"])
     assert not (tmp_path / "r").exists()
 

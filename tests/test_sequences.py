@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ae_toolkit import Misuse, Modality, Model, registry
+from ae_toolkit import Modality, Model, UsageError, registry
 from ae_toolkit.autoencoder import Autoencoder
 from ae_toolkit.contracts import Batch, Example
 from ae_toolkit.parts.backbones.recurrent import (
@@ -165,7 +165,7 @@ def test_encoders_take_real_sequences(name: str, shape: tuple[int, ...]) -> None
 def test_what_does_not_fit_is_said(
     kind: str, name: str, arguments: dict[str, Any], words: str
 ) -> None:
-    with pytest.raises(Misuse, match=words):
+    with pytest.raises(UsageError, match=words):
         check_part(kind, name, shape=(LENGTH,), num_classes=CLASSES, arguments=arguments)
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import small
 
-from ae_toolkit import Failure, Misuse, fit, load
+from ae_toolkit import RunError, UsageError, fit, load
 from ae_toolkit.data.examples import Examples, choose_groups
 from ae_toolkit.device import has_compiler
 from ae_toolkit.errors import Interrupted
@@ -168,7 +168,7 @@ def test_nan_names_step_and_term_and_keeps_the_good_checkpoint(tmp_path: Path) -
             return (x * float("nan") if learning and step.progress > 28.5 / 60 else x), y
 
     corruptions.register("poison")(Poison)
-    with pytest.raises(Failure) as caught:
+    with pytest.raises(RunError) as caught:
         fit(small(corruption__name="poison", train__validation=0), tmp_path / "r", progress=False)
     assert "diverged at step 30: the distortion is nan" in str(caught.value)
     point = checkpoint.checkpoints(tmp_path / "r")[-1]
@@ -192,7 +192,7 @@ def test_nan_in_the_data_is_said_as_that(split: str, tmp_path: Path) -> None:
     bad = next(i for i in range(0, 300, 3) if held_out[i] == (split == "held out"))
     num = sum(held_out == held_out[bad])
     recipe = small(data={"name": "faulty"}, train__epochs=2)
-    with pytest.raises(Failure) as caught:
+    with pytest.raises(RunError) as caught:
         fit(recipe, tmp_path / "r", progress=False)
     assert str(caught.value) == (
         f"the data holds nan or inf, in 2 of {num} examples; the first is number 2 of "
@@ -210,9 +210,9 @@ def test_best_and_last_checkpoints_stay(run: Path) -> None:
 def test_running_twice_in_one_folder_is_refused(
     run: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(Misuse, match="already holds a run: add --resume"):
+    with pytest.raises(UsageError, match="already holds a run: add --resume"):
         fit(small(), run, progress=False)
-    with pytest.raises(Misuse, match=r"another run: its train.lr is .*, not 0.5"):
+    with pytest.raises(UsageError, match=r"another run: its train.lr is .*, not 0.5"):
         fit(small(train__lr=0.5), run, resume=True, progress=False)
     before = last_weights(run)
     fit(small(), run, resume=True, progress=False)  # finished: nothing left to do
@@ -230,7 +230,9 @@ def test_a_finished_run_goes_on_for_more_epochs_and_says_what_that_means(
     assert "train.epochs was 4 and is 5: the learning rate goes on at 0.0005, where it had" in said
     assert [row["epoch"] for row in rows(copied, "train")] == [1, 2, 3, 4, 5]
     assert checkpoint.load_config(copied).recipe == longer
-    with pytest.raises(Misuse, match=r"train.epochs=3 is less than this run has done, which is 5:"):
+    with pytest.raises(
+        UsageError, match=r"train.epochs=3 is less than this run has done, which is 5:"
+    ):
         fit(small(train__epochs=3), copied, resume=True, progress=False)
     assert checkpoint.load_config(copied).recipe == longer
 
@@ -274,7 +276,7 @@ def test_own_encoder_by_decorator(tmp_path: Path) -> None:
     run = fit(recipe, tmp_path / "r", progress=False)
     assert load(run).recipe.encoder.name == "linear"
     encoders._local.clear()
-    with pytest.raises(Failure, match="needs encoder 'linear' of this process, which is not inst"):
+    with pytest.raises(RunError, match="needs encoder 'linear' of this process, which is not inst"):
         load(run)
 
 
@@ -325,7 +327,7 @@ def test_what_cannot_be_compiled_is_said(tmp_path: Path, capfd: pytest.CaptureFi
             return (x if x.sum().item() > 0 else -x), y
 
     recipe = small(corruption__name="branching", train__epochs=1)
-    with pytest.raises(Failure, match=r"cannot be compiled whole .*: set train.compile=off"):
+    with pytest.raises(RunError, match=r"cannot be compiled whole .*: set train.compile=off"):
         fit(recipe.with_({"train.compile": "on"}), tmp_path / "on", progress=False)
     fit(recipe, tmp_path / "auto", progress=False)
 
@@ -344,9 +346,9 @@ def test_conditioned_and_spatial_and_importance_weighted(tmp_path: Path) -> None
     model = load(fit(recipe, tmp_path / "r", progress=False))
     sevens = model.sample(3, {"digit": 7}, seed=1)
     assert len(sevens) == 3
-    with pytest.raises(Misuse, match="conditioned on 'digit'"):
+    with pytest.raises(UsageError, match="conditioned on 'digit'"):
         model.sample(3)
-    with pytest.raises(Misuse, match="a class from 0 to 9, not 11"):
+    with pytest.raises(UsageError, match="a class from 0 to 9, not 11"):
         model.sample(3, {"digit": 11})
 
 

@@ -20,7 +20,7 @@ import torch
 from conftest import ROOT, small
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
-from ae_toolkit import Failure, Misuse, fit, load
+from ae_toolkit import RunError, UsageError, fit, load
 from ae_toolkit.data.examples import Examples
 from ae_toolkit.errors import Interrupted
 from ae_toolkit.registry import datasets, encoders
@@ -466,7 +466,7 @@ def test_the_system_frees_the_lock_of_a_training_that_was_killed(tmp_path: Path)
 def test_a_folder_where_nobody_may_write_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir(mode=0o500)
     with (
-        pytest.raises(Failure, match="run: cannot be written, Permission denied"),
+        pytest.raises(RunError, match="run: cannot be written, Permission denied"),
         locked(tmp_path / "run"),
     ):
         pass
@@ -508,7 +508,7 @@ def test_as_many_checkpoints_stay_as_are_asked_for(tmp_path: Path, ae: Any) -> N
     steps = [point.step for point in checkpoint.checkpoints(tmp_path / "r")]
     best = checkpoint.best(tmp_path / "r")
     assert steps[-3:] == [42, 56, 70] and best and {*steps} == {*steps[-3:], best.step}
-    with pytest.raises(Misuse, match="at least 1 checkpoint must be kept, not 0"):
+    with pytest.raises(UsageError, match="at least 1 checkpoint must be kept, not 0"):
         fit(small(), tmp_path / "s", keep=0, progress=False)
 
 
@@ -629,7 +629,7 @@ def test_weights_that_autocast_copies_count_once(monkeypatch: pytest.MonkeyPatch
     takes = memory.saved_bytes(lambda: loss_of(size), ())
     for room, fits in ((takes, True), (takes * 9 // 10, False)):
         monkeypatch.setattr(memory, "free", lambda _, room=room: room)
-        with nullcontext() if fits else pytest.raises(Failure, match="900 examples leave 0"):
+        with nullcontext() if fits else pytest.raises(RunError, match="900 examples leave 0"):
             memory.weigh_batch(loss_of, size, cpu, accumulate=1)
 
 
@@ -648,14 +648,14 @@ def test_memory_that_runs_out_in_the_loop(
     monkeypatch.setattr(trainer, "take_step", take)
     recipe = small(train__accumulate=2, train__batch_size=30, train__compile="off")
     with pytest.raises(
-        Failure, match=r"of 30 examples: try --set train.batch_size=15 .*accumulate=4"
+        RunError, match=r"of 30 examples: try --set train.batch_size=15 .*accumulate=4"
     ):
         fit(recipe, tmp_path / "r", progress=False)
     assert checkpoint.checkpoints(tmp_path / "r")
 
 
 def test_what_pytorch_says_of_full_memory_is_known() -> None:
-    with pytest.raises(Failure, match="too much: less"), memory.enough("too much", "less"):
+    with pytest.raises(RunError, match="too much: less"), memory.enough("too much", "less"):
         torch.empty(1 << 50)
     with pytest.raises(RuntimeError, match="shape"), memory.enough("too much", "less"):
         torch.empty(2) @ torch.empty(3, 4)

@@ -25,7 +25,7 @@ from ae_toolkit import registry
 from ae_toolkit.cli.models import VERBS
 from ae_toolkit.cli.options import json_option, print_json, print_table
 from ae_toolkit.cli.train import RUN_VERBS
-from ae_toolkit.errors import Failure, Interrupted, Misuse, choose, said
+from ae_toolkit.errors import Interrupted, RunError, UsageError, describe_error, did_you_mean
 from ae_toolkit.files import STOP_SIGNALS, outputs, printable
 from ae_toolkit.version import __version__
 
@@ -33,7 +33,7 @@ from ae_toolkit.version import __version__
 class Sentence(click.ClickException):
     """One of our errors as click shows it: a sentence and an exit code, no traceback."""
 
-    def __init__(self, error: Misuse | Failure):
+    def __init__(self, error: UsageError | RunError):
         super().__init__(printable(str(error)))
         vars(self)["exit_code"] = error.exit_code  # click declares it for the class
         self.stopped = isinstance(error, Interrupted)
@@ -85,7 +85,7 @@ class Commands(click.Group):
         command = registry.commands.get(cmd_name)
         if not isinstance(command, click.Command):
             whose = registry.commands.describe(command)
-            raise Failure(f"{whose} is no click command, but {type(command).__name__}")
+            raise RunError(f"{whose} is no click command, but {type(command).__name__}")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -117,7 +117,7 @@ class Commands(click.Group):
                         raise
                     ended = error
             raise ended
-        except (Misuse, Failure) as error:
+        except (UsageError, RunError) as error:
             raise Sentence(error) from error
         except (click.ClickException, click.Abort, click.exceptions.Exit):
             raise
@@ -127,19 +127,19 @@ class Commands(click.Group):
         except SystemExit as error:
             whose = registry.culprit(error)
             if whose and ctx.invoked_subcommand in self.commands:  # a command of theirs may exit
-                raise Sentence(Failure(whose)) from error
+                raise Sentence(RunError(whose)) from error
             raise
         except Exception as error:
             if isinstance(error, OSError) and error.filename is not None:
-                raise Sentence(Failure(f"{error.filename}: {error.strerror}")) from error
+                raise Sentence(RunError(f"{error.filename}: {error.strerror}")) from error
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-                raise Sentence(Failure(f"standard output: {error.strerror}")) from error
+                raise Sentence(RunError(f"standard output: {error.strerror}")) from error
             if whose := registry.culprit(error):
-                raise Sentence(Failure(whose)) from error
+                raise Sentence(RunError(whose)) from error
             raise  # a defect of ours
 
     def _near(self, ctx: click.Context, name: str) -> str:
-        return choose(name, self.list_commands(ctx))
+        return did_you_mean(name, self.list_commands(ctx))
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -195,7 +195,7 @@ def recipes(recipe: str | None, as_json: bool) -> None:
     for name, origin, _ in registry.recipes.origins():
         try:
             text = summary(registry.recipes.get(f"{origin.distribution}:{name}"))
-        except Failure as error:
+        except RunError as error:
             text = f"broken: {error}"
         full = registry.recipes.full_name(name, origin)
         rows.append({"name": full, "distribution": str(origin), "summary": text})
@@ -216,7 +216,7 @@ def models(as_json: bool) -> None:
         try:
             text = checkpoint.load_config(folder).card.get("summary", "")
             checkpoint.shapes(folder)
-        except Failure as error:
+        except RunError as error:
             text = f"broken: {error}"
         rows.append({"name": name, "size": f"{size / 1e6:.2f} MB", "summary": text})
     _table(rows, as_json, columns=("name", "size", "summary"))
@@ -301,18 +301,18 @@ def plugin_check(ctx: click.Context, name: str, as_json: bool) -> None:
 def _run_script(path: Path) -> None:
     """Runs a user's file for what it registers, as a module whose code a cache can know."""
     if not path.is_file():
-        raise Misuse(f"--import {path}: there is no such file")
+        raise UsageError(f"--import {path}: there is no such file")
     module = ModuleType(f"imported_{path.stem}")
     module.__file__ = str(path.resolve())
     sys.modules[module.__name__] = module
     try:
         exec(compile(path.read_bytes(), module.__file__, "exec"), vars(module))
-    except (Misuse, Failure):
+    except (UsageError, RunError):
         raise
     except (Exception, SystemExit) as error:  # whatever a user's file may raise
         lines = [n for f, n in walk_tb(error.__traceback__) if f.f_globals is vars(module)]
         where = f" (line {lines[-1]})" if lines else ""
-        raise Failure(f"--import {path}: {said(error)}{where}") from error
+        raise RunError(f"--import {path}: {describe_error(error)}{where}") from error
 
 
 def _table(rows: list[dict[str, Any]], as_json: bool, *, columns: tuple[str, ...]) -> None:

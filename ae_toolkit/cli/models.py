@@ -24,7 +24,7 @@ from ae_toolkit.cli.options import (
     seed_option,
     warn_untrained_prior,
 )
-from ae_toolkit.errors import Failure
+from ae_toolkit.errors import RunError
 from ae_toolkit.files import announce
 
 if TYPE_CHECKING:
@@ -302,7 +302,7 @@ def _read_codes(path: Path) -> tuple[Tensor, list[str], list[int], dict[str, Ten
             with zipfile.ZipFile(path) as archive:
                 promised = sum(entry.file_size for entry in archive.infolist())
             if promised > max(MAX_GROWTH * size, MAX_CODES_BYTES):
-                raise Failure(f"would take {promised / 1e6:,.0f} MB")
+                raise RunError(f"would take {promised / 1e6:,.0f} MB")
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             arrays = {"z": loaded}
@@ -317,13 +317,13 @@ def _read_codes(path: Path) -> tuple[Tensor, list[str], list[int], dict[str, Ten
             if name.startswith("label.") and column.shape == (len(z),)
         }
     except KeyError:
-        raise Failure(f"{path}: holds no array 'z'") from None
+        raise RunError(f"{path}: holds no array 'z'") from None
     except Exception as error:  # numpy raises half a dozen kinds for a file that is none of its own
-        raise Failure(f"{path}: holds no codes ({error})") from error
+        raise RunError(f"{path}: holds no codes ({error})") from error
     if not (len(z) and z.dim() == 2 and bool(z.isfinite().all())):
-        raise Failure(f"{path}: its 'z' must be rows of numbers, at least one and all finite")
+        raise RunError(f"{path}: its 'z' must be rows of numbers, at least one and all finite")
     if item.shape != (len(z),) or item.dtype.kind not in "iu" or (np.diff(item) < 0).any():
-        raise Failure(f"{path}: its 'item' must number the rows of 'z' in order, item by item")
+        raise RunError(f"{path}: its 'item' must number the rows of 'z' in order, item by item")
     _, starts, counts = np.unique(item, return_index=True, return_counts=True)
     known = arrays.get("names", np.array([]))
     is_names = known.shape == (len(z),) and known.dtype.kind == "U"
@@ -356,7 +356,7 @@ def _write(model: Model, items: list[Any], path: Path, *, named: bool = True) ->
     with writing(path, named=named) as temporary:
         model.modality.write(items, temporary)
         if not temporary.exists():
-            raise Failure(f"{path}: {describe(model.modality)} wrote nothing")
+            raise RunError(f"{path}: {describe(model.modality)} wrote nothing")
 
 
 def _write_each(model: Model, items: list[Any], names: list[str], out: Path) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from ae_toolkit.errors import Misuse
+from ae_toolkit.errors import UsageError
 from ae_toolkit.files import check_output, overwrite, printable, take_default
 
 if TYPE_CHECKING:
@@ -104,11 +104,11 @@ def need_ending(path: Path | None, endings: Sequence[str]) -> None:
     """Refuses a name early, before any work is done; None is no name.
 
     Raises:
-        Misuse: it ends in something that is not written, or is an input.
-        Failure: it is a folder, a device or the like.
+        UsageError: it ends in something that is not written, or is an input.
+        RunError: it is a folder, a device or the like.
     """
     if path is not None and path.suffix.lower() not in endings:
-        raise Misuse(f"{path}: choose a name that ends in {' or '.join(endings)}")
+        raise UsageError(f"{path}: choose a name that ends in {' or '.join(endings)}")
     if path is not None:
         check_output(path)
 
@@ -117,7 +117,7 @@ def parse_labels(pairs: Iterable[str]) -> dict[str, float]:
     """Reads `name=number` pairs, whole numbers as such.
 
     Raises:
-        Misuse: a pair is of another form.
+        UsageError: a pair is of another form.
     """
     labels: dict[str, float] = {}
     for pair in pairs:
@@ -125,7 +125,7 @@ def parse_labels(pairs: Iterable[str]) -> dict[str, float]:
         try:
             number = float(value)
         except ValueError:
-            raise Misuse(f"--label takes name=number, such as kind=7, not {pair!r}") from None
+            raise UsageError(f"--label takes name=number, such as kind=7, not {pair!r}") from None
         labels[name] = int(number) if number.is_integer() else number
     return labels
 

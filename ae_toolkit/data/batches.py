@@ -87,7 +87,7 @@ class Batches(ABC):
         """This rank's rows of a global batch, counted over all epochs, on the device.
 
         Raises:
-            Failure: a file of the data was removed or cut.
+            RunError: a file of the data was removed or cut.
         """
 
     def close(self) -> None:  # noqa: B027  # most have nothing to close

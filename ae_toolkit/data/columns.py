@@ -15,7 +15,7 @@ from typing import Any, overload
 import numpy as np
 import torch
 
-from ae_toolkit.errors import Failure
+from ae_toolkit.errors import RunError
 from ae_toolkit.files import checksum
 
 SHARD_JSON = "shard.json"  #: beside the files of a shard: what else it holds, and that it is whole
@@ -25,7 +25,7 @@ NUM_AT_ONCE = 1 << 16  #: rows whose groups are looked up at once
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-class Damaged(Failure):
+class Damaged(RunError):
     """A file of columns is not what it was when it was written."""
 
 
@@ -42,7 +42,7 @@ class Stored:
 
     Raises:
         Damaged: A file was removed, or is no whole `.npy` file of numbers.
-        Failure: A file cannot be read.
+        RunError: A file cannot be read.
     """
 
     def __init__(self, *paths: Path | str, checksums: Sequence[str] = ()):
@@ -62,7 +62,7 @@ class Stored:
 
         Raises:
             Damaged: A file was removed, cut or changed.
-            Failure: A file cannot be read.
+            RunError: A file cannot be read.
         """
         if out is None:
             out = np.empty((len(index), *self.shape[1:]), self.dtype)
@@ -103,7 +103,7 @@ def _reading(path: Path) -> Iterator[None]:
 
     Raises:
         Damaged: The file was removed, cut or changed.
-        Failure: It cannot be read.
+        RunError: It cannot be read.
     """
     try:
         yield
@@ -113,7 +113,7 @@ def _reading(path: Path) -> Iterator[None]:
         what = "was removed" if gone else f"is damaged or was cut ({error})"
         raise Damaged(f"{path}: {what}: run it again, and a cache is made anew") from error
     except OSError as error:
-        raise Failure(f"{path}: cannot be read, {error.strerror or error}") from error
+        raise RunError(f"{path}: cannot be read, {error.strerror or error}") from error
 
 
 Column = torch.Tensor | Stored

@@ -22,7 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 from ae_toolkit.console import track
 from ae_toolkit.contracts import Batch, Example, Shape
 from ae_toolkit.data.columns import Array, Column, Groups, Runs, Stored, take, type_of
-from ae_toolkit.errors import Failure, Fault, Misuse, blaming, choose
+from ae_toolkit.errors import PluginError, RunError, UsageError, did_you_mean, wrap_plugin_errors
 from ae_toolkit.modality import Modality, describe
 from ae_toolkit.randomness import seed_of
 from ae_toolkit.recipe import Part, Recipe
@@ -116,7 +116,7 @@ class Examples:
         """The examples at `index`, `(B,)`, wherever the columns live.
 
         Raises:
-            Failure: they live in a file that was removed or cut.
+            RunError: they live in a file that was removed or cut.
         """
         if isinstance(index, range):
             index = torch.arange(index.start, index.stop, index.step)
@@ -231,36 +231,36 @@ def load_data(recipe: Recipe, modality: Modality, split: Split) -> Examples:
     """Loads the recipe's data set.
 
     Raises:
-        Misuse: there is no such data set, or it does not fit the data type.
-        Failure: it cannot be read, or gives no examples.
+        UsageError: there is no such data set, or it does not fit the data type.
+        RunError: it cannot be read, or gives no examples.
     """
     examples = recipe.make("dataset", modality=modality, split=split)
     whose = f"dataset {recipe.data.name!r} of {recipe.origin('dataset')}"
     y = examples.columns.y if isinstance(examples, Examples) else examples
     if not isinstance(examples, Examples) or not isinstance(y, Tensor | Stored):
-        raise Fault(f"{whose} must give Examples of a tensor, not {type(y).__name__}")
+        raise PluginError(f"{whose} must give Examples of a tensor, not {type(y).__name__}")
     if not len(examples):
-        raise Fault(f"{whose} gives no examples of the {split} split")
+        raise PluginError(f"{whose} gives no examples of the {split} split")
     if examples.groups is None or len(examples.groups) != len(examples):
-        raise Fault(f"{whose} must give a group for each of its {len(examples)} examples")
+        raise PluginError(f"{whose} must give a group for each of its {len(examples)} examples")
     if examples.shape != tuple(modality.shape):
-        raise Misuse(
+        raise UsageError(
             f"dataset {recipe.data.name!r} has examples of shape {examples.shape}, "
             f"but modality {recipe.modality.name!r} is set to {tuple(modality.shape)}"
         )
     some = examples.at(range(min(2, len(examples)))).y
-    with blaming(f"{describe(modality)} cannot prepare it"):
+    with wrap_plugin_errors(f"{describe(modality)} cannot prepare it"):
         prepared = modality.prepare(some)
     if not isinstance(prepared, Tensor) or prepared.shape != some.shape:
-        raise Fault(
+        raise PluginError(
             f"{describe(modality)} must prepare a tensor of the shape that it is given, "
             f"{tuple(some.shape)}"
         )
     for name in recipe.condition:
         if name not in examples.labels:
-            raise Misuse(
+            raise UsageError(
                 f"recipe: condition {name!r} is no label of data set {recipe.data.name!r}: "
-                f"{choose(name, examples.labels)}"
+                f"{did_you_mean(name, examples.labels)}"
             )
     return examples
 
@@ -269,7 +269,7 @@ def need_finite(examples: Examples, modality: Modality) -> None:
     """Makes sure that no number of a data set is missing or infinite.
 
     Raises:
-        Failure: one is; the sentence says in which example of which group.
+        RunError: one is; the sentence says in which example of which group.
     """
     num = max(LOOKED_AT_BYTES // examples.columns.row_bytes, 1)
     bad, first, raw = 0, 0, True
@@ -286,7 +286,7 @@ def need_finite(examples: Examples, modality: Modality) -> None:
     group = examples.groups[first]
     before = sum(examples.groups[i] == group for i in range(first))
     cause = "" if raw else f" once {describe(modality)} has prepared it"
-    raise Failure(
+    raise RunError(
         f"the data holds nan or inf{cause}, in {bad:,} of {len(examples):,} examples; the first is "
         f"number {before + 1} of {group!r}: mend it, or leave it out"
     )
@@ -300,7 +300,7 @@ def from_option(data: str) -> Part:
         return Part(name=data)
     if Path(data).exists():
         return Part.model_validate({"name": "files", "path": os.path.abspath(data)})
-    raise Misuse(
+    raise UsageError(
         f"--data {data!r} is neither a file or folder nor one of: {', '.join(datasets.names())}"
     )
 

@@ -23,13 +23,13 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from ae_toolkit import registry
-from ae_toolkit.console import tell, track
+from ae_toolkit.console import log, track
 from ae_toolkit.contracts import Example
 from ae_toolkit.data.columns import Array, Stored
 from ae_toolkit.data.examples import Examples, Split, cache_root, choose_groups
 from ae_toolkit.data.shards import File, Reader, Skipped
 from ae_toolkit.data.store import read_store
-from ae_toolkit.errors import Failure, Misuse
+from ae_toolkit.errors import RunError, UsageError
 from ae_toolkit.files import printable
 from ae_toolkit.modality import Modality, examples_of, read_items
 from ae_toolkit.version import CONTRACT, __version__
@@ -78,7 +78,7 @@ def part_of(examples: Examples, modality: Modality, split: Split) -> Examples:
     tested = choose_groups(examples.groups, TEST_SHARE, seed="test")
     if not tested.any():
         if split == "test":
-            tell("a single file leaves nothing to hold out: the test is on what was trained on")
+            log("a single file leaves nothing to hold out: the test is on what was trained on")
         return examples
     if split == "train":
         return examples.select(~tested)
@@ -90,7 +90,7 @@ def part_of(examples: Examples, modality: Modality, split: Split) -> Examples:
         seen[at[known[at] == theirs]] = True
     unseen = ~seen[np.searchsorted(known, mine)]
     if not unseen.any():
-        tell("all that was held out occurs in what is trained on too: it tells little of the model")
+        log("all that was held out occurs in what is trained on too: it tells little of the model")
         return inside
     return inside.select(unseen)
 
@@ -139,8 +139,8 @@ def read_corpus(
         processes: that read, from the beginning; None: one for each core, where it is worth it.
 
     Raises:
-        Misuse: there is nothing of the kind.
-        Failure: none of the files could be read, or what they hold cannot be written.
+        UsageError: there is nothing of the kind.
+        RunError: none of the files could be read, or what they hold cannot be written.
     """
     files = [file for root in roots for file in _list_files(root, modality)]
     corpus = _read(files, modality, group, processes)
@@ -149,7 +149,7 @@ def read_corpus(
         _tell(corpus.skipped, len(files), where)
     if not len(corpus.examples):
         reason = corpus.skipped[0].reason if corpus.skipped else "nothing was found in them"
-        raise Failure(f"{where}: none of {len(files)} files could be read, {reason}")
+        raise RunError(f"{where}: none of {len(files)} files could be read, {reason}")
     return corpus
 
 
@@ -173,8 +173,8 @@ def read_files(paths: Iterable[Path], modality: Modality) -> Reading:
     """Reads files, and all files of the data type below folders; what is broken is skipped.
 
     Raises:
-        Misuse: a path is of nothing, or there is nothing of the kind in a folder.
-        Failure: the only file, or every one of them, is broken; the sentence says why.
+        UsageError: a path is of nothing, or there is nothing of the kind in a folder.
+        RunError: the only file, or every one of them, is broken; the sentence says why.
     """
     found = list_files(paths, modality)
     names: list[str] = []
@@ -183,7 +183,7 @@ def read_files(paths: Iterable[Path], modality: Modality) -> Reading:
 
     def read(file: Path) -> list[Any]:
         if not (mine := read_items(file, modality)):
-            raise Failure(f"{file}: nothing was found in it")
+            raise RunError(f"{file}: nothing was found in it")
         return mine
 
     for file, mine in read_each(found, read, skipped):
@@ -196,12 +196,12 @@ def list_files(paths: Iterable[Path], modality: Modality) -> list[Path]:
     """Files as they are, and in the place of a folder all files of the data type below it.
 
     Raises:
-        Misuse: a path is of nothing, or there is nothing of the kind in a folder.
+        UsageError: a path is of nothing, or there is nothing of the kind in a folder.
     """
     found = [f for path in paths for f in (find_files(path, modality) if path.is_dir() else [path])]
     for file in found:
         if not file.exists():
-            raise Misuse(f"{file}: there is no such file")
+            raise UsageError(f"{file}: there is no such file")
     return found
 
 
@@ -211,12 +211,12 @@ def read_each(
     """Reads files one at a time; those that `read` refuses go to `skipped`.
 
     Raises:
-        Failure: the only file, or every one of them, is broken; the sentence says why.
+        RunError: the only file, or every one of them, is broken; the sentence says why.
     """
     for file in files:
         try:
             found = read(file)
-        except (Failure, Misuse) as error:
+        except (RunError, UsageError) as error:
             if len(files) == 1:
                 raise
             skipped.append(Skipped(str(file), str(error).removeprefix(f"{file}: ")))
@@ -224,7 +224,7 @@ def read_each(
             yield file, found
     if skipped and len(skipped) == len(files):
         first = skipped[0]
-        raise Failure(
+        raise RunError(
             f"none of {len(files)} files could be read; the first is {first.path}: {first.reason}"
         )
 
@@ -233,7 +233,7 @@ def find_files(root: Path, modality: Modality) -> list[Path]:
     """Every file below `root` whose ending the data type knows, sorted.
 
     Raises:
-        Misuse: there is nothing at `root`, or nothing of the kind in it.
+        UsageError: there is nothing at `root`, or nothing of the kind in it.
     """
     return [file.path for file in _list_files(root, modality)]
 
@@ -242,10 +242,10 @@ def _list_files(root: Path, modality: Modality) -> list[File]:
     """The data type's files below a folder, sorted; of a file, itself.
 
     Raises:
-        Misuse: there is nothing there, or nothing of the kind.
+        UsageError: there is nothing there, or nothing of the kind.
     """
     if not root.exists():
-        raise Misuse(f"{root}: there is no such file or folder")
+        raise UsageError(f"{root}: there is no such file or folder")
     if root.is_file():
         root, found = root.parent, [root.name]
     else:
@@ -257,7 +257,7 @@ def _list_files(root: Path, modality: Modality) -> list[File]:
     mine = [name for name in mine if os.path.isfile(os.path.join(root, name))]
     if not mine:
         kinds = ", ".join(modality.suffixes)
-        raise Misuse(f"{root}: there are no files that end in {kinds} ({len(found)} others)")
+        raise UsageError(f"{root}: there are no files that end in {kinds} ({len(found)} others)")
     return [File(root, name) for name in sorted(mine, key=lambda name: name.split("/"))]
 
 
@@ -270,7 +270,7 @@ def _read(
     """Reads files into the cache; where that cannot be, into a folder that goes with this process.
 
     Raises:
-        Failure: what they hold cannot be written, or does not fit together.
+        RunError: what they hold cannot be written, or does not fit together.
     """
     if place := _place(files, modality, group.__qualname__ if group else ""):
         is_new = not place.exists()
@@ -282,7 +282,7 @@ def _read(
         atexit.register(shutil.rmtree, place, ignore_errors=True)
         found = read_store(files, Reader(modality, group, place), processes=processes)
     except OSError as error:
-        raise Failure(f"{place}: cannot be written, {error.strerror or error}") from error
+        raise RunError(f"{place}: cannot be written, {error.strerror or error}") from error
     if not isinstance(found[0].columns.y, Stored):
         shutil.rmtree(place, ignore_errors=True)
     return Corpus(*found, None, True)
@@ -326,8 +326,8 @@ def _readers(modality: Modality) -> Iterator[str]:
 
 def _tell(skipped: Sequence[Skipped], total: int, where: str) -> None:
     if skipped:
-        tell(f"{where}: skipped {len(skipped)} of {total} files:")
+        log(f"{where}: skipped {len(skipped)} of {total} files:")
     for path, reason in skipped[:MAX_TOLD]:
-        tell(printable(f"  {path}: {reason}").replace("\n", r"\n"))
+        log(printable(f"  {path}: {reason}").replace("\n", r"\n"))
     if len(skipped) > MAX_TOLD:
-        tell(f"  … and {len(skipped) - MAX_TOLD} more")
+        log(f"  … and {len(skipped) - MAX_TOLD} more")

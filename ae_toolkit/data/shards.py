@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from ae_toolkit.data.columns import SHARD_JSON
-from ae_toolkit.errors import Failure, Misuse
+from ae_toolkit.errors import RunError, UsageError
 from ae_toolkit.files import CHECKSUM, checksum, is_sealed, seal
 from ae_toolkit.modality import Modality, describe, each_item, examples_of
 
@@ -63,7 +63,7 @@ class Reader(NamedTuple):
     store: Path
 
 
-class StoreFailure(Failure):
+class StoreFailure(RunError):
     """The store fails, rather than one of its files: a full disk, tensors that do not fit."""
 
 
@@ -174,14 +174,14 @@ class _Rows:
         start, num = self.y.tell(), len(self.lengths)
         try:
             if crashed:
-                raise Failure(crashed)
+                raise RunError(crashed)
             watch(number)
             for item in each_item(file.path, self.reader.modality):
                 self._add_item(item, file.name)
                 watch(number)
         except StoreFailure:
             raise
-        except (Failure, Misuse, OSError) as error:
+        except (RunError, UsageError, OSError) as error:
             self.skipped.append(Skipped(file.name, str(error).removeprefix(f"{file.path}: ")))
             self.y.seek(start)
             self.y.truncate()

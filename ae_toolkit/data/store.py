@@ -31,12 +31,12 @@ import torch
 from filelock import FileLock, Timeout
 
 from ae_toolkit import registry
-from ae_toolkit.console import Bar, tell
+from ae_toolkit.console import Bar, log
 from ae_toolkit.data import shards
 from ae_toolkit.data.columns import Damaged, Groups, Stored
 from ae_toolkit.data.examples import COPIED, CPU, Examples
 from ae_toolkit.data.shards import File, Reader, Shard, Skipped, find_gaps, find_shards, write_shard
-from ae_toolkit.errors import Failure, said
+from ae_toolkit.errors import RunError, describe_error
 from ae_toolkit.modality import Modality, describe
 
 CONTEXT: Any = get_context("fork" if sys.platform == "linux" else "spawn")
@@ -58,7 +58,7 @@ def read_store(
         processes: that read at once; None: one for each core.
 
     Raises:
-        Failure: What the files hold cannot be written, or does not fit together.
+        RunError: What the files hold cannot be written, or does not fit together.
         OSError: The folder cannot be made, or not be locked.
     """
     for _ in range(MAX_READINGS):
@@ -68,7 +68,7 @@ def read_store(
                 return _open(found, reader.modality), [s for each in found for s in each.skipped]
         with _locked(reader.store):
             _fill(files, reader, processes or _num_cores())
-    raise Failure(f"{reader.store}: was removed or damaged while it was in use: run it again")
+    raise RunError(f"{reader.store}: was removed or damaged while it was in use: run it again")
 
 
 def _open(found: Sequence[Shard], modality: Modality) -> Examples:
@@ -76,7 +76,7 @@ def _open(found: Sequence[Shard], modality: Modality) -> Examples:
 
     Raises:
         Damaged: A shard turns out not to be whole.
-        Failure: Shards hold tensors of several kinds.
+        RunError: Shards hold tensors of several kinds.
     """
     filled = [shard for shard in found if shard.groups]
     if not filled:
@@ -101,7 +101,7 @@ def _fill(files: Sequence[File], reader: Reader, num: int) -> None:
     """Reads the files that a store lacks, in `num` processes at once.
 
     Raises:
-        Failure: What they hold cannot be written, or does not fit together.
+        RunError: What they hold cannot be written, or does not fit together.
     """
     found = find_shards(reader.store)
     for left in {*reader.store.iterdir()} - {shard.folder for shard in found}:
@@ -110,7 +110,7 @@ def _fill(files: Sequence[File], reader: Reader, num: int) -> None:
     todo = deque(find_gaps(found, len(files)))
     done = len(files) - sum(map(len, todo))
     if todo and done:
-        tell(f"{done:,} of {len(files):,} files were read before: going on from there")
+        log(f"{done:,} of {len(files):,} files were read before: going on from there")
     running: dict[Any, _Process] = {}  # by what is ready when they have ended
     crashed: dict[int, str] = {}  # number of a file -> what became of the process that read it
     kills: Counter[int] = Counter()
@@ -134,7 +134,7 @@ def _fill(files: Sequence[File], reader: Reader, num: int) -> None:
                 for sentinel in wait(list(running), BAR_SECONDS):
                     process = running.pop(sentinel)
                     some, at, answer = process.some, process.position.value, process.answer()
-                    if isinstance(answer, Failure):
+                    if isinstance(answer, RunError):
                         raise answer
                     rests = [some]
                     if answer is not None:
@@ -201,7 +201,7 @@ class _Process:
     def num_read(self) -> int:
         return max(int(self.position.value) - self.some.start, 0)
 
-    def answer(self) -> int | Failure | None:
+    def answer(self) -> int | RunError | None:
         """Returns how many files it has read, or why it could not; None: it crashed."""
         self.process.join()
         with self.ours, suppress(EOFError, OSError, pickle.UnpicklingError):
@@ -227,7 +227,7 @@ def _serve(
     files: Sequence[File],
     crashed: Mapping[int, str],
 ) -> None:
-    """Reads files for another process, and sends it how many, or a `Failure`.
+    """Reads files for another process, and sends it how many, or a `RunError`.
 
     Args:
         theirs: the connection to that process.
@@ -262,14 +262,14 @@ def _serve(
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.alarm(ITEM_SECONDS)
 
-    answer: int | Failure
+    answer: int | RunError
     try:
         answer = write_shard(reader, files, first, crashed=crashed, watch=watch)
-    except Failure as error:
+    except RunError as error:
         answer = error
     except Exception as error:
         traceback.print_exc()
-        answer = Failure(said(error))
+        answer = RunError(describe_error(error))
     with suppress(OSError):
         theirs.send(answer)
 
@@ -298,7 +298,7 @@ def _locked(store: Path) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        tell("another process is reading these files: waiting for it")
+        log("another process is reading these files: waiting for it")
         lock.acquire()
     try:
         yield

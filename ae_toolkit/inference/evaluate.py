@@ -15,7 +15,7 @@ from torch import Tensor
 from ae_toolkit.console import track
 from ae_toolkit.contracts import Batch, Step, flatten, repeat
 from ae_toolkit.data.examples import Examples, from_option, load_data
-from ae_toolkit.errors import Failure, Fault, Misuse, blaming
+from ae_toolkit.errors import PluginError, RunError, UsageError, wrap_plugin_errors
 from ae_toolkit.inference.model import Model
 from ae_toolkit.modality import Modality, describe
 from ae_toolkit.parts.objective import logmeanexp
@@ -54,9 +54,9 @@ def evaluate(
         of it was measured on.
 
     Raises:
-        Misuse: an NLL was asked for, but the likelihood is no density of this data, or codes have
+        UsageError: an NLL was asked for, but the likelihood is no density of this data, or codes have
             no rate.
-        Failure: the data cannot be read.
+        RunError: the data cannot be read.
     """
     recipe = model.recipe
     if data is not None:
@@ -83,7 +83,7 @@ def evaluate(
         shipped = model.config.card.get("metrics", {"nll_num_samples": 500})
         known = shipped.get("nll_num_samples", 0)
         if not isinstance(known, int) or not 0 <= known <= MAX_KNOWN_SAMPLES:
-            raise Failure(f"{model.folder}: its card has nll_num_samples {known!r}; give --nll")
+            raise RunError(f"{model.folder}: its card has nll_num_samples {known!r}; give --nll")
         num_samples = known if density and model.has_rate else 0
     report: dict[str, Any] = {
         "data": recipe.data.name,
@@ -101,12 +101,12 @@ def evaluate(
         report |= {"rate": rate, name: report["distortion"] + rate}
     if num_samples:
         if not model.has_rate:
-            raise Misuse(
+            raise UsageError(
                 f"bottleneck {recipe.bottleneck.name!r} has no rate, so there is neither an ELBO "
                 f"nor an NLL; the distortion and the metrics say what there is"
             )
         if not density:
-            raise Misuse(
+            raise UsageError(
                 f"{recipe.likelihood.name!r} is no density of this data, so there is no NLL to "
                 f"estimate; the distortion and the rate say what there is"
             )
@@ -180,13 +180,15 @@ def judge(modality: Modality, y: Tensor, y_hat: Tensor, mask: Tensor | None) -> 
     """The data type's own metrics, `(B,)` each.
 
     Raises:
-        Failure: it gives something else.
+        RunError: it gives something else.
     """
-    with blaming(f"{describe(modality)} cannot judge a reconstruction"):
+    with wrap_plugin_errors(f"{describe(modality)} cannot judge a reconstruction"):
         found = modality.metrics(y, y_hat, mask)
         wrong = [name for name, value in found.items() if value.shape != y.shape[:1]]
     if wrong:
-        raise Fault(f"{describe(modality)}: metric {wrong[0]!r} must have a value per example")
+        raise PluginError(
+            f"{describe(modality)}: metric {wrong[0]!r} must have a value per example"
+        )
     return found
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ae_toolkit.errors import Misuse
+from ae_toolkit.errors import UsageError
 
 
 def quantiles(num: int, *, spread: float = 1.0) -> Tensor:
@@ -34,10 +34,10 @@ def axes(dim: int, first: int, second: int) -> tuple[Tensor, Tensor]:
     """Two unit vectors `(D,)`.
 
     Raises:
-        Misuse: the code has no such axes.
+        UsageError: the code has no such axes.
     """
     if first == second or not all(0 <= axis < dim for axis in (first, second)):
-        raise Misuse(f"axes {first} and {second}: choose two different ones of 0 to {dim - 1}")
+        raise UsageError(f"axes {first} and {second}: choose two different ones of 0 to {dim - 1}")
     eye = torch.eye(dim)
     return eye[first], eye[second]
 

@@ -22,7 +22,7 @@ from ae_toolkit.autoencoder import Autoencoder
 from ae_toolkit.contracts import Batch, Code, Example, Shape, Step, flatten, label_row, unflatten
 from ae_toolkit.data.examples import Examples
 from ae_toolkit.device import pick_device
-from ae_toolkit.errors import Failure, Fault, Misuse, blaming, choose
+from ae_toolkit.errors import PluginError, RunError, UsageError, did_you_mean, wrap_plugin_errors
 from ae_toolkit.inference import latent, zoo
 from ae_toolkit.inference.tiling import in_pieces
 from ae_toolkit.modality import Modality, describe, examples_of
@@ -45,8 +45,8 @@ def load(model: str | Path, *, device: str = "cpu") -> Model:
     """Loads a bundled name, a run directory (its best checkpoint), a model folder or a hub id.
 
     Raises:
-        Misuse: there is no such model or device.
-        Failure: the model is broken, or needs a plugin that is not installed.
+        UsageError: there is no such model or device.
+        RunError: the model is broken, or needs a plugin that is not installed.
     """
     folder = zoo.find(str(model))
     config = checkpoint.load_config(folder)
@@ -63,7 +63,7 @@ def load(model: str | Path, *, device: str = "cpu") -> Model:
             raise _misfit(folder, name)
         weights[name] = weights[name].to(mine.dtype)
         if not checkpoint.is_sound(weights[name], finite=name in parameters):
-            raise Failure(f"{folder / checkpoint.WEIGHTS}: {name!r} is not finite; train it again")
+            raise RunError(f"{folder / checkpoint.WEIGHTS}: {name!r} is not finite; train it again")
     autoencoder.load_state_dict(weights, assign=True)
     autoencoder.to(pick_device(device)).to(memory_format=torch.channels_last).eval()
     return Model(autoencoder.requires_grad_(False), modality=modality, config=config, folder=folder)
@@ -73,11 +73,11 @@ def _need_fit(recipe: Recipe, modality: Modality, folder: Path) -> None:
     """Compares the shapes of weights with those of a recipe, before memory is taken for any.
 
     Raises:
-        Misuse: the recipe cannot be built.
-        Failure: they are not the same, or an example of the recipe is too large.
+        UsageError: the recipe cannot be built.
+        RunError: they are not the same, or an example of the recipe is too large.
     """
     if math.prod(modality.shape) > MAX_EXAMPLE_NUMBERS:
-        raise Failure(
+        raise RunError(
             f"{folder}: its examples have the shape {tuple(modality.shape)}, and more than "
             f"{MAX_EXAMPLE_NUMBERS:,} numbers are refused"
         )
@@ -86,7 +86,7 @@ def _need_fit(recipe: Recipe, modality: Modality, folder: Path) -> None:
         try:
             with memory.Planning():
                 planned = Autoencoder(recipe, modality=modality)
-        except Fault:  # a part that calculates with its weights
+        except PluginError:  # a part that calculates with its weights
             planned = Autoencoder(recipe, modality=modality)
     expected = {name: tuple(tensor.shape) for name, tensor in planned.state_dict().items()}
     for name in sorted({*expected, *shapes}):
@@ -94,8 +94,8 @@ def _need_fit(recipe: Recipe, modality: Modality, folder: Path) -> None:
             raise _misfit(folder, name)
 
 
-def _misfit(folder: Path, name: str) -> Failure:
-    return Failure(f"{folder}: the weights do not fit the recipe, see {name!r}")
+def _misfit(folder: Path, name: str) -> RunError:
+    return RunError(f"{folder}: the weights do not fit the recipe, see {name!r}")
 
 
 class Model:
@@ -158,7 +158,7 @@ class Model:
         """Codes `(N, D)` to items; above temperature 0 elements are drawn, not guessed.
 
         Raises:
-            Misuse: the codes have another dimension.
+            UsageError: the codes have another dimension.
         """
         columns = self._columns(labels, len(z))
         return [
@@ -172,10 +172,12 @@ class Model:
         """Codes `(N, D)` to items of several parts: the first `counts[0]` rows make the first one.
 
         Raises:
-            Misuse: the codes have another dimension, or items of this data type have one each.
+            UsageError: the codes have another dimension, or items of this data type have one each.
         """
         if max(counts) > 1 and type(self.modality).join is Modality.join:
-            raise Misuse(f"an item of {describe(self.modality)} has one code, not {max(counts)}")
+            raise UsageError(
+                f"an item of {describe(self.modality)} has one code, not {max(counts)}"
+            )
         columns = self._columns(labels, len(z))
         return self._join(self.decode_tensor(z, columns), counts, columns, likes=None)
 
@@ -243,9 +245,9 @@ class Model:
         resembles the nearer end, and all are made under the condition of a.
 
         Raises:
-            Misuse: there are fewer than two steps, or the path is neither lerp nor slerp.
+            UsageError: there are fewer than two steps, or the path is neither lerp nor slerp.
         """
-        with blaming(f"{describe(self.modality)} cannot align two items"):
+        with wrap_plugin_errors(f"{describe(self.modality)} cannot align two items"):
             a, b = self.modality.align(a, b)
         codes, condition = self.walk(a, b, steps=steps, path=path, labels=labels)
         made = []
@@ -269,9 +271,9 @@ class Model:
     ) -> tuple[list[Tensor], Mapping[str, Tensor]]:
         """The codes between two aligned items, `(parts, D)` for each step, and the labels of a."""
         if steps < 2:
-            raise Misuse(f"an interpolation needs at least 2 steps, not {steps}")
+            raise UsageError(f"an interpolation needs at least 2 steps, not {steps}")
         if path not in PATHS:
-            raise Misuse(f"path {path!r}: choose from {', '.join(PATHS)}")
+            raise UsageError(f"path {path!r}: choose from {', '.join(PATHS)}")
         ends = [self.examples([item], labels) for item in (a, b)]
         first, last = (self.encode_examples(end).cpu() for end in ends)
         arcs = [
@@ -336,7 +338,7 @@ class Model:
             seed: of the draws.
         """
         if z.dim() != 2 or z.shape[1] != self.z_dim:
-            raise Misuse(
+            raise UsageError(
                 f"codes of shape {tuple(z.shape)} do not fit this model; it takes (N, {self.z_dim})"
             )
         columns = self._columns(labels, len(z))
@@ -382,7 +384,7 @@ class Model:
         shape; for a standard normal prior the two are the same.
 
         Raises:
-            Misuse: the prior does not make its codes of D standard normal numbers.
+            UsageError: the prior does not make its codes of D standard normal numbers.
         """
         waiting = noise.to(self.device)
 
@@ -390,7 +392,7 @@ class Model:
             nonlocal waiting
             size = math.prod(shape[1:])
             if waiting.shape[1] < size:
-                raise Misuse(f"prior {self.recipe.prior.name!r} has no such coordinates")
+                raise UsageError(f"prior {self.recipe.prior.name!r} has no such coordinates")
             given, waiting = waiting[:, :size], waiting[:, size:]
             return given.reshape(shape)
 
@@ -462,7 +464,7 @@ class Model:
     def _condition(self, labels: Mapping[str, Tensor], like: Tensor) -> Tensor:
         needed = self.autoencoder.condition
         if missing := [name for name in needed if name not in labels]:
-            raise Misuse(
+            raise UsageError(
                 f"this model is conditioned on {missing[0]!r}, which is neither given nor known "
                 f"from the file; as a label it is {_allowed(needed[missing[0]])}"
             )
@@ -472,17 +474,19 @@ class Model:
         """Labels as columns `(num,)`; one value stands for all.
 
         Raises:
-            Misuse: a label is unknown, or is no class that the model knows.
+            UsageError: a label is unknown, or is no class that the model knows.
         """
         columns = {}
         for name, value in (labels or {}).items():
             if name not in self.modality.labels:
-                raise Misuse(f"there is no label {name!r}: {choose(name, self.modality.labels)}")
+                raise UsageError(
+                    f"there is no label {name!r}: {did_you_mean(name, self.modality.labels)}"
+                )
             column = torch.as_tensor(value, device=self.device).expand(num)
             classes = self.modality.labels[name]
             known = (column >= 0) & (column < classes) & (column == column.floor())
             if classes and not bool(known.all()):
-                raise Misuse(f"label {name!r} is {_allowed(classes)}, not {value}")
+                raise UsageError(f"label {name!r} is {_allowed(classes)}, not {value}")
             columns[name] = column
         return columns
 

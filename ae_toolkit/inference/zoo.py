@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ae_toolkit import registry
-from ae_toolkit.console import tell
-from ae_toolkit.errors import Failure, Misuse, choose
+from ae_toolkit.console import log
+from ae_toolkit.errors import RunError, UsageError, did_you_mean
 from ae_toolkit.files import check_input, checksum, is_signed, outputs, writing
 from ae_toolkit.runs import checkpoint
 
@@ -18,8 +18,8 @@ def find(model: str) -> Path:
     """Finds the folder of a bundled name, a run directory, a model folder or a hub id.
 
     Raises:
-        Misuse: there is nothing of that name.
-        Failure: the hub cannot be reached, or a run has no checkpoint yet.
+        UsageError: there is nothing of that name.
+        RunError: the hub cannot be reached, or a run has no checkpoint yet.
     """
     path, known = Path(model), bundled()
     if (path / checkpoint.WEIGHTS).is_file():
@@ -28,21 +28,21 @@ def find(model: str) -> Path:
         whole = {point.folder for point in checkpoint.checkpoints(path)}
         for _, folder in checkpoint.folders(path):
             if folder not in whole:
-                tell(f"{folder}: its {checkpoint.CONFIG} is broken, it is passed over")
+                log(f"{folder}: its {checkpoint.CONFIG} is broken, it is passed over")
         if point := checkpoint.best(path):
             return point.folder
-        raise Failure(f"{path}: this run has no whole checkpoint yet")
+        raise RunError(f"{path}: this run has no whole checkpoint yet")
     if model in known:
         return known[model]
     files = f"{checkpoint.CONFIG} and {checkpoint.WEIGHTS}"
     if path.is_dir():
-        raise Misuse(f"{path}: is neither a run directory nor a model folder with {files}")
+        raise UsageError(f"{path}: is neither a run directory nor a model folder with {files}")
     if path.is_file():
         hint = "pickled models are never opened; " if path.suffix in (".pt", ".pth", ".pkl") else ""
-        raise Misuse(f"{path}: is a file, but {hint}a model is a folder with {files}")
+        raise UsageError(f"{path}: is a file, but {hint}a model is a folder with {files}")
     if model.count("/") == 1 and not path.is_absolute() and path.parts[0] not in (".", ".."):
         return _from_hub(model)
-    raise Misuse(f"there is no model {model!r}: {_or_train(model, known)}")
+    raise UsageError(f"there is no model {model!r}: {_or_train(model, known)}")
 
 
 def bundled() -> dict[str, Path]:
@@ -65,7 +65,7 @@ def bundled() -> dict[str, Path]:
 def _or_train(model: str, known: Mapping[str, Path]) -> str:
     if model in registry.recipes.names():
         return f"the recipe has no bundled weights, so make them with 'ae train {model}'"
-    return choose(model, known)
+    return did_you_mean(model, known)
 
 
 def _from_hub(model: str) -> Path:
@@ -73,7 +73,7 @@ def _from_hub(model: str) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
-        raise Failure(
+        raise RunError(
             f"{model!r} is no folder here, so it must be a hub id, and that needs "
             f"'pip install ae-toolkit[hub]'"
         ) from None
@@ -82,7 +82,7 @@ def _from_hub(model: str) -> Path:
         return Path(fetch(model, allow_patterns=[checkpoint.CONFIG, "*.safetensors"]))
     except Exception as error:
         first = str(error).strip().partition("\n")[0]
-        raise Failure(
+        raise RunError(
             f"{model!r} is no folder here and could not be fetched from the hub: {first}"
         ) from error
 
@@ -101,11 +101,11 @@ def export(model: str, out: Path, *, dtype: str = "fp32", card: Any = None) -> i
     if dtype == "bf16":
         weights = {n: w.bfloat16() if w.is_floating_point() else w for n, w in weights.items()}
     if out.resolve() == folder.resolve():
-        raise Misuse(f"{out}: is the model itself, which stays as it is; choose another folder")
+        raise UsageError(f"{out}: is the model itself, which stays as it is; choose another folder")
     if out.is_dir() and any(out.iterdir()) and not is_signed(out / checkpoint.CONFIG):
-        raise Misuse(f"{out}: is a folder with something else in it; choose another")
+        raise UsageError(f"{out}: is a folder with something else in it; choose another")
     if any((out / name).exists() for name in ("checkpoints", "metrics.jsonl", checkpoint.STATE)):
-        raise Misuse(
+        raise UsageError(
             f"{out}: is a run or a checkpoint, which stays as it is; choose another folder"
         )
     contents = {checkpoint.WEIGHTS: checkpoint.pack(weights)}

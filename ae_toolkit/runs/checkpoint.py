@@ -32,7 +32,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from ae_toolkit import registry
-from ae_toolkit.errors import Failure, Misuse
+from ae_toolkit.errors import RunError, UsageError
 from ae_toolkit.files import (
     CHECKSUM,
     check_input,
@@ -141,7 +141,7 @@ def save(
     """Writes a model folder, and the training state beside the weights if there is one.
 
     Raises:
-        Failure: the place cannot be written; what was there before stays.
+        RunError: the place cannot be written; what was there before stays.
     """
     with replacing(folder, folder=True) as temporary:
         (temporary / WEIGHTS).write_bytes(pack(weights))
@@ -157,7 +157,7 @@ def note_checksums(folder: Path) -> None:
     """Writes into the `config.json` of a model folder what its files are known by, as they are.
 
     Raises:
-        Failure: its `config.json` is broken.
+        RunError: its `config.json` is broken.
         OSError: it cannot be written.
     """
     raw, _ = _read(folder / CONFIG)
@@ -196,15 +196,15 @@ def load_config(folder: Path) -> Config:
     """Reads and checks the `config.json` of a folder, without building anything.
 
     Raises:
-        Failure: it is broken, of a newer format, or needs a plugin that is not installed.
+        RunError: it is broken, of a newer format, or needs a plugin that is not installed.
     """
     path = folder / CONFIG
     raw, config = _read(path)
     _need_plugins(path, config.requires, config.recipe)
     try:
         recipe = Recipe.of(config.recipe).check()
-    except Misuse as error:
-        raise Failure(f"{path}: {error}") from error
+    except UsageError as error:
+        raise RunError(f"{path}: {error}") from error
     return Config(recipe, config.metrics, raw.get("card", {}))
 
 
@@ -212,7 +212,7 @@ def written_by(folder: Path) -> str:
     """Which version wrote a model folder.
 
     Raises:
-        Failure: its `config.json` is broken.
+        RunError: its `config.json` is broken.
     """
     return _read(folder / CONFIG)[1].written_by
 
@@ -222,21 +222,21 @@ def _read(path: Path) -> tuple[dict[str, Any], _Config]:
     try:
         raw = read_json(path)
         if isinstance(raw, dict) and raw.get("format", FORMAT) != FORMAT:
-            raise Failure(
+            raise RunError(
                 f"{path}: was written in format {raw['format']} by "
                 f"{raw.get('written_by', 'another version')}; this is ae-toolkit {__version__}, "
                 f"which reads format {FORMAT}"
             )
         config = _Config.model_validate(raw)
-    except Misuse as error:
-        raise Failure(str(error)) from error
+    except UsageError as error:
+        raise RunError(str(error)) from error
     except pydantic.ValidationError as error:
         reason = complaint(error, _Config)
-        raise Failure(f"{path}: is not a model's configuration ({reason})") from None
+        raise RunError(f"{path}: is not a model's configuration ({reason})") from None
     except ValueError as error:
-        raise Failure(f"{path}: is not a model's configuration ({error})") from error
+        raise RunError(f"{path}: is not a model's configuration ({error})") from error
     if not is_sealed(raw, but=FREE):
-        raise Failure(
+        raise RunError(
             f"{path}: has changed since it was written: take it from a copy, or, if you have "
             f"edited it yourself, remove its {CHECKSUM!r}"
         )
@@ -259,14 +259,14 @@ def _need_plugins(path: Path, requires: Mapping[str, str], settings: Mapping[str
             if origin == registry.HERE
             else f"pip install {distribution}"
         )
-        raise Failure(f"{path}: needs {kind} {name!r} of {origin}, which is not installed: {cure}")
+        raise RunError(f"{path}: needs {kind} {name!r} of {origin}, which is not installed: {cure}")
 
 
 def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """The shapes of the tensors in `model.safetensors`, none of which is read.
 
     Raises:
-        Failure: as `load_weights`, but for the checksum.
+        RunError: as `load_weights`, but for the checksum.
     """
     with _opening(folder) as path, safe_open(path, framework="pt") as file:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  # it is no dict
@@ -276,7 +276,7 @@ def load_weights(folder: Path, name: str = WEIGHTS) -> dict[str, Tensor]:
     """Reads a file of a model folder that holds tensors and cannot hold code.
 
     Raises:
-        Failure: it is missing, cut short, damaged, or no safetensors file.
+        RunError: it is missing, cut short, damaged, or no safetensors file.
     """
     with _opening(folder, name) as path, _verifying(path):
         return load_file(path)
@@ -287,14 +287,14 @@ def _opening(folder: Path, name: str = WEIGHTS) -> Iterator[Path]:
     """Says what is wrong with the tensors of a folder."""
     path = folder / name
     if not path.is_file():
-        raise Failure(f"{folder}: holds no {name}")
+        raise RunError(f"{folder}: holds no {name}")
     try:
         yield path
     except (SafetensorError, OSError, ValueError) as error:
         if _is_pickle(path):
-            raise Failure(f"{path}: is pickled code, not safetensors; it is not opened") from error
+            raise RunError(f"{path}: is pickled code, not safetensors; it is not opened") from error
         reason = " ".join(str(error).split())
-        raise Failure(f"{path}: is cut short or broken ({reason})") from error
+        raise RunError(f"{path}: is cut short or broken ({reason})") from error
 
 
 def is_sound(weight: Tensor, *, finite: bool) -> bool:
@@ -309,7 +309,7 @@ def load_state(folder: Path) -> dict[str, Any]:
     """Reads the training state, refusing anything but plain tensors and numbers.
 
     Raises:
-        Failure: it is missing, cut short, damaged, or holds code.
+        RunError: it is missing, cut short, damaged, or holds code.
     """
     path = folder / STATE
     try:
@@ -317,18 +317,18 @@ def load_state(folder: Path) -> dict[str, Any]:
         with _verifying(path):
             _need_uncompressed(path)
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Misuse:
-        raise Failure(f"{folder}: holds no {STATE}, so there is nothing to resume from") from None
+    except UsageError:
+        raise RunError(f"{folder}: holds no {STATE}, so there is nothing to resume from") from None
     except pickle.UnpicklingError as error:
         if not _is_pickle(path):
-            raise Failure(f"{path}: is cut short or broken") from error
-        raise Failure(f"{path}: holds code beside tensors; it is not opened") from error
-    except Failure:
+            raise RunError(f"{path}: is cut short or broken") from error
+        raise RunError(f"{path}: holds code beside tensors; it is not opened") from error
+    except RunError:
         raise
     except Exception as error:  # what PyTorch raises for a broken file is of many kinds
-        raise Failure(f"{path}: is cut short or broken") from error
+        raise RunError(f"{path}: is cut short or broken") from error
     if not isinstance(state, dict):
-        raise Failure(f"{path}: holds no training state")
+        raise RunError(f"{path}: holds no training state")
     return state
 
 
@@ -347,7 +347,7 @@ def _verifying(path: Path) -> Iterator[None]:
     """Compares a file with its checksum in the `config.json` beside it, while the block runs.
 
     Raises:
-        Failure: the file is damaged; one without a checksum is none.
+        RunError: the file is damaged; one without a checksum is none.
     """
     config = path.with_name(CONFIG)
     known = _read(config)[1].files.get(path.name) if config.exists() else None
@@ -358,7 +358,7 @@ def _verifying(path: Path) -> Iterator[None]:
         found = thread.submit(checksum, path)
         yield
         if found.result() != known:
-            raise Failure(f"{path}: is damaged, its checksum is {found.result()}, not {known}")
+            raise RunError(f"{path}: is damaged, its checksum is {found.result()}, not {known}")
 
 
 def _is_pickle(path: Path) -> bool:
@@ -396,7 +396,7 @@ def checkpoints(run: Path) -> list[Checkpoint]:
     for step, folder in folders(run):
         try:
             loss = _read(folder / CONFIG)[1].metrics.get("loss", math.inf)
-        except Failure:
+        except RunError:
             continue
         found.append(Checkpoint(folder, step, math.inf if math.isnan(loss) else loss))
     return found

@@ -6,7 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
-from ae_toolkit.errors import Misuse
+from ae_toolkit.errors import UsageError
 from ae_toolkit.recipe import Recipe
 from ae_toolkit.runs import checkpoint
 from ae_toolkit.runs.history import leaves
@@ -32,12 +32,12 @@ def claim(run: Path, recipe: Recipe, *, resume: bool, begun: bool = False) -> No
         begun: whether an empty folder will do, as a training leaves that was killed at its start.
 
     Raises:
-        Misuse: `run` holds another recipe's run, one where none is expected, or none.
+        UsageError: `run` holds another recipe's run, one where none is expected, or none.
     """
     config = run / checkpoint.CONFIG
     if not resume:
         if config.exists() or (run / "checkpoints").exists():
-            raise Misuse(
+            raise UsageError(
                 f"{run} already holds a run: add --resume to go on, or choose another --out"
             )
         _check_folders(run)
@@ -46,7 +46,7 @@ def claim(run: Path, recipe: Recipe, *, resume: bool, begun: bool = False) -> No
     if not config.exists():
         if begun and all(path.name.startswith(".") for path in run.iterdir()):
             return
-        raise Misuse(f"{run} holds no run to resume")
+        raise UsageError(f"{run} holds no run to resume")
     former, mine = (
         dict(leaves(each.model_dump(mode="json")))
         for each in (checkpoint.load_config(run).recipe, recipe)
@@ -57,18 +57,18 @@ def claim(run: Path, recipe: Recipe, *, resume: bool, begun: bool = False) -> No
     if differ:
         named = [f"its {key} is {former.get(key)!r}, not {mine.get(key)!r}" for key in differ[:3]]
         more = f" (and {len(differ) - 3} more differ)" if len(differ) > 3 else ""
-        raise Misuse(f"{run} holds another run: {', '.join(named)}{more}")
+        raise UsageError(f"{run} holds another run: {', '.join(named)}{more}")
 
 
 def _check_folders(run: Path) -> None:
     """Checks that what a training writes into, and removes, is not somebody else's.
 
     Raises:
-        Misuse: a folder of the run is a link, or no folder.
+        UsageError: a folder of the run is a link, or no folder.
     """
     for folder in (run / name for name in FOLDERS):
         if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-            raise Misuse(f"{folder}: must be a folder of the run itself; remove it")
+            raise UsageError(f"{folder}: must be a folder of the run itself; remove it")
 
 
 BROKEN = ".broken"  #: the ending of a checkpoint that was set aside

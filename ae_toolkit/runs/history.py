@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ae_toolkit.errors import Failure, Misuse
+from ae_toolkit.errors import RunError, UsageError
 from ae_toolkit.files import is_sealed, parse_json, read_bytes, read_json
 from ae_toolkit.runs.lock import in_training
 
@@ -62,20 +62,20 @@ def read(path: Path) -> Run:
     """Reads one run directory.
 
     Raises:
-        Failure: it is none, or broken.
+        RunError: it is none, or broken.
     """
     try:
         raw = read_json(path / CONFIG)
         sealed, settings = is_sealed(raw, but=("card",)), dict(leaves(raw["recipe"]))
         recipe, epochs = str(settings["name"]), _number(settings, "train.epochs", below=1e12)
         patience = _number(settings, "train.patience", whole=True)
-    except (Misuse, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (UsageError, ValueError, KeyError, TypeError, AttributeError) as error:
         why = f" ({error})" if (path / CONFIG).exists() else ""
-        raise Failure(f"{path}: holds no run, it is passed over{why}") from None
+        raise RunError(f"{path}: holds no run, it is passed over{why}") from None
     if not sealed:
-        raise Failure(f"{path}: its {CONFIG} has changed since it was written, it is passed over")
+        raise RunError(f"{path}: its {CONFIG} has changed since it was written, it is passed over")
     if not ((path / METRICS).exists() or (path / "checkpoints").is_dir()):
-        raise Failure(f"{path}: is a model, not a run; it is passed over")
+        raise RunError(f"{path}: is a model, not a run; it is passed over")
     rows, timings = _lines(path / METRICS), _lines(path / TIMINGS)
     last: dict[str, Any] = rows[-1] if rows else {"step": 0, "epoch": 0.0}
     step = last["step"]
@@ -115,10 +115,10 @@ def find(folder: Path) -> tuple[list[Run], list[str]]:
         Runs, the one that moved last first, and sentences.
 
     Raises:
-        Misuse: there is no such folder.
+        UsageError: there is no such folder.
     """
     if not folder.is_dir():
-        raise Misuse(f"{folder}: there is no such folder; 'ae train' makes runs in runs/")
+        raise UsageError(f"{folder}: there is no such folder; 'ae train' makes runs in runs/")
     places = [folder] if (folder / CONFIG).exists() else sorted(folder.iterdir())
     found, passed = [], []
     for place in places:
@@ -126,7 +126,7 @@ def find(folder: Path) -> tuple[list[Run], list[str]]:
             continue
         try:
             found.append(read(place))
-        except Failure as error:
+        except RunError as error:
             passed.append(str(error))
     return sorted(found, key=lambda run: -run.moved), passed
 
@@ -159,8 +159,8 @@ def draw_curves(runs: Sequence[Run], path: Path) -> None:
     """Draws the losses of runs over their epochs: validation in full, training faintly.
 
     Raises:
-        Misuse: none of them has a loss yet, or the ending is of no format that figures have.
-        Failure: the place cannot be written.
+        UsageError: none of them has a loss yet, or the ending is of no format that figures have.
+        RunError: the place cannot be written.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -168,7 +168,7 @@ def draw_curves(runs: Sequence[Run], path: Path) -> None:
     from ae_toolkit.figures import STYLE, save_figure
 
     if not any(run.rows for run in runs):
-        raise Misuse(f"{path}: there is no loss to draw yet")
+        raise UsageError(f"{path}: there is no loss to draw yet")
     style: Any = STYLE
     with rc_context(style):
         figure = Figure(figsize=(5.2, 3.2), layout="constrained")
@@ -201,7 +201,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     """The rows of a `.jsonl`, less a last one that is just being written.
 
     Raises:
-        Failure: a row is none; the sentence says which and why.
+        RunError: a row is none; the sentence says which and why.
     """
     if not path.exists():
         return []
@@ -220,8 +220,8 @@ def _lines(path: Path) -> list[dict[str, Any]]:
                 raise ValueError(f"'split' is {row.get('split')!r}")
             for name in {"loss", "distortion", "rate"} & {"loss", *row}:
                 _number(row, name, least=None)
-    except (ValueError, TypeError, Failure) as error:
-        raise Failure(
+    except (ValueError, TypeError, RunError) as error:
+        raise RunError(
             f"{path.parent}: its {path.name} is broken, it is passed over "
             f"(line {len(rows)}: {error})"
         ) from None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ae_toolkit.errors import Failure, Misuse
+from ae_toolkit.errors import RunError, UsageError
 
 LOCK = ".lock"  #: the file in a run directory that is locked; it goes with the training
 WAIT_SECONDS = 2.0  #: that a process which was killed just now, or only looks, may take to go
@@ -21,8 +21,8 @@ def locked(run: Path) -> Iterator[None]:
     The system lets go of the lock when a process ends, however it ends.
 
     Raises:
-        Misuse: Another process trains there.
-        Failure: There can be no such folder, or nobody may write there.
+        UsageError: Another process trains there.
+        RunError: There can be no such folder, or nobody may write there.
     """
     new = [path for path in (run, *run.parents) if not path.exists()]
     lock = FileLock(run / LOCK, WAIT_SECONDS, mode=0o666)
@@ -30,12 +30,12 @@ def locked(run: Path) -> Iterator[None]:
         run.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
-        raise Misuse(
+        raise UsageError(
             f"{run} is being trained by another process: wait for it, stop it, or choose "
             f"another --out"
         ) from None
     except OSError as error:
-        raise Failure(f"{run}: cannot be written, {error.strerror or error}") from error
+        raise RunError(f"{run}: cannot be written, {error.strerror or error}") from error
     try:
         yield
     finally:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from ae_toolkit.errors import Failure
+from ae_toolkit.errors import RunError
 
 LogName = Literal["metrics.jsonl", "timings.jsonl"]
 
@@ -26,7 +26,7 @@ class Logs:
         waiting: lines that it holds, because they could not be written.
 
     Raises:
-        Failure: they cannot be opened, or are no regular files of the run directory.
+        RunError: they cannot be opened, or are no regular files of the run directory.
     """
 
     def __init__(self, run: Path, sizes: Mapping[LogName, int], waiting: Mapping[LogName, str]):
@@ -54,7 +54,7 @@ class Logs:
         """Logs one look at a training: the terms on both splits, and how fast it went.
 
         Raises:
-            Failure: they cannot be written; what is new waits in memory for the next time.
+            RunError: they cannot be written; what is new waits in memory for the next time.
         """
         here = {"step": step, "epoch": round(epoch, 4)}
         metrics: list[Mapping[str, Any]] = [{**here, "split": "train", **learned}]
@@ -69,7 +69,7 @@ class Logs:
         """Writes what waits.
 
         Raises:
-            Failure: as `write`.
+            RunError: as `write`.
         """
         for name, path in self.paths.items():
             text = self.waiting[name].encode()
@@ -90,16 +90,16 @@ def _writing(path: Path) -> Iterator[IO[bytes]]:
     """Opens a log, which is a file of the run directory and no link to another one.
 
     Raises:
-        Failure: it is something else, or cannot be written.
+        RunError: it is something else, or cannot be written.
     """
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
         opened = os.open(path, flags, 0o666)
         if not stat.S_ISREG(os.fstat(opened).st_mode):
             os.close(opened)
-            raise Failure(f"{path}: cannot be written, it is no regular file")
+            raise RunError(f"{path}: cannot be written, it is no regular file")
         with os.fdopen(opened, "r+b") as file:
             yield file
     except OSError as error:
         reason = "it is a link" if path.is_symlink() else error.strerror or error
-        raise Failure(f"{path}: cannot be written, {reason}") from error
+        raise RunError(f"{path}: cannot be written, {reason}") from error

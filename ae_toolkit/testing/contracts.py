@@ -11,7 +11,7 @@
     def test_my_data_type(tmp_path):
         check_modality(Ecg(), [an_item, another], tmp_path)
 
-Every check raises an `AssertionError` or a `Fault` whose sentence names the part and what it broke.
+Every check raises an `AssertionError` or a `PluginError` whose sentence names the part and what it broke.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from torch import Tensor
 from ae_toolkit import registry
 from ae_toolkit.autoencoder import Autoencoder
 from ae_toolkit.contracts import SUPPLIED, Batch, Example, Shape, Step, Terms, flatten
-from ae_toolkit.errors import Failure, Misuse
+from ae_toolkit.errors import RunError, UsageError
 from ae_toolkit.files import outputs
 from ae_toolkit.modality import Modality
 from ae_toolkit.randomness import Source
@@ -62,9 +62,9 @@ class Tensors(Modality):
         try:
             array = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise Failure(f"{path}: is not a .npy file ({error})") from error
+            raise RunError(f"{path}: is not a .npy file ({error})") from error
         if array.shape != self.shape:
-            raise Failure(f"{path}: has shape {array.shape}, not {self.shape}")
+            raise RunError(f"{path}: has shape {array.shape}, not {self.shape}")
         yield torch.from_numpy(array)
 
     def to_tensor(self, item: Tensor) -> Example:
@@ -172,7 +172,7 @@ def check_part(
         _check_effect(recipe, kind, f"{kind} {name!r}")
         try:
             recipe.with_({f"{kind}.no_such_argument": 1}).check()
-        except Misuse as error:
+        except UsageError as error:
             assert "no_such_argument" in str(error), f"{kind} {name!r}: {error}"
         else:
             raise AssertionError(f"{kind} {name!r}: takes any argument, even 'no_such_argument'")

@@ -22,7 +22,7 @@ from ae_toolkit import registry
 from ae_toolkit.autoencoder import Autoencoder
 from ae_toolkit.contracts import SUPPLIED, Shape, label_row
 from ae_toolkit.data.examples import Examples, load_data
-from ae_toolkit.errors import Failure, Fault, Misuse, choose, said
+from ae_toolkit.errors import PluginError, RunError, UsageError, describe_error, did_you_mean
 from ae_toolkit.files import outputs
 from ae_toolkit.inference.model import load
 from ae_toolkit.modality import Modality, read_items
@@ -109,7 +109,7 @@ def examine(name: str, *, verbs: Collection[str] = ()) -> list[Check]:
         verbs: commands that are not a plugin's to give.
 
     Raises:
-        Misuse: no such distribution is installed, or it provides nothing.
+        UsageError: no such distribution is installed, or it provides nothing.
     """
     plugins = {canonical(plugin.origin.distribution): plugin for plugin in registry.installed()}
     plugin = plugins.get(canonical(name))
@@ -117,8 +117,10 @@ def examine(name: str, *, verbs: Collection[str] = ()) -> list[Check]:
         try:
             version = distribution(name).version
         except (PackageNotFoundError, ValueError):
-            raise Misuse(f"no plugin {name!r} is installed: {choose(name, plugins)}") from None
-        raise Misuse(
+            raise UsageError(
+                f"no plugin {name!r} is installed: {did_you_mean(name, plugins)}"
+            ) from None
+        raise UsageError(
             f"{name} {version} is installed and provides nothing: its pyproject.toml needs entry "
             f'points such as [project.entry-points."ae_toolkit.modalities"]'
         )
@@ -256,8 +258,8 @@ class _Kept:
             return None
         try:
             train = load_data(self.recipe, self.modality, "train")
-        except Failure as error:
-            if isinstance(error, Fault) or not self._stand_in():
+        except RunError as error:
+            if isinstance(error, PluginError) or not self._stand_in():
                 raise
             return f"{error}; tried on {self.instead!r} instead"
         test, again = (load_data(self.recipe, self.modality, s) for s in ("test", "train"))
@@ -298,7 +300,7 @@ class _Kept:
             try:
                 other = self.recipe.with_({"data": full})
                 self.train_split, self.instead = load_data(other, self.modality, "train"), name
-            except (Misuse, Failure):
+            except (UsageError, RunError):
                 continue
             return True
         return False
@@ -394,7 +396,7 @@ def _load(plugin: Plugin, kind: str, name: str) -> str:
     """Why a part cannot be had, in a sentence; empty: it can."""
     try:
         part = registry.ALL[kind].get(_full(plugin, name))
-    except (Misuse, Failure) as error:
+    except (UsageError, RunError) as error:
         return str(error)
     if kind == "command" and not isinstance(part, click.Command):
         return f"command {name!r} of {plugin.origin} is no click command, but {type(part).__name__}"
@@ -422,7 +424,7 @@ def _misnamed(plugin: Plugin) -> list[str]:
     unknown = sorted({point.group for point in plugin.points} - known)
     colons = sorted(point.name for point in plugin.points if ":" in point.name)
     return [
-        *(f"{plugin.origin}: there is no group {g!r}: {choose(g, known)}" for g in unknown),
+        *(f"{plugin.origin}: there is no group {g!r}: {did_you_mean(g, known)}" for g in unknown),
         *(f"{plugin.origin}: the name {n!r} cannot be had: it has a colon" for n in colons),
     ]
 
@@ -443,12 +445,12 @@ def _full(plugin: Plugin, name: str) -> str:
 def _try(what: str, function: Callable[..., Any], *arguments: Any) -> Check:
     try:
         advice = function(*arguments)
-    except (Misuse, Failure, AssertionError) as error:
+    except (UsageError, RunError, AssertionError) as error:
         return Check(what, False, str(error) or "an assertion of its own fails")
     except BaseException as error:  # whatever a stranger's code may raise
         if isinstance(error, KeyboardInterrupt):
             raise
-        return Check(what, False, registry.culprit(error) or said(error))
+        return Check(what, False, registry.culprit(error) or describe_error(error))
     return Check(what, True, advice or "")
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from string import Template
 
 from ae_toolkit import registry
-from ae_toolkit.errors import Misuse
+from ae_toolkit.errors import UsageError
 from ae_toolkit.files import replacing
 from ae_toolkit.version import CONTRACT, __version__
 
@@ -33,13 +33,13 @@ def write_plugin(name: str, out: Path) -> list[Path]:
         out: the folder to make.
 
     Raises:
-        Misuse: the name cannot be used, or the folder holds something.
-        Failure: the folder cannot be written.
+        UsageError: the name cannot be used, or the folder holds something.
+        RunError: the folder cannot be written.
     """
     package = _package(name)
     used = out.is_symlink() or out.is_file() or (out.is_dir() and any(out.iterdir()))
     if used or out.resolve() == Path.cwd():
-        raise Misuse(f"{out}: is there already; choose another folder with -o")
+        raise UsageError(f"{out}: is there already; choose another folder with -o")
     words = {
         "name": name,
         "package": package,
@@ -73,18 +73,18 @@ def _package(name: str) -> str:
     """The Python package's name.
 
     Raises:
-        Misuse: it is no such name, or somebody has it.
+        UsageError: it is no such name, or somebody has it.
     """
     package = name.replace("-", "_")
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", package):
-        raise Misuse(
+        raise UsageError(
             f"{name!r} cannot be a package's name: choose lower-case letters and numbers, with '-' "
             f"between words, such as 'ecg' or 'my-sensor'"
         )
     if keyword.iskeyword(package) or package in RESERVED:
-        raise Misuse(f"{name!r} has a meaning of its own: choose another name")
+        raise UsageError(f"{name!r} has a meaning of its own: choose another name")
     if owner := _taken(name, package):
-        raise Misuse(f"{name!r} is taken by {owner}: choose another name")
+        raise UsageError(f"{name!r} is taken by {owner}: choose another name")
     return package
 
 

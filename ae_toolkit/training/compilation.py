@@ -25,10 +25,10 @@ from pathlib import Path
 
 import torch
 
-from ae_toolkit.console import Bar, duration, tell
+from ae_toolkit.console import Bar, duration, log
 from ae_toolkit.data.examples import cache_root
 from ae_toolkit.device import has_compiler
-from ae_toolkit.errors import Failure, said
+from ae_toolkit.errors import RunError, describe_error
 from ae_toolkit.runs.lock import is_locked
 from ae_toolkit.training.optimizer import AdamWEMA
 from ae_toolkit.training.setup import Setup
@@ -59,7 +59,7 @@ def use_own_cache() -> None:
             return
     cache = cache_root() / "compiled"
     if not _is_private(cache):
-        tell(f"{cache}: is not yours alone, so what is compiled now is not kept: chmod 700 it")
+        log(f"{cache}: is not yours alone, so what is compiled now is not kept: chmod 700 it")
         cache = Path(tempfile.mkdtemp(prefix="ae-compiled-"))
         atexit.register(shutil.rmtree, cache, ignore_errors=True)
     os.environ[CACHE] = str(cache)
@@ -115,7 +115,7 @@ def _is_cut(path: Path) -> bool:
         return False
 
 
-class Uncompilable(Failure):
+class Uncompilable(RunError):
     """A part does something that the compiler does not understand."""
 
 
@@ -140,7 +140,7 @@ def compiling() -> Iterator[None]:
             yield
     # Before 2.7 PyTorch had no `InductorError`: those of the C++ compiler were of Dynamo's kind.
     except (TorchDynamoException, getattr(exc, "InductorError", TorchDynamoException)) as error:
-        why = said(getattr(error, "inner_exception", error))
+        why = describe_error(getattr(error, "inner_exception", error))
         raise Uncompilable(
             f"this recipe cannot be compiled whole ({why}): set train.compile=off"
         ) from error
@@ -178,7 +178,7 @@ def choose_step(setup: Setup, bar: Bar, *, first: int) -> tuple[TrainStep, bool]
         cost = compile_seconds(optimizer)
         if not ranks.broadcast(hoped > cost and has_compiler(setup.device)):
             return eager, False
-        bar.say(f"Trying whether compiling pays, which takes about {duration(cost)}")
+        bar.begin(f"Trying whether compiling pays, which takes about {duration(cost)}")
         slow = min(seconds(eager, number) for number in range(TRIED))
         began, reason = time.perf_counter(), ""
         try:
@@ -190,17 +190,17 @@ def choose_step(setup: Setup, bar: Bar, *, first: int) -> tuple[TrainStep, bool]
             reason = str(error)
         if ranks.any(bool(reason))[0]:
             why = reason or "another rank cannot compile"
-            tell(f"The training goes on without compiling: {why}")
+            log(f"The training goes on without compiling: {why}")
             return eager, False
         spent = time.perf_counter() - began
         fast = min(seconds(compiled, number) for number in range(TRIED))
         is_better = ranks.broadcast(fast < WORTH * slow)
         if is_better:
             gain = f"made a step {slow / fast:.2f} times as fast, so the rest of the training is"
-            bar.tell(f"Compiling took {duration(spent)} and {gain} compiled")
+            bar.log(f"Compiling took {duration(spent)} and {gain} compiled")
         else:
             loss = f"a compiled step takes {fast / slow:.2f} times as long as one that is not"
-            bar.tell(f"Compiling does not pay here: {loss}, so the training goes on without")
+            bar.log(f"Compiling does not pay here: {loss}, so the training goes on without")
         return (compiled, True) if is_better else (eager, False)
     finally:
         optimizer.restore_tensors(before)

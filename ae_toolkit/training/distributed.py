@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch._C._distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from ae_toolkit.errors import Failure, Misuse
+from ae_toolkit.errors import RunError, UsageError
 from ae_toolkit.recipe import Train
 
 T = TypeVar("T")
@@ -146,7 +146,7 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     """Meets the other ranks for the length of a block; alone, there is nobody to meet.
 
     Raises:
-        Failure: some do not arrive in time.
+        RunError: some do not arrive in time.
     """
     seconds = _patience()
     if not launched():
@@ -167,7 +167,7 @@ def joined(device: torch.device) -> Iterator[Ranks]:
             dist.init_process_group(kind, store=store, rank=rank, world_size=num, timeout=patience)
         except (RuntimeError, ValueError) as error:
             place = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
-            raise Failure(
+            raise RunError(
                 f"rank {rank} of {num} waited {seconds:g} s at {place}, and not all ranks came: "
                 f"start {num} processes that reach each other, or raise {PATIENCE}"
             ) from error
@@ -187,7 +187,7 @@ def _patience() -> float:
     except (ValueError, OverflowError):
         seconds = 0.0
     if seconds <= 0:
-        raise Misuse(f"{PATIENCE} is {text!r}, but must be a number of seconds")
+        raise UsageError(f"{PATIENCE} is {text!r}, but must be a number of seconds")
     return seconds
 
 
@@ -220,11 +220,11 @@ def check_batch(train: Train, num: int) -> None:
     """Checks that a batch can be shared evenly.
 
     Raises:
-        Misuse: the number of ranks does not divide the batch.
+        UsageError: the number of ranks does not divide the batch.
     """
     if train.batch_size % num:
         near = max(round(train.batch_size / num), 1) * num
-        raise Misuse(
+        raise UsageError(
             f"train.batch_size is {train.batch_size}, which {num} ranks cannot share evenly: "
             f"try {near}"
         )
@@ -235,14 +235,14 @@ def _together() -> Iterator[None]:
     """Says what has happened when another rank is gone.
 
     Raises:
-        Failure: an exchange failed, since another rank has stopped or cannot be reached.
+        RunError: an exchange failed, since another rank has stopped or cannot be reached.
     """
     try:
         yield
-    except Failure:
+    except RunError:
         raise
     except RuntimeError as error:
-        raise Failure(
+        raise RunError(
             "another rank has stopped or cannot be reached, so this one stops too; what was saved "
             "stays: start all of them again with --resume"
         ) from error

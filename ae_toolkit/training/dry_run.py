@@ -83,8 +83,8 @@ def estimate(recipe: Recipe, *, device: str = "auto") -> Estimate:
         device: as for `fit`.
 
     Raises:
-        Misuse: the recipe cannot be built.
-        Failure: the data cannot be read.
+        UsageError: the recipe cannot be built.
+        RunError: the data cannot be read.
     """
     recipe.check()
     train, where = recipe.train, pick_device(device)

@@ -9,9 +9,9 @@ from typing import Annotated, NamedTuple
 import torch
 from pydantic import Field, TypeAdapter, ValidationError
 
-from ae_toolkit.console import tell
+from ae_toolkit.console import log
 from ae_toolkit.device import has_compiler, has_fast_bf16
-from ae_toolkit.errors import Failure, Misuse
+from ae_toolkit.errors import RunError, UsageError
 from ae_toolkit.files import CHECKSUM, is_sealed, read_json, seal
 from ae_toolkit.recipe import Train
 from ae_toolkit.runs import checkpoint
@@ -41,7 +41,9 @@ class Engine(NamedTuple):
         """Resolves the recipe's settings for a device; `auto` compiles nothing before a trial."""
         bf16 = train.precision == "bf16" or (train.precision == "auto" and has_fast_bf16(device))
         if train.compile == "on" and not has_compiler(device):
-            raise Misuse("train.compile=on needs a C++ compiler (g++ or clang++), and none is here")
+            raise UsageError(
+                "train.compile=on needs a C++ compiler (g++ or clang++), and none is here"
+            )
         compiled = train.compile == "on"
         return cls(device.type, bf16, compiled, torch.get_num_threads(), num_ranks)
 
@@ -61,18 +63,18 @@ class Engine(NamedTuple):
                 raise ValueError("it has changed since it was written")
             known.pop(CHECKSUM, None)
             return TypeAdapter(cls).validate_python(known, strict=True)
-        except (ValueError, TypeError, AttributeError, Failure) as error:
+        except (ValueError, TypeError, AttributeError, RunError) as error:
             why = "" if isinstance(error, ValidationError) else f" ({error})"
-            tell(f"{path}: is broken{why}: it goes on as it would begin here, not bit for bit")
+            log(f"{path}: is broken{why}: it goes on as it would begin here, not bit for bit")
             return None
 
     def as_before(self, former: Engine, train: Train) -> Engine:
         """The engine of a former run, where this machine has it; says what stops being exact."""
         if former.device != self.device:
-            tell(f"what began on {former.device} goes on on {self.device}: not bit for bit")
+            log(f"what began on {former.device} goes on on {self.device}: not bit for bit")
             return self
         if former.ranks != self.ranks:
-            tell(
+            log(
                 f"what began on {former.ranks} ranks goes on on {self.ranks}: the same batches and "
                 f"noise (but for dropout), summed in another order, so not bit for bit"
             )
@@ -84,7 +86,7 @@ class Engine(NamedTuple):
         elif not has_compiler(torch.device(self.device)):
             compiled = False
         if compiled != former.compiled:
-            tell(f"steps are {'' if compiled else 'not '}compiled from here on: not bit for bit")
+            log(f"steps are {'' if compiled else 'not '}compiled from here on: not bit for bit")
         return former._replace(ranks=self.ranks, compiled=compiled)
 
     def autocast(self) -> torch.autocast:

@@ -44,7 +44,7 @@ class LossReader:
         """Brings the losses of the steps since the last look to the host, means over all ranks.
 
         Raises:
-            Failure: one is not finite.
+            RunError: one is not finite.
         """
         training, ranks = self.training, self.training.setup.ranks
         num, every = training.step - self.num_read, len(training.history)

@@ -22,7 +22,7 @@ from torch.nn.modules.module import (
 )
 from torch.overrides import TorchFunctionMode
 
-from ae_toolkit.errors import Failure
+from ae_toolkit.errors import RunError
 
 COPIES = 5  #: of every weight: itself, its gradient, two moments and its average
 SPARE_NUMBERS = 1 << 26  #: that a model may have beside its weights, such as tables of positions
@@ -54,7 +54,7 @@ def weighing(device: torch.device, *, share: int = 1, copies: int = COPIES) -> I
         copies: of every weight on the device.
 
     Raises:
-        Failure: the weights, their gradients and moments are larger than what is free.
+        RunError: the weights, their gradients and moments are larger than what is free.
     """
     cpu = torch.device("cpu")
     room = [(cpu, copies * share if device == cpu else share, free(cpu))]
@@ -70,7 +70,7 @@ def weighing(device: torch.device, *, share: int = 1, copies: int = COPIES) -> I
         total += parameter.numel() * parameter.element_size()
         for where, times, size in room:
             if size is not None and total * times > size:
-                raise Failure(
+                raise RunError(
                     f"this recipe does not fit in memory: with a {type(module).__name__} it has "
                     f"{total // 4:,} parameters or more, whose training takes "
                     f"{_gb(total * times)}, and {_gb(size)} are free on the {where.type}: make its "
@@ -118,7 +118,7 @@ def bounded(shapes: Collection[Sequence[int]], what: str) -> Iterator[None]:
         what: is wrong then.
 
     Raises:
-        Failure: the model has many more pieces or numbers than the tensors.
+        RunError: the model has many more pieces or numbers than the tensors.
     """
     numbers = sum(math.prod(shape) for shape in shapes)
     left = len(shapes) * PIECES_PER_TENSOR + SPARE_PIECES
@@ -129,13 +129,13 @@ def bounded(shapes: Collection[Sequence[int]], what: str) -> Iterator[None]:
         nonlocal left, taken
         left -= 1
         if left < 0:
-            raise Failure(f"{what}, which are {len(shapes):,} tensors: it has many more pieces")
+            raise RunError(f"{what}, which are {len(shapes):,} tensors: it has many more pieces")
         if not isinstance(piece, Tensor) or id(piece) in seen:
             return
         seen[id(piece)] = piece
         taken += piece.numel()
         if taken > 2 * numbers + SPARE_NUMBERS:  # twice: a part may replace what it has made
-            raise Failure(
+            raise RunError(
                 f"{what}, which are {numbers:,} numbers: with {name!r} of a "
                 f"{type(module).__name__} it has {taken:,}"
             )
@@ -164,7 +164,7 @@ def weigh_batch(
         accumulate: batches per step, for the advice.
 
     Raises:
-        Failure: it does not fit.
+        RunError: it does not fit.
     """
     room = free(device)
     if device.type != "cpu" or room is None:
@@ -195,7 +195,7 @@ def weigh_batch(
         saved_bytes(lambda: loss_of(few), (), watch=lambda saved: judge(extended(saved)))
     except Exception:
         if verdict:
-            raise Failure(verdict[0]) from None
+            raise RunError(verdict[0]) from None
         # Whatever else it is, the first step will say it better.
 
 
@@ -203,7 +203,7 @@ def enough_for(size: int, *, accumulate: int) -> AbstractContextManager[None]:
     """Says what helps where memory does not suffice for batches of so many examples.
 
     Raises:
-        Failure: memory ran out within the block.
+        RunError: memory ran out within the block.
     """
     what = f"memory does not suffice for batches of {size:,} examples"
     return enough(what, _smaller(size, accumulate))
@@ -214,14 +214,14 @@ def enough(what: str, cure: str) -> Iterator[None]:
     """Turns what PyTorch says of a memory that is full into a sentence.
 
     Raises:
-        Failure: memory ran out within the block; the sentence says `what` and `cure`.
+        RunError: memory ran out within the block; the sentence says `what` and `cure`.
     """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not is_full(error):
             raise
-        raise Failure(f"{what}: {cure}") from error
+        raise RunError(f"{what}: {cure}") from error
 
 
 def is_full(error: BaseException | None) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ae_toolkit.console import tell
-from ae_toolkit.errors import Failure
+from ae_toolkit.console import log
+from ae_toolkit.errors import RunError
 
 
 class Retries:
@@ -24,14 +24,14 @@ class Retries:
         """
         try:
             yield
-        except (Failure, OSError) as error:
+        except (RunError, OSError) as error:
             if what not in self.met:
                 self.met.add(what)
                 why = str(error)
                 if isinstance(error, OSError) and error.filename:
                     why = f"{error.filename}: cannot be written, {error.strerror}"
-                tell(f"{why}; the training goes on and will try again")
+                log(f"{why}; the training goes on and will try again")
         else:
             if what in self.met:
                 self.met.remove(what)
-                tell(f"{what} can be written again")
+                log(f"{what} can be written again")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from ae_toolkit.console import tell
-from ae_toolkit.errors import Misuse
+from ae_toolkit.console import log
+from ae_toolkit.errors import UsageError
 from ae_toolkit.recipe import Train
 
 
@@ -36,11 +36,11 @@ class Schedule(NamedTuple):
         """Reads the settings for some examples.
 
         Raises:
-            Misuse: there are fewer examples than ranks.
+            UsageError: there are fewer examples than ranks.
         """
         batch_size = min(train.batch_size, num_examples) // num_ranks * num_ranks
         if not batch_size:
-            raise Misuse(f"{num_ranks} ranks cannot share {num_examples} examples")
+            raise UsageError(f"{num_ranks} ranks cannot share {num_examples} examples")
         batches = num_examples // batch_size
         per_epoch = batches / train.accumulate
         return cls(
@@ -81,17 +81,17 @@ class Schedule(NamedTuple):
             step: the number of the next.
 
         Raises:
-            Misuse: more epochs are done than it is to have.
+            UsageError: more epochs are done than it is to have.
         """
         if step > self.steps:
-            raise Misuse(
+            raise UsageError(
                 f"train.epochs={train.epochs:g} is less than this run has done, which is "
                 f"{step / self.per_epoch:.4g}: leave it out, or begin another run"
             )
         if former.epochs == train.epochs:
             return
         before = self.lasting(former.epochs)
-        tell(
+        log(
             f"train.epochs was {former.epochs:g} and is {train.epochs:g}: the learning rate goes "
             f"on at {train.lr * self.factor(step):.2g}, where it had come to "
             f"{former.lr * before.factor(max(step - 1, 0)):.2g}, and warm-ups move along; a run "

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from ae_toolkit.autoencoder import Autoencoder
-from ae_toolkit.console import tell
+from ae_toolkit.console import log
 from ae_toolkit.contracts import Batch, Objective, Step
 from ae_toolkit.data.batches import Batches
 from ae_toolkit.data.examples import Examples, hold_out, load_data
-from ae_toolkit.errors import Failure, Fault, said
+from ae_toolkit.errors import PluginError, RunError, describe_error
 from ae_toolkit.modality import Modality
 from ae_toolkit.parts.backbones.covering import let_cover
 from ae_toolkit.randomness import NoiseRecorder, Source
@@ -91,8 +91,8 @@ def prepare(
         say: is told what is done next.
 
     Raises:
-        Misuse: the recipe cannot be built, or its batches cannot be shared by the ranks.
-        Failure: the data cannot be read, memory does not suffice, or a part breaks its contract.
+        UsageError: the recipe cannot be built, or its batches cannot be shared by the ranks.
+        RunError: the data cannot be read, memory does not suffice, or a part breaks its contract.
     """
     train = recipe.train
     check_batch(train, ranks.num)
@@ -103,7 +103,7 @@ def prepare(
     examples = examples.to(device)
     schedule = Schedule.of(train, len(examples), num_ranks=ranks.num)
     if schedule.batch_size < train.batch_size:
-        tell(
+        log(
             f"train.batch_size is {train.batch_size}, but there are {len(examples)} examples: "
             f"each batch holds {schedule.batch_size}"
         )
@@ -179,7 +179,7 @@ def _try_first_step(
     """Runs a batch once, forward, to check the parts and to hear which noise they ask for.
 
     Raises:
-        Failure: memory does not suffice, or a part does not do what its contract says.
+        RunError: memory does not suffice, or a part does not do what its contract says.
     """
     train, batch = recipe.train, batches.at(0)
     source = Source(train.seed, "train", batch.y.device)
@@ -196,11 +196,11 @@ def _try_first_step(
         with memory.enough_for(size, accumulate=accumulate), torch.no_grad(), engine.autocast():
             try:
                 model.check(augmented(modality, batch.first(2), step), step, objective=objective)
-            except Fault as error:  # perhaps a part that compares many examples of a batch
+            except PluginError as error:  # perhaps a part that compares many examples of a batch
                 step = source.step(0, progress=0.0)
                 try:
                     model.check(augmented(modality, batch, step), step, objective=objective)
-                except Fault:
+                except PluginError:
                     raise error from None
     memory.weigh_batch(
         lambda few: loss_of(batch.first(few), source.step(0, progress=0.0)),
@@ -223,15 +223,15 @@ def _blaming_strangers(recipe: Recipe) -> Iterator[None]:
     """Names the packages whose parts do not fit, where what they gave ends in an error of ours.
 
     Raises:
-        Fault: the block failed, and the recipe has parts by others.
+        PluginError: the block failed, and the recipe has parts by others.
     """
     try:
         yield
     except Exception as error:
         strangers = recipe.strangers()
-        if isinstance(error, Failure) or not strangers or culprit(error):
+        if isinstance(error, RunError) or not strangers or culprit(error):
             raise
-        raise Fault(
+        raise PluginError(
             f"recipe {recipe.name!r}, with parts of {', '.join(strangers)}, fails at its first "
-            f"step: {said(error)}"
+            f"step: {describe_error(error)}"
         ) from error

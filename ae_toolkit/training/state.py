@@ -22,9 +22,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from ae_toolkit.autoencoder import Autoencoder
-from ae_toolkit.console import tell
+from ae_toolkit.console import log
 from ae_toolkit.data.examples import Examples, need_finite
-from ae_toolkit.errors import Failure, Misuse, said
+from ae_toolkit.errors import RunError, UsageError, describe_error
 from ae_toolkit.recipe import complaint
 from ae_toolkit.runs import checkpoint
 from ae_toolkit.runs.directory import BROKEN
@@ -108,13 +108,13 @@ class TrainState(_Strict):
         """Reads and checks the training state of a checkpoint.
 
         Raises:
-            Failure: it is missing or broken, or of another version.
+            RunError: it is missing or broken, or of another version.
         """
         state = checkpoint.load_state(folder)
         try:
             found = cls.model_validate(state)
             if folder.name != checkpoint.step_name(found.step):
-                raise Failure(
+                raise RunError(
                     f"{folder / checkpoint.STATE}: is of step {found.step:,}, in the folder of "
                     f"another; begin another run"
                 )
@@ -232,8 +232,8 @@ class Training:
             former_epochs: how many the training was to have when it was written.
 
         Raises:
-            Misuse: more epochs are done than the training is to have.
-            Failure: the data has changed since.
+            UsageError: more epochs are done than the training is to have.
+            RunError: the data has changed since.
             ValueError: the state does not fit what the recipe builds now.
         """
         check_data(state.data, self.data)
@@ -273,7 +273,7 @@ class Training:
             first: the number of steps before `losses`.
 
         Raises:
-            Failure: a loss is not finite; the sentence says whether the data is to blame.
+            RunError: a loss is not finite; the sentence says whether the data is to blame.
         """
         for number, row in enumerate(self.losses, start=first + 1):
             # The loss is the sum of the others: a part of it is the better clue.
@@ -284,13 +284,13 @@ class Training:
                     kept = (
                         f"the last good checkpoint is {point.folder}" if point else "none was saved"
                     )
-                    raise Failure(
+                    raise RunError(
                         f"the training diverged at step {number}: the {name} is {value}; {kept}; "
                         f"try a smaller train.lr, or train.clip=1"
                     )
 
 
-class _Foreign(Failure):
+class _Foreign(RunError):
     """A training state that is whole, but not of this version."""
 
 
@@ -298,9 +298,9 @@ def find_resumable(run: Path) -> Path | None:
     """Returns the newest whole checkpoint of a run; sets aside broken ones, and says so.
 
     Raises:
-        Failure: all of them are broken, or another version wrote it.
+        RunError: all of them are broken, or another version wrote it.
     """
-    broken: list[tuple[Path, Failure]] = []
+    broken: list[tuple[Path, RunError]] = []
     for _, folder in reversed(checkpoint.folders(run)):
         try:
             checkpoint.written_by(folder)
@@ -308,20 +308,20 @@ def find_resumable(run: Path) -> Path | None:
             TrainState.load(folder)
         except _Foreign:
             raise
-        except Failure as error:
+        except RunError as error:
             broken.append((folder, error))
             continue
         for former, reason in broken:
-            tell(f"{reason}; trying the one before")
+            log(f"{reason}; trying the one before")
             # Out of the way of what will be saved; `tidy` removes it when there is a newer one.
             aside = former.with_name(f".{former.name}{BROKEN}")
             shutil.rmtree(aside, ignore_errors=True)
             former.rename(aside)
-        tell(f"resuming from {folder}")
+        log(f"resuming from {folder}")
         return folder
     if broken:
-        raise Failure(f"{run}: no checkpoint can be resumed from, {broken[0][1]}")
-    tell(f"{run} has no checkpoint yet: starting from the beginning")
+        raise RunError(f"{run}: no checkpoint can be resumed from, {broken[0][1]}")
+    log(f"{run} has no checkpoint yet: starting from the beginning")
     return None
 
 
@@ -330,15 +330,15 @@ def restoring(run: Path) -> Iterator[None]:
     """Turns what does not fit, where a training state is put back, into a sentence.
 
     Raises:
-        Failure: the block failed because of the state.
+        RunError: the block failed because of the state.
     """
     try:
         yield
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        if isinstance(error, (Failure, Misuse)):
+        if isinstance(error, (RunError, UsageError)):
             raise
-        raise Failure(
-            f"{run}: its last checkpoint does not fit what its recipe builds now ({said(error)}): "
+        raise RunError(
+            f"{run}: its last checkpoint does not fit what its recipe builds now ({describe_error(error)}): "
             f"go on with the versions that began this run, or begin another"
         ) from error
 
@@ -357,10 +357,10 @@ def check_data(before: Fingerprint, now: Fingerprint) -> None:
         now: of the data.
 
     Raises:
-        Failure: it has changed.
+        RunError: it has changed.
     """
     if before.digest != now.digest:
-        raise Failure(
+        raise RunError(
             f"the data has changed since this run began ({before.num:,} examples then, "
             f"{now.num:,} now): put it back as it was, or begin another run"
         )

@@ -21,10 +21,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ae_toolkit.console import Bar, duration, is_main_process, tell
+from ae_toolkit.console import Bar, duration, is_main_process, log
 from ae_toolkit.contracts import Callback
 from ae_toolkit.device import pick_device
-from ae_toolkit.errors import Failure, Interrupted, Misuse
+from ae_toolkit.errors import Interrupted, RunError, UsageError
 from ae_toolkit.recipe import Recipe
 from ae_toolkit.runs import checkpoint, directory
 from ae_toolkit.runs.lock import locked
@@ -76,15 +76,15 @@ def fit(
         callbacks: of your own, or names of registered ones.
 
     Raises:
-        Misuse: the recipe cannot be built, `out` holds another run or one in training, or a
+        UsageError: the recipe cannot be built, `out` holds another run or one in training, or a
             tracker or callback is missing.
-        Failure: the data cannot be read, or the training diverges; checkpoints stay.
+        RunError: the data cannot be read, or the training diverges; checkpoints stay.
         Interrupted: Ctrl-C or a request to terminate, after saving; a second one is at once.
     """
     recipe.check()
     run = Path(out)
     if keep < 1:
-        raise Misuse(f"at least 1 checkpoint must be kept, not {keep}")
+        raise UsageError(f"at least 1 checkpoint must be kept, not {keep}")
     where = pick_device(device, local_rank=local_rank() if launched() else None)
     told = tuple(track) if is_main_process() else ()
     trackers = Trackers(told, run=run, settings=recipe.model_dump(mode="json"))
@@ -170,9 +170,9 @@ def _begin(
     if training.is_finished:
         all_steps = training.step >= setup.schedule.steps
         more = f"epochs={2 * train.epochs:g}" if all_steps else "patience=0"
-        tell(f"{run} is finished: to go on, add --set train.{more}")
+        log(f"{run} is finished: to go on, add --set train.{more}")
     elif is_compiled and is_decided:
-        bar.say(f"Compiling, which takes about {duration(compile_seconds(setup.optimizer))}")
+        bar.begin(f"Compiling, which takes about {duration(compile_seconds(setup.optimizer))}")
     return training, step
 
 
@@ -180,7 +180,7 @@ def _train(training: Training, step: TrainStep, callbacks: Callbacks, signals: S
     """Takes steps until the training is finished, or somebody stops it.
 
     Raises:
-        Failure: it diverges, or memory does not suffice.
+        RunError: it diverges, or memory does not suffice.
         Interrupted: somebody has stopped it; it is saved, if it could be.
     """
     setup, train = training.setup, training.setup.train
@@ -233,14 +233,14 @@ def _check_saved(training: Training) -> None:
     """Checks that a training that has ended is on the disk.
 
     Raises:
-        Failure: its last checkpoint or lines of its logs could not be written.
+        RunError: its last checkpoint or lines of its logs could not be written.
     """
     run, logs = training.run, training.logs
     if training.is_saved and not (logs and any(logs.waiting.values())):
         return
     before = "the one before stays" if checkpoint.checkpoints(run) else "and there is no other"
     last = f"the last checkpoint could not be written, {before}"
-    raise Failure(
+    raise RunError(
         f"{run}: {'the logs could not be written' if training.is_saved else last}: make room, then "
         f"{_cure(training.setup.recipe, run)}"
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ae_audio.modality import Notes
-from ae_toolkit import Examples, Failure, Misuse
+from ae_toolkit import Examples, RunError, UsageError
 from ae_toolkit.data.examples import Split, data_roots
 from ae_toolkit.data.folder import part_of, read_corpus
 
@@ -24,7 +24,7 @@ def gm_notes(*, modality: Notes, split: Split) -> Examples:
     """
     root = next((r / FOLDER for r in data_roots() if (r / FOLDER).is_dir()), None)
     if root is None:
-        raise Failure(
+        raise RunError(
             f"data set 'gm-notes': the folder {FOLDER} is not there; make it by 'python "
             f"scripts/make_notes.py data/{FOLDER}', train on a folder of yours with --data FOLDER, "
             f"or use --data notes-sample, which is bundled"
@@ -45,6 +45,8 @@ def instrument_of(item: Any) -> str:
 
 def _split(root: Path, name: str, modality: Notes, split: Split) -> Examples:
     if not isinstance(modality, Notes):
-        raise Misuse(f"data set {name!r} holds notes, which this recipe's data type does not read")
+        raise UsageError(
+            f"data set {name!r} holds notes, which this recipe's data type does not read"
+        )
     corpus = read_corpus([root], modality, group=instrument_of, report=split == "train")
     return part_of(corpus.examples, modality, split)

@@ -32,7 +32,7 @@ from ae_audio.dsp.sound import (
     read_sound,
     write_sounds,
 )
-from ae_toolkit import Misuse, Modality
+from ae_toolkit import Modality, UsageError
 from ae_toolkit.contracts import Example, Shape, Step
 
 NUM_PITCHES = 128
@@ -77,7 +77,7 @@ class Notes(Modality):
     def to_input(self, item: Sound, shape: Shape | None = None) -> Tensor:
         """The whole sound, where a model works on any length."""
         if shape not in (None, self.shape):
-            raise Misuse(f"notes have shape {self.shape}, not {shape}")
+            raise UsageError(f"notes have shape {self.shape}, not {shape}")
         if shape == self.shape:
             return self.to_tensor(item).y
         samples = check_sound(item).at(spectrum.RATE).samples
@@ -161,7 +161,7 @@ def note_of(sound: Sound, *, tune: bool = True) -> Note:
     """Finds the onset and the pitch of a sound, and brings it into tune or leaves it.
 
     Raises:
-        Failure: it is silent, too short, or has samples that are no numbers.
+        RunError: it is silent, too short, or has samples that are no numbers.
     """
     samples = check_sound(sound).at(spectrum.RATE).samples
     loud = (samples.abs() >= ONSET_SHARE * samples.abs().max()).nonzero()

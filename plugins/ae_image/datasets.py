@@ -19,7 +19,7 @@ from PIL import Image as Pictures
 from torch import Tensor
 
 from ae_image.modality import Image
-from ae_toolkit import Examples, Failure, Misuse
+from ae_toolkit import Examples, RunError, UsageError
 from ae_toolkit.data.examples import Split, data_roots
 
 LABELS = {
@@ -83,7 +83,7 @@ def _from_torchvision(source: str, name: str, modality: Image, split: Split) -> 
             with suppress(OSError):
                 empty.rmdir()
         files = "its batches" if source == "CIFAR10" else "the four idx-ubyte files"
-        raise Failure(
+        raise RunError(
             f"data set {name!r}: {_reason(error)} at {place}; put {files} there (or set AE_DATA to "
             f"the folder that holds {folder}), or use --data mnist-sample, which is bundled"
         ) from error
@@ -104,7 +104,7 @@ def _examples(
 ) -> Examples:
     """Pictures `(N, C, H, W)` in uint8, brought to the modality's shape if it asks for another."""
     if not isinstance(modality, Image):
-        raise Misuse(
+        raise UsageError(
             f"data set {name!r} holds pictures, which this recipe's data type does not read"
         )
     channels, *size = modality.shape

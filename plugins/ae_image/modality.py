@@ -21,7 +21,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ae_image.pixels import BLOCK_ROWS, Picture, flatten, pad
-from ae_toolkit import Failure, Modality
+from ae_toolkit import Modality, RunError
 from ae_toolkit.contracts import Example, Shape, Size, Step
 from ae_toolkit.files import SIGNATURE, check_input
 
@@ -79,25 +79,25 @@ class Image(Modality):
                     picture: Picture = file
                     width, height = picture.size
                     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
-                        raise Failure(
+                        raise RunError(
                             f"{path}: is {width}x{height} pixels large, and {limit} is refused"
                         )
                     if picture.format in ("JPEG", "MPO") and _num_scans(path) > MAX_JPEG_SCANS:
-                        raise Failure(f"{path}: more than {MAX_JPEG_SCANS} scans are refused")
+                        raise RunError(f"{path}: more than {MAX_JPEG_SCANS} scans are refused")
                     # Of a palette's colours there may be too many; 16 bits would be clipped.
                     if "transparency" in picture.info and not picture.mode.startswith("I;16"):
                         picture = picture.convert("RGBA")
                     picture.load()
                     picture = ImageOps.exif_transpose(picture)
         except (Pictures.DecompressionBombError, Pictures.DecompressionBombWarning):
-            raise Failure(f"{path}: has too many pixels, {limit} is refused") from None
+            raise RunError(f"{path}: has too many pixels, {limit} is refused") from None
         except UnidentifiedImageError:
             what = "not a picture in the formats PNG, JPEG or WebP"
-            raise Failure(f"{path}: is {what if path.stat().st_size else 'empty'}") from None
+            raise RunError(f"{path}: is {what if path.stat().st_size else 'empty'}") from None
         except (OSError, ValueError, SyntaxError) as error:
             if isinstance(error, OSError) and error.errno:  # of the system, not of the decoder
-                raise Failure(f"{path}: cannot be read, {error.strerror}") from None
-            raise Failure(f"{path}: is cut short or broken ({error})") from error
+                raise RunError(f"{path}: cannot be read, {error.strerror}") from None
+            raise RunError(f"{path}: is cut short or broken ({error})") from error
         yield picture
 
     def to_tensor(self, item: Picture) -> Example:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ae_music.modality import Melodies
-from ae_toolkit import Examples, Failure, Misuse
+from ae_toolkit import Examples, RunError, UsageError
 from ae_toolkit.data.examples import Split, data_roots
 from ae_toolkit.data.folder import part_of, read_corpus
 
@@ -28,7 +28,7 @@ def folk_tunes(*, modality: Melodies, split: Split) -> Examples:
         (r for r in data_roots() if all((r / "midi" / c).is_dir() for c in COLLECTIONS)), None
     )
     if root is None:
-        raise Failure(
+        raise RunError(
             "data set 'folk-tunes': the folders midi/oneills-1850 and midi/ryans-mammoth are not "
             "there; set AE_DATA to the folder that holds midi/, train on a folder of yours with "
             "--data FOLDER, or use --data tunes-sample, which is bundled"
@@ -51,7 +51,7 @@ def title_of(item: Any) -> str:
 
 def _split(roots: list[Path], name: str, modality: Melodies, split: Split) -> Examples:
     if not isinstance(modality, Melodies):
-        raise Misuse(
+        raise UsageError(
             f"data set {name!r} holds melodies, which this recipe's data type does not read"
         )
     corpus = read_corpus(roots, modality, group=title_of, report=split == "train")

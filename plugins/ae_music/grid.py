@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ae_toolkit import Misuse
+from ae_toolkit import UsageError
 
 HOLD, NOTE_OFF, FIRST = 0, 1, 2  #: values of a step; `FIRST` is the lowest key
 MIN_PITCH, MAX_PITCH = 21, 108  #: MIDI numbers of the keys
@@ -109,10 +109,10 @@ class Melody:
         """Bars `first` to `last`, counted from 1, both included.
 
         Raises:
-            Misuse: the melody has no such bars.
+            UsageError: the melody has no such bars.
         """
         if not 1 <= first <= last <= self.num_bars:
-            raise Misuse(f"bars {first}:{last}: the melody has bars 1:{self.num_bars}")
+            raise UsageError(f"bars {first}:{last}: the melody has bars 1:{self.num_bars}")
         cut = slice((first - 1) * self.meter.steps, last * self.meter.steps)
         return replace(
             self,

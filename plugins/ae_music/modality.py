@@ -37,7 +37,7 @@ from ae_music.grid import (
 )
 from ae_music.midi.extract import melodies_of
 from ae_music.midi.score import MIDI_SUFFIXES, NOTATION_SUFFIXES, Score, read_score, score_of
-from ae_toolkit import Misuse, Modality
+from ae_toolkit import Modality, UsageError
 from ae_toolkit.contracts import Example, Size, Step
 from ae_toolkit.files import printable
 
@@ -82,7 +82,9 @@ class Melodies(Modality):
         from ae_music.midi.write import to_midi
 
         if path.suffix.lower() not in MIDI_SUFFIXES:
-            raise Misuse(f"{path}: melodies are written as MIDI, choose a name that ends in .mid")
+            raise UsageError(
+                f"{path}: melodies are written as MIDI, choose a name that ends in .mid"
+            )
         to_midi([as_written(item) for item in items]).write(str(path))
 
     # Items and tensors.
@@ -214,13 +216,13 @@ def melody_of(item: Any) -> Melody:
     """An item as a melody; the longest one of an object that has several sections.
 
     Raises:
-        Misuse: it is neither a `PrettyMIDI` nor a `Melody`.
-        Failure: there is no melody in it.
+        UsageError: it is neither a `PrettyMIDI` nor a `Melody`.
+        RunError: there is no melody in it.
     """
     if isinstance(item, Melody):
         return item
     if not hasattr(item, "instruments"):
-        raise Misuse(f"a melody is a pretty_midi.PrettyMIDI, not a {type(item).__name__}")
+        raise UsageError(f"a melody is a pretty_midi.PrettyMIDI, not a {type(item).__name__}")
     return _longest(score_of(item))
 
 
@@ -244,10 +246,10 @@ def modality_of(model: Model) -> Melodies:
     """The data type of a model of melodies.
 
     Raises:
-        Misuse: the model is of another.
+        UsageError: the model is of another.
     """
     if not isinstance(model.modality, Melodies):
-        raise Misuse(
+        raise UsageError(
             f"model {model.recipe.name!r} is of data type {model.recipe.modality.name!r}, and "
             f"'ae music' needs one of melodies"
         )

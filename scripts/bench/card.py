@@ -91,7 +91,7 @@ def equality(device: str, small: bool) -> dict[str, Any]:
 
 def train(name: str, device: str, small: bool) -> list[dict[str, Any]]:
     """Trains a recipe in every way; a row each, with `failed` where something is wrong."""
-    from ae_toolkit.errors import said
+    from ae_toolkit.errors import describe_error
 
     rows = []
     for precision, compiled in SMALL_WAYS.get(name, WAYS[:1]) if small else WAYS:
@@ -100,7 +100,7 @@ def train(name: str, device: str, small: bool) -> list[dict[str, Any]]:
         try:
             row |= measured({**settings_of(name, small), **how}, name, device)
         except Exception as error:  # whatever one way does, the others are tried
-            row["failed"] = f"{name}, {precision}, compile={compiled}: {said(error)}"
+            row["failed"] = f"{name}, {precision}, compile={compiled}: {describe_error(error)}"
         rows.append(row)
     return rows
 

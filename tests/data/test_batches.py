@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from ae_toolkit import Examples, Failure
+from ae_toolkit import Examples, RunError
 from ae_toolkit.data import batches, examples
 from ae_toolkit.data.batches import Batches
 from ae_toolkit.data.columns import Groups, Runs, Stored
@@ -195,7 +195,7 @@ def test_a_file_that_goes_away_is_one_sentence(how: str, tmp_path: Path, tiny: N
         else:
             os.truncate(path, 0 if how == "emptied" else path.stat().st_size // 2)
         sentence = "was removed" if how == "removed" else "is damaged or was cut"
-        with pytest.raises(Failure, match=sentence) as caught:
+        with pytest.raises(RunError, match=sentence) as caught:
             rows_of(made, range(62))
         assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 

@@ -20,7 +20,7 @@ import pytest
 import torch
 from conftest import Site
 
-from ae_toolkit import Failure, console
+from ae_toolkit import RunError, console
 from ae_toolkit.data import shards, store
 from ae_toolkit.data.columns import Stored
 from ae_toolkit.data.folder import Corpus, read_corpus
@@ -36,7 +36,7 @@ from pathlib import Path
 
 import torch
 
-from ae_toolkit import Example, Failure, Modality
+from ae_toolkit import Example, RunError, Modality
 
 
 class Lines(Modality):
@@ -64,7 +64,7 @@ class Lines(Modality):
             if line == "killed":
                 continue
             if line == "broken":
-                raise Failure(f"{path}: is broken")
+                raise RunError(f"{path}: is broken")
             if line == "wrong":
                 raise ZeroDivisionError("no number")
             print("a parser that talks")
@@ -195,7 +195,7 @@ def test_a_crash_or_hang_skips_its_file(num: int, lines, site, tmp_path: Path, m
     if num == 1:
         anew(monkeypatch, tmp_path / "a folder of crashes only")
         (folder / "killed.lines").unlink()
-        with pytest.raises(Failure, match=r"none of 5 files could be read, the process that read"):
+        with pytest.raises(RunError, match=r"none of 5 files could be read, the process that read"):
             read_corpus([folder], lines())
 
 
@@ -364,7 +364,7 @@ def test_a_damaged_shard_of_a_large_cache_is_noticed_when_it_is_used(
     damaged = read_corpus([folder], lines(), processes=1).examples
     assert torch.equal(damaged.at(range(3)).y, y[:3])
     for _ in range(2):
-        with pytest.raises(Failure, match=r"y.npy: is damaged or was cut .* is made anew"):
+        with pytest.raises(RunError, match=r"y.npy: is damaged or was cut .* is made anew"):
             damaged.at(range(len(y) - 2, len(y)))
     again = read_corpus([folder], lines(), processes=1).examples
     assert torch.equal(again.at(range(len(y))).y, y)
@@ -379,7 +379,7 @@ def test_a_cache_that_goes_away_in_use_is_one_sentence(lines, tmp_path: Path, mo
 
     anew(monkeypatch, tmp_path / "cache")
     monkeypatch.setattr(store, "_fill", harmed)
-    with pytest.raises(Failure, match="was removed or damaged while it was in use: run it again"):
+    with pytest.raises(RunError, match="was removed or damaged while it was in use: run it again"):
         read_corpus([folder_of(tmp_path, {})], lines(), processes=1)
 
 
@@ -404,7 +404,7 @@ def test_where_no_other_process_can_begin_this_one_goes_on(
 def test_a_defect_in_reading_is_said(lines, tmp_path: Path, monkeypatch) -> None:
     anew(monkeypatch, tmp_path / "cache")
     monkeypatch.setattr(shards._Rows, "save", lambda self, folder: [][1])
-    with pytest.raises(Failure, match="IndexError: list index out of range"):
+    with pytest.raises(RunError, match="IndexError: list index out of range"):
         read_corpus([folder_of(tmp_path, {})], lines())
 
 
@@ -431,7 +431,7 @@ def test_tensors_of_several_kinds_are_refused(lines, tmp_path: Path) -> None:
 
     folder = folder_of(tmp_path, {})
     for num in (1, 2):
-        with pytest.raises(Failure, match="must make tensors of one dtype, with the same labels"):
+        with pytest.raises(RunError, match="must make tensors of one dtype, with the same labels"):
             read_corpus([folder], lines_module.Kinds(), processes=num)
 
 
@@ -442,7 +442,7 @@ def test_full_disk_is_one_sentence(lines, tmp_path: Path, monkeypatch) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(shards.np, "save", full)
-    with pytest.raises(Failure, match="cannot be written, No space left on device"):
+    with pytest.raises(RunError, match="cannot be written, No space left on device"):
         read_corpus([folder_of(tmp_path, {})], lines(), processes=1)
 
 
@@ -476,7 +476,7 @@ def test_no_copy_of_this_process_waits_for_a_screen_that_nobody_draws(monkeypatc
     def talk() -> None:
         signal.alarm(10)
         with screen._lock, screen.console._lock:
-            console.tell("a sentence")
+            console.log("a sentence")
 
     def draw() -> None:
         with screen._lock:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import ROOT, small
 
-from ae_toolkit import Misuse, fit, registry
+from ae_toolkit import UsageError, fit, registry
 from ae_toolkit.contracts import Callback
 
 
@@ -107,6 +107,6 @@ def test_the_page_on_training_shows_a_callback_that_works(tmp_path: Path, capsys
 
 
 def test_unknown_callbacks_are_refused_before_anything_is_written(tmp_path: Path) -> None:
-    with pytest.raises(Misuse, match="no callback 'nothing'"):
+    with pytest.raises(UsageError, match="no callback 'nothing'"):
         fit(small(), tmp_path / "r", progress=False, callbacks=["nothing"])
     assert not (tmp_path / "r").exists()

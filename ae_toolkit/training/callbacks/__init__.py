@@ -11,21 +11,21 @@ from typing import Any
 
 from ae_toolkit import registry
 from ae_toolkit.contracts import Callback
-from ae_toolkit.errors import blaming
+from ae_toolkit.errors import wrap_plugin_errors
 
 
 def make_callbacks(chosen: Iterable[Callback | str]) -> list[Callback]:
     """Makes the callbacks that are chosen by name.
 
     Raises:
-        Misuse: there is no callback of a name.
-        Failure: the class of one raises.
+        UsageError: there is no callback of a name.
+        RunError: the class of one raises.
     """
     made: list[Callback] = []
     for callback in chosen:
         if isinstance(callback, str):
             factory = registry.callbacks.get(callback)
-            with blaming(f"{registry.callbacks.describe(factory)} raises"):
+            with wrap_plugin_errors(f"{registry.callbacks.describe(factory)} raises"):
                 callback = factory()
         made.append(callback)
     return made

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ae_toolkit.console import tell
+from ae_toolkit.console import log
 from ae_toolkit.contracts import Callback, Terms
 from ae_toolkit.randomness import Source
 
@@ -40,7 +40,7 @@ class CollapseWarning(Callback):
             return
         progress = training.step / training.setup.schedule.steps
         if warning := self.look(seen.rates, distortion=seen.terms["distortion"], progress=progress):
-            tell(warning)
+            log(warning)
 
     def look(self, rates: list[float], *, distortion: float, progress: float) -> str:
         """Returns what is to be said after a validation; mostly nothing.

@@ -11,7 +11,7 @@ import torch
 from ae_toolkit.autoencoder import Autoencoder
 from ae_toolkit.contracts import Callback, label_row
 from ae_toolkit.data.examples import Examples
-from ae_toolkit.errors import Failure, said
+from ae_toolkit.errors import RunError, describe_error
 from ae_toolkit.files import replacing
 from ae_toolkit.modality import Modality
 from ae_toolkit.randomness import Source
@@ -49,7 +49,7 @@ def draw(model: Autoencoder, modality: Modality, examples: Examples, path: Path)
     """Writes a figure of originals, reconstructions and samples.
 
     Raises:
-        Failure: it cannot be drawn or written.
+        RunError: it cannot be drawn or written.
     """
     device = next(model.parameters()).device
     num = min(MAX_EXAMPLES, len(examples))
@@ -75,4 +75,4 @@ def draw(model: Autoencoder, modality: Modality, examples: Examples, path: Path)
         with replacing(path) as temporary:
             modality.figure(rows, temporary)
     except Exception as error:  # whatever a plugin's drawing may raise
-        raise Failure(f"{path.name}: no figure, {said(error)}") from error
+        raise RunError(f"{path.name}: no figure, {describe_error(error)}") from error

@@ -10,9 +10,9 @@ import os
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
-from ae_toolkit.console import tell
+from ae_toolkit.console import log
 from ae_toolkit.contracts import Callback
-from ae_toolkit.errors import Failure
+from ae_toolkit.errors import RunError
 from ae_toolkit.files import replacing
 from ae_toolkit.training.state import Training
 
@@ -48,9 +48,9 @@ class Profiler(Callback):
             try:
                 with replacing(path) as temporary:
                     recorder.export_chrome_trace(str(temporary))
-            except Failure as error:
-                tell(f"--profile: {error}")
-            tell(f"{path}: {table(recorder, device, num_steps=self.passed - PASSED - WARM)}")
+            except RunError as error:
+                log(f"--profile: {error}")
+            log(f"{path}: {table(recorder, device, num_steps=self.passed - PASSED - WARM)}")
 
         when = schedule(wait=PASSED, warmup=WARM, active=RECORDED, repeat=1)
         self.recorder = profile(
@@ -72,7 +72,7 @@ class Profiler(Callback):
         self.recorder.stop()
         if not self.is_done:
             few = PASSED + WARM
-            tell(f"--profile: nothing was recorded, the training has {few} steps or fewer")
+            log(f"--profile: nothing was recorded, the training has {few} steps or fewer")
 
 
 def table(recorder: profile, device: torch.device, *, num_steps: int) -> str:

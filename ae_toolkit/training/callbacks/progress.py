@@ -22,7 +22,7 @@ class Progress(Callback):
 
     def on_start(self, training: Training) -> None:
         setup = training.setup
-        self.bar.tell(
+        self.bar.log(
             f"{setup.recipe.name}: {setup.model.num_parameters():,} parameters, "
             f"{len(setup.examples):,} examples, {setup.train.epochs:g} epochs, "
             f"{setup.schedule.steps:,} steps, {setup.engine}"
@@ -44,7 +44,7 @@ class Progress(Callback):
         assert report is not None
         seen = report.validation.terms if report.validation else None
         epochs = f"epoch {report.epoch:.4g}/{training.setup.train.epochs:g}"
-        self.bar.tell(f"{epochs}: {losses_in_words(report.train, seen)}")
+        self.bar.log(f"{epochs}: {losses_in_words(report.train, seen)}")
 
 
 def terms_in_words(row: Iterable[float]) -> str:

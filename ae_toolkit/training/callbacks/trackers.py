@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from ae_toolkit import registry
-from ae_toolkit.console import tell
+from ae_toolkit.console import log
 from ae_toolkit.contracts import Callback, Tracker
-from ae_toolkit.errors import Misuse, blaming, said
+from ae_toolkit.errors import UsageError, describe_error, wrap_plugin_errors
 from ae_toolkit.training.callbacks.figures import figure_path
 from ae_toolkit.training.state import Training
 
@@ -36,15 +36,15 @@ class Trackers(Callback):
         settings: of the recipe, for the record.
 
     Raises:
-        Misuse: there is no such tracker, or what it needs is not installed.
-        Failure: its class raises something else.
+        UsageError: there is no such tracker, or what it needs is not installed.
+        RunError: its class raises something else.
     """
 
     def __init__(self, names: Iterable[str], *, run: Path, settings: Mapping[str, Any]):
         self.open: dict[str, Tracker] = {}
         for name in dict.fromkeys(names):
             make = registry.trackers.get(name)
-            with blaming(f"{registry.trackers.describe(make)} raises"):
+            with wrap_plugin_errors(f"{registry.trackers.describe(make)} raises"):
                 self.open[name] = make(run=run, settings=settings)
 
     def on_validation(self, training: Training) -> None:
@@ -78,7 +78,9 @@ class Trackers(Callback):
                 getattr(tracker, method)(*arguments)
             except Exception as error:  # a network, a full disk, a stranger's code
                 del self.open[name]
-                tell(f"{name} fails and is told nothing more of this training: {said(error)}")
+                log(
+                    f"{name} fails and is told nothing more of this training: {describe_error(error)}"
+                )
 
 
 class TensorBoard:
@@ -132,7 +134,7 @@ class WandB:
             raise missing("wandb") from None
         online = os.environ.get("WANDB_MODE", "online") == "online"
         if online and not wandb.login(prompt=False, verify=False):
-            raise Misuse(
+            raise UsageError(
                 "tracker 'wandb': nobody is logged in; call 'wandb login', or set "
                 "WANDB_MODE=offline and upload later by 'wandb sync'"
             )
@@ -168,13 +170,13 @@ class WandB:
                 ),
             )
             if self.run.url:
-                tell(f"wandb: {self.run.url}")
+                log(f"wandb: {self.run.url}")
         return self.run
 
 
-def missing(extra: str) -> Misuse:
+def missing(extra: str) -> UsageError:
     """What is said of a tracker whose extra is not installed."""
-    return Misuse(
+    return UsageError(
         f"tracker {extra!r} needs a package that is not installed: "
         f"pip install 'ae-toolkit[{extra}]'"
     )

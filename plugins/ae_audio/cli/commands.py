@@ -20,7 +20,7 @@ from ae_audio.cli.inputs import (
     write,
     write_each,
 )
-from ae_toolkit import Misuse
+from ae_toolkit import UsageError
 from ae_toolkit.cli.options import (
     FiniteRange,
     device_option,
@@ -195,7 +195,7 @@ def sample(
     numbers = [parse_pitch(text) for text in pitches]
     for number in numbers:
         if within(number) != number:
-            raise Misuse(
+            raise UsageError(
                 f"{pitch_name(number)} is beyond what models of notes know, "
                 f"{pitch_name(MIN_PITCH)} to {pitch_name(MAX_PITCH)}"
             )
@@ -241,7 +241,7 @@ def play_with(
     """
     check_endings(out, None)
     from ae_audio.latent.song import moved, read_melody, sing
-    from ae_toolkit.console import tell
+    from ae_toolkit.console import log
 
     tones = read_melody(melody)
     ends = [open_note(find_sound(path)) for path in (a, b)]
@@ -250,7 +250,7 @@ def play_with(
     song = sing(loaded, tones, codes[0].lerp(codes[1], mix))
     write([song], out)
     if num := moved(tones):
-        tell(f"{melody}: {num} notes are sung in another octave than written")
+        log(f"{melody}: {num} notes are sung in another octave than written")
     announce(
         f"{out}: {len(tones)} notes, {song.seconds:.1f} s, {1 - mix:.0%} {ends[0].name} and "
         f"{mix:.0%} {ends[1].name}"
@@ -280,7 +280,9 @@ def denoise(
     found.choose_places(out, png, default="clean")
     loaded = load_notes(model, device)
     if not loaded.autoencoder.any_size:
-        raise Misuse(f"model {model!r} takes notes of one length; use one such as 'note-denoise'")
+        raise UsageError(
+            f"model {model!r} takes notes of one length; use one such as 'note-denoise'"
+        )
     from ae_audio.corruptions import clean
 
     for file, original in found:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ae_audio import SUFFIXES
-from ae_toolkit import Misuse
+from ae_toolkit import UsageError
 from ae_toolkit.cli.options import (
     FIGURE_ENDINGS,
     need_ending,
@@ -18,7 +18,7 @@ from ae_toolkit.cli.options import (
     overwrite_option,
     report_skipped,
 )
-from ae_toolkit.errors import choose
+from ae_toolkit.errors import did_you_mean
 from ae_toolkit.files import check_output, safe_names, take_default
 
 if TYPE_CHECKING:
@@ -59,14 +59,14 @@ def load_notes(model: str, device: str) -> Model:
     """Loads a model of notes.
 
     Raises:
-        Misuse: it is one of something else.
+        UsageError: it is one of something else.
     """
     from ae_audio.modality import Notes
     from ae_toolkit import load
 
     loaded = load(model, device=device)
     if not isinstance(loaded.modality, Notes):
-        raise Misuse(f"model {model!r} is one of {loaded.recipe.modality.name!r}, not of notes")
+        raise UsageError(f"model {model!r} is one of {loaded.recipe.modality.name!r}, not of notes")
     return loaded
 
 
@@ -74,11 +74,11 @@ def load_timbres(model: str, device: str) -> Model:
     """Loads a model of notes that is told the pitch.
 
     Raises:
-        Misuse: it is another.
+        UsageError: it is another.
     """
     loaded = load_notes(model, device)
     if loaded.recipe.condition != ("pitch",):
-        raise Misuse(f"model {model!r} is not told the pitch; use one such as 'note-timbre'")
+        raise UsageError(f"model {model!r} is not told the pitch; use one such as 'note-timbre'")
     return loaded
 
 
@@ -97,7 +97,7 @@ class Sounds:
         place_of: where the result of a file goes, once `choose_places` was called.
 
     Raises:
-        Misuse: there is no such file or name, or no sound in a folder.
+        UsageError: there is no such file or name, or no sound in a folder.
     """
 
     def __init__(self, paths: Sequence[Path], read: Callable[[Path], Sound]):
@@ -113,7 +113,7 @@ class Sounds:
         """Yields files and sounds.
 
         Raises:
-            Failure: the only one, or every one of them, is broken.
+            RunError: the only one, or every one of them, is broken.
         """
         from ae_toolkit.data.folder import read_each
 
@@ -125,7 +125,7 @@ class Sounds:
         A sound that was named twice counts once.
 
         Raises:
-            Misuse: `out` is not what it should be, names another format, or has a file in it that
+            UsageError: `out` is not what it should be, names another format, or has a file in it that
                 nobody asked to replace.
         """
         if out is None:
@@ -136,9 +136,9 @@ class Sounds:
             self.place_of = {self.files[0]: out}
             return
         if out.suffix.lower() in SUFFIXES or out.is_file():
-            raise Misuse(f"{out}: of several sounds, -o is the folder for the results")
+            raise UsageError(f"{out}: of several sounds, -o is the folder for the results")
         if png:
-            raise Misuse(f"{png}: --png draws one sound; draw several with 'ae audio figure'")
+            raise UsageError(f"{png}: --png draws one sound; draw several with 'ae audio figure'")
         self.files = list(dict.fromkeys(self.files))
         names = safe_names([file.stem for file in self.files])
         places = [out / f"{name}.wav" for name in names]
@@ -155,15 +155,15 @@ def open_sound(path: Path) -> Sound:
     """Reads a file; says what a listener should know of it.
 
     Raises:
-        Misuse: there is no such file.
-        Failure: it is no sound that could be a note.
+        UsageError: there is no such file.
+        RunError: it is no sound that could be a note.
     """
     from ae_audio.dsp.sound import read_sound
-    from ae_toolkit.console import tell
+    from ae_toolkit.console import log
 
     sound = read_sound(path)
     if sound.clipped > 0.001:
-        tell(
+        log(
             f"{path}: is clipped, {sound.clipped:.1%} of its samples are at full scale; it was "
             f"recorded too loud, and what is made of it will sound harsh"
         )
@@ -174,12 +174,12 @@ def open_note(path: Path) -> Sound:
     """Reads a sound as `open_sound` does, and says where it has no pitch."""
     from ae_audio.dsp.pitch import pitch_name
     from ae_audio.modality import note_of
-    from ae_toolkit.console import tell
+    from ae_toolkit.console import log
 
     sound = open_sound(path)
     note = note_of(sound)
     if note.clarity < MIN_CLARITY:
-        tell(f"{path}: no clear pitch is heard in it; it is taken for {pitch_name(note.pitch)}")
+        log(f"{path}: no clear pitch is heard in it; it is taken for {pitch_name(note.pitch)}")
     return sound
 
 
@@ -187,13 +187,15 @@ def find_sound(path: Path) -> Path:
     """A path as it is, or where nothing lies there the note that ships under a name like `flute`.
 
     Raises:
-        Misuse: there is neither.
+        UsageError: there is neither.
     """
     if path.exists() or path.suffix:
         return path
     known = sample_names()
     if str(path) not in known:
-        raise Misuse(f"{path}: is neither a file nor a note that ships: {choose(str(path), known)}")
+        raise UsageError(
+            f"{path}: is neither a file nor a note that ships: {did_you_mean(str(path), known)}"
+        )
     with as_file(files("ae_audio") / "samples" / f"{path}.flac") as shipped:
         return shipped
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ae_audio.dsp.spectrum import RATE
-from ae_toolkit import Misuse
+from ae_toolkit import UsageError
 
 MIN_HERTZ, MAX_HERTZ = 30.0, 2500.0  #: hertz
 WINDOW_SAMPLES, HOP_SAMPLES = 2048, 1024
@@ -83,18 +83,18 @@ def parse_pitch(text: str) -> int:
     """Reads A4, c#3, Bb2 or a MIDI number, 60 being C4.
 
     Raises:
-        Misuse: it is none of them.
+        UsageError: it is none of them.
     """
     if text.isdecimal() and int(text) < 128:
         return int(text)
     match = re.fullmatch(r"([A-Ga-g])([#b]?)(-?\d)", text)
     if match is None:
-        raise Misuse(f"{text!r} is no pitch: write A4, C#3, Bb2, or a MIDI number such as 60")
+        raise UsageError(f"{text!r} is no pitch: write A4, C#3, Bb2, or a MIDI number such as 60")
     letter, accidental, octave = match.groups()
     step = PITCH_NAMES.index(letter.upper()) + {"": 0, "#": 1, "b": -1}[accidental]
     number = 12 * (int(octave) + 1) + step
     if not 0 <= number < 128:
-        raise Misuse(f"{text!r} is beyond the keyboard, which goes from C-1 to G9")
+        raise UsageError(f"{text!r} is beyond the keyboard, which goes from C-1 to G9")
     return number
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torchaudio.functional import resample
 
 from ae_audio import SUFFIXES
-from ae_toolkit import Failure, Misuse
+from ae_toolkit import RunError, UsageError
 from ae_toolkit.cli.options import need_ending
 from ae_toolkit.files import SIGNATURE, check_input
 
@@ -96,24 +96,24 @@ def read_sound(path: Path | str) -> Sound:
     """Reads a WAV, FLAC or Ogg file of any rate; several channels become one.
 
     Raises:
-        Misuse: there is no such file.
-        Failure: it is no sound, or none that could be a note; the sentence says why.
+        UsageError: there is no such file.
+        RunError: it is no sound, or none that could be a note; the sentence says why.
     """
     path = Path(path)
     check_input(path)
     if path.suffix.lower() not in SUFFIXES:
-        raise Misuse(f"{path}: sounds are read from files that end in {', '.join(SUFFIXES)}")
+        raise UsageError(f"{path}: sounds are read from files that end in {', '.join(SUFFIXES)}")
     try:
         with path.open("rb") as opened, soundfile.SoundFile(opened) as file:
             _check_header(file, where=f"{path}: ")
             sound = Sound(_read_mono(file), file.samplerate, path.stem)
     except OSError as error:
-        raise Failure(f"{path}: cannot be read, {error.strerror or error}") from None
+        raise RunError(f"{path}: cannot be read, {error.strerror or error}") from None
     except (soundfile.LibsndfileError, RuntimeError) as error:
-        if isinstance(error, Failure):
+        if isinstance(error, RunError):
             raise
         reason = getattr(error, "error_string", str(error)).rstrip(".")
-        raise Failure(f"{path}: is no sound file that can be read ({reason})") from error
+        raise RunError(f"{path}: is no sound file that can be read ({reason})") from error
     return check_sound(sound, where=str(path))
 
 
@@ -121,20 +121,20 @@ def check_sound(sound: Sound, *, where: str = "") -> Sound:
     """Returns a sound that can be a note.
 
     Raises:
-        Failure: it is silent, too loud, too short, or has samples that are no finite numbers.
+        RunError: it is silent, too loud, too short, or has samples that are no finite numbers.
     """
     where = f"{where or sound.name or 'a sound'}: "
     if bad := int((~torch.isfinite(sound.samples)).sum()):
-        raise Failure(f"{where}{bad} of its {len(sound.samples)} samples are not finite numbers")
+        raise RunError(f"{where}{bad} of its {len(sound.samples)} samples are not finite numbers")
     if sound.seconds < MIN_SECONDS:
-        raise Failure(
+        raise RunError(
             f"{where}holds {len(sound.samples)} samples, and a note at least "
             f"{1000 * MIN_SECONDS:.0f} milliseconds"
         )
     if sound.peak < SILENT_PEAK:
-        raise Failure(f"{where}is silent")
+        raise RunError(f"{where}is silent")
     if sound.peak > MAX_PEAK:
-        raise Failure(
+        raise RunError(
             f"{where}its samples reach {sound.peak:.2g}, and full scale is 1; divide them by that"
         )
     return sound
@@ -144,7 +144,7 @@ def write_sounds(sounds: Sequence[Sound], path: Path | str) -> None:
     """Writes sounds one after the other, at the first one's rate; what is too loud is turned down.
 
     Raises:
-        Misuse: the name ends in none of the endings that are written.
+        UsageError: the name ends in none of the endings that are written.
     """
     path = Path(path)
     need_ending(path, SUFFIXES)
@@ -166,21 +166,21 @@ def _check_header(file: soundfile.SoundFile, *, where: str) -> None:
     """Refuses by what a file promises, before any of it is decoded.
 
     Raises:
-        Failure: it is no sound, or too long for a note.
+        RunError: it is no sound, or too long for a note.
     """
     rate, seconds = file.samplerate, file.frames / file.samplerate
     if not MIN_RATE <= rate <= MAX_RATE:
-        raise Failure(
+        raise RunError(
             f"{where}has {rate:,} samples a second, and sounds of {MIN_RATE:,} to {MAX_RATE:,} "
             f"are read; convert it to another rate first"
         )
     if seconds > MAX_SECONDS:
-        raise Failure(
+        raise RunError(
             f"{where}lasts {_duration(seconds)}, and a note at most {MAX_SECONDS:.0f} seconds; "
             f"cut out the one that you mean"
         )
     if file.frames * file.channels > MAX_SAMPLES:
-        raise Failure(
+        raise RunError(
             f"{where}holds {file.frames * file.channels / 1e6:,.0f} million samples in "
             f"{file.channels} channels, and at most {MAX_SAMPLES / 1e6:.0f} million are read; "
             f"convert it to mono first"

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from ae_audio.dsp import spectrum
 from ae_audio.dsp.sound import TARGET_PEAK, Sound
-from ae_toolkit import Failure
+from ae_toolkit import RunError
 from ae_toolkit.console import track
-from ae_toolkit.errors import said
+from ae_toolkit.errors import describe_error
 from ae_toolkit.files import check_input
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ def read_melody(path: Path) -> list[Tone]:
     """The notes of a MIDI file, drums left out.
 
     Raises:
-        Misuse: there is no such file.
-        Failure: it is no MIDI file, holds no notes, or is too large or too long.
+        UsageError: there is no such file.
+        RunError: it is no MIDI file, holds no notes, or is too large or too long.
     """
     import pretty_midi
 
@@ -55,7 +55,9 @@ def read_melody(path: Path) -> list[Tone]:
             warnings.simplefilter("ignore")  # about meters in odd tracks, which are not sung
             midi = pretty_midi.PrettyMIDI(str(path))
     except Exception as error:  # the reader raises half a dozen kinds for a file that is none
-        raise Failure(f"{path}: is no MIDI file that can be read ({said(error)})") from error
+        raise RunError(
+            f"{path}: is no MIDI file that can be read ({describe_error(error)})"
+        ) from error
     tones = [
         Tone(note.start, note.end, note.pitch, note.velocity / 127)
         for instrument in midi.instruments
@@ -64,10 +66,10 @@ def read_melody(path: Path) -> list[Tone]:
     ]
     if not tones:
         drums = " but drums" if any(i.is_drum and i.notes for i in midi.instruments) else ""
-        raise Failure(f"{path}: holds no notes{drums}")
+        raise RunError(f"{path}: holds no notes{drums}")
     length = max(tone.end for tone in tones)
     if length > 60 * MAX_MINUTES:
-        raise Failure(f"{path}: lasts {length / 60:.0f} minutes, and a song at most {MAX_MINUTES}")
+        raise RunError(f"{path}: lasts {length / 60:.0f} minutes, and a song at most {MAX_MINUTES}")
     return sorted(tones)
 
 

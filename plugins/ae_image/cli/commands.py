@@ -19,7 +19,7 @@ from ae_image.cli.inputs import (
     read_pictures,
 )
 from ae_image.cli.restoring import denoise, label_option, photo_option, reconstruct, upscale
-from ae_toolkit import Failure, Misuse
+from ae_toolkit import RunError, UsageError
 from ae_toolkit.cli.options import (
     FiniteRange,
     device_option,
@@ -87,7 +87,7 @@ def grid(
       ae image grid --model mnist-vae --through 3.png 5.png 8.png
     """
     if axes and through:
-        raise Misuse("--axes and --through exclude each other")
+        raise UsageError("--axes and --through exclude each other")
     loaded = load_image_model(model, device)
 
     import torch
@@ -125,7 +125,7 @@ def grid(
 def _most_active(model: Model, condition: dict[str, float]) -> tuple[int, int]:
     """The two axes of the prior that a grid varies."""
     if model.z_dim < 2:
-        raise Misuse("a grid needs at least two latents, and this model has one")
+        raise UsageError("a grid needs at least two latents, and this model has one")
     if model.z_dim == 2:
         return 0, 1
     first, second = _by_activity(model, condition)[:2]
@@ -165,7 +165,7 @@ def scatter(model: str, out: Path, data: str | None, num: int, as_json: bool, de
 
     examples = _labelled(loaded, data)
     if not examples.labels:
-        raise Misuse(f"data set {data or loaded.recipe.data.name!r} has no labels to colour by")
+        raise UsageError(f"data set {data or loaded.recipe.data.name!r} has no labels to colour by")
     name, classes = next(iter(examples.labels.items()))
     examples, classes = examples.select(range(min(num, len(examples)))), classes[:num]
 
@@ -198,7 +198,7 @@ def _labelled(model: Model, data: str | None) -> Examples:
 
     try:
         return load_data(model.recipe, model.modality, "test")
-    except Failure as error:
+    except RunError as error:
         if model.recipe.data.name != "mnist":
             raise
         print(f"{error}; taking mnist-sample", file=sys.stderr)
@@ -303,7 +303,7 @@ def interpolate(
     from ae_image.figures import animate, rows_figure, save_figure
 
     if gif and out.suffix.lower() == ".gif":
-        raise Misuse(f"{out}: the strip is a still picture, and the animation goes beside it")
+        raise UsageError(f"{out}: the strip is a still picture, and the animation goes beside it")
     condition = labels_of(loaded, labels)
     need_condition(loaded, condition)
     ends = [
@@ -401,7 +401,7 @@ def lesson(out: Path, quick: bool, seed: int, device: str) -> None:
       ae image lesson --quick
     """
     if out.suffix.lower() not in (".html", ".htm"):
-        raise Misuse(f"{out}: choose a name that ends in .html")
+        raise UsageError(f"{out}: choose a name that ends in .html")
 
     from ae_image.cli.lesson import Lesson, write_page
     from ae_toolkit.files import writing
@@ -417,9 +417,9 @@ def _axes(text: str, model: Model) -> list[int]:
     try:
         axes = [int(word) for word in text.split(",")]
     except ValueError:
-        raise Misuse(f"--axes takes numbers such as 0,5,7, not {text!r}") from None
+        raise UsageError(f"--axes takes numbers such as 0,5,7, not {text!r}") from None
     if wrong := [axis for axis in axes if not 0 <= axis < model.z_dim]:
-        raise Misuse(f"--axes: there is no axis {wrong[0]}, only 0 to {model.z_dim - 1}")
+        raise UsageError(f"--axes: there is no axis {wrong[0]}, only 0 to {model.z_dim - 1}")
     return axes
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ae_toolkit import Misuse
+from ae_toolkit import UsageError
 from ae_toolkit.cli.options import parse_labels
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def load_image_model(name: str, device: str) -> Model:
 
     model = load(name, device=device)
     if not isinstance(model.modality, Image):
-        raise Misuse(
+        raise UsageError(
             f"model {name!r} is of data type {model.recipe.modality.name!r}, and 'ae image' needs "
             f"one of pictures"
         )
@@ -67,7 +67,7 @@ def labels_of(model: Model, pairs: Sequence[str]) -> dict[str, float]:
     """Reads `--label digit=7`; for a model of one condition, `--label 7` will do."""
     own = model.recipe.condition
     if pairs and not own:
-        raise Misuse(f"model {model.recipe.name!r} takes no label: it was trained without")
+        raise UsageError(f"model {model.recipe.name!r} takes no label: it was trained without")
     if len(own) == 1:
         pairs = [pair if "=" in pair else f"{own[0]}={pair}" for pair in pairs]
     return parse_labels(pairs)
@@ -87,14 +87,14 @@ def as_input(
         name: of the picture.
     """
     from ae_image.digits import as_digit, doubts_of_form, is_form
-    from ae_toolkit.console import tell
+    from ae_toolkit.console import log
 
     if photo == "no" or (photo == "auto" and not of_digits(model)) or model.modality.shape[0] != 1:
         return picture, None, []
     framed = None if photo == "auto" and is_form(picture) else as_digit(picture)
     doubts = framed.doubts if framed else doubts_of_form(picture)
     for doubt in doubts:
-        tell(f"{name}: {doubt}")
+        log(f"{name}: {doubt}")
     return framed.steps["centred"] if framed else picture, framed, doubts
 
 
@@ -104,18 +104,18 @@ def of_digits(model: Model) -> bool:
 
 
 def need_condition(model: Model, labels: dict[str, Any]) -> None:
-    """Raises Misuse where a conditional model was not told its condition."""
+    """Raises UsageError where a conditional model was not told its condition."""
     for name in model.recipe.condition:
         if name not in labels:
-            raise Misuse(
+            raise UsageError(
                 f"model {model.recipe.name!r} must be told the {name}: add --label {name}=…"
             )
 
 
 def need_input(model: Model, corruption: str, verb: str) -> None:
-    """Raises Misuse where a model was not trained to undo a corruption of that kind."""
+    """Raises UsageError where a model was not trained to undo a corruption of that kind."""
     if model.recipe.corruption.name != corruption:
-        raise Misuse(
+        raise UsageError(
             f"model {model.recipe.name!r} was not trained to {verb}: its corruption is "
             f"{model.recipe.corruption.name!r}, not {corruption!r}"
         )

@@ -25,7 +25,7 @@ from torch import Tensor
 from ae_image.cli.inputs import data_of, load_image_model
 from ae_image.figures import STYLE, grid_figure, rows_figure, scatter_figure
 from ae_image.pixels import Picture
-from ae_toolkit import Examples, Failure, Model
+from ae_toolkit import Examples, Model, RunError
 from ae_toolkit.console import Bar
 from ae_toolkit.data.examples import Split
 from ae_toolkit.figures import DPI
@@ -81,7 +81,7 @@ class Lesson:
         model = self.model("mnist-2d")
         try:
             examples = data_of(model, "mnist", split)
-        except Failure:
+        except RunError:
             examples = data_of(model, "mnist-sample", split)
         return examples.select(range(min(num, len(examples))))
 

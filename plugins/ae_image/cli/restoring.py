@@ -19,7 +19,7 @@ from ae_image.cli.inputs import (
     of_digits,
     sample_pictures,
 )
-from ae_toolkit import Failure, Misuse
+from ae_toolkit import RunError, UsageError
 from ae_toolkit.cli.options import (
     device_option,
     model_option,
@@ -105,11 +105,11 @@ def reconstruct(
     condition = labels_of(loaded, labels)
     need_condition(loaded, condition)
     if loaded.autoencoder.in_shape != loaded.autoencoder.shape:
-        raise Misuse(f"model {model!r} enlarges what it is given: use 'ae image upscale'")
+        raise UsageError(f"model {model!r} enlarges what it is given: use 'ae image upscale'")
     skipped: list[Skipped] = []
     found = list_files(files, loaded.modality)
     if len(found) > MAX_ON_SHEET:
-        raise Misuse(
+        raise UsageError(
             f"{len(found)} pictures are too many for one sheet, which holds {MAX_ON_SHEET}; "
             f"'ae reconstruct' writes each into a file"
         )
@@ -287,7 +287,7 @@ def _restore(
         invert: as in `restore`.
         done: what the result is said to be.
     """
-    from ae_toolkit.console import tell
+    from ae_toolkit.console import log
     from ae_toolkit.data.folder import list_files, read_each
     from ae_toolkit.files import check_output, safe_names, writing
 
@@ -310,7 +310,7 @@ def _restore(
     for file, before in read_each(found, partial(_read, model=model, factor=factor), skipped):
         after, is_known = _restored(model, before, invert)
         if not is_known:
-            tell(
+            log(
                 f"{file}: does not look like what {model.recipe.name!r} was trained on "
                 f"({model.recipe.data.name}): its result shows things that are not there"
             )
@@ -358,22 +358,22 @@ def _folder(out: Path, figure: Path | None, model: Model) -> Path:
     """The folder for several results: OUT, or its default without the ending.
 
     Raises:
-        Misuse: OUT or a figure is named as for one picture.
+        UsageError: OUT or a figure is named as for one picture.
     """
     if figure is not None:
-        raise Misuse("--figure draws one picture: leave it out, or name one file")
+        raise UsageError("--figure draws one picture: leave it out, or name one file")
     if out.suffix.lower() not in model.modality.suffixes:
         return out
     if click.get_current_context().get_parameter_source("out") is ParameterSource.DEFAULT:
         return out.with_suffix("")
-    raise Misuse(f"{out}: with several pictures, -o names a folder for the results")
+    raise UsageError(f"{out}: with several pictures, -o names a folder for the results")
 
 
 def _read(file: Path, *, model: Model, factor: int = 1) -> Picture:
     """Reads the first picture of a file, in `RGB`, or in `L` where it has no colour.
 
     Raises:
-        Failure: it cannot be read, or so many times as large would be too large.
+        RunError: it cannot be read, or so many times as large would be too large.
     """
     from ae_image.digits import has_colour
     from ae_image.modality import MAX_PIXELS
@@ -382,7 +382,7 @@ def _read(file: Path, *, model: Model, factor: int = 1) -> Picture:
 
     picture = next(each_item(file, model.modality))
     if factor**2 * picture.width * picture.height > MAX_PIXELS:
-        raise Failure(
+        raise RunError(
             f"{file}: {factor} times as large it would have more than {MAX_PIXELS // 1_000_000} "
             f"million pixels; cut it into parts"
         )

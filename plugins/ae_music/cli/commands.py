@@ -27,7 +27,7 @@ from ae_music.cli.options import (
     midi_option,
     parse_meter,
 )
-from ae_toolkit import Failure, Misuse
+from ae_toolkit import RunError, UsageError
 from ae_toolkit.cli.options import (
     FIGURE_ENDINGS,
     FiniteRange,
@@ -110,7 +110,9 @@ def interpolate(
     """
     check_endings(out, wav, png)
     if (a is None) != (b is None):
-        raise Misuse("an interpolation needs two melodies, A and B, or none for two bundled ones")
+        raise UsageError(
+            "an interpolation needs two melodies, A and B, or none for two bundled ones"
+        )
     one, two = (
         read_source(file, track=track, bars=chosen)
         for file, track, chosen in zip(
@@ -202,9 +204,11 @@ def sample(
     """
     check_endings(out, wav, png)
     if like is not None and any(value is not None for value in (bars, meter, temperature)):
-        raise Misuse("--bars, --meter and --temperature are of new melodies; --like has its own")
+        raise UsageError(
+            "--bars, --meter and --temperature are of new melodies; --like has its own"
+        )
     if like is None and spread is not None:
-        raise Misuse("--spread says how far from --like to go, and there is no --like")
+        raise UsageError("--spread says how far from --like to go, and there is no --like")
     near = read_source(like) if like is not None else None
     known, length = parse_meter(meter or "4/4"), bars or 2
 
@@ -336,7 +340,7 @@ def shift(
     for kind in ("syncopation-8th", "syncopation-16th") if both else ():
         amounts[kind] = amounts.get(kind, 0.0) + both
     if not amounts:
-        raise Misuse("say what to shift and how far, such as --density +1; see --help")
+        raise UsageError("say what to shift and how far, such as --density +1; see --help")
     read = _reader(tracks, bars)
 
     from dataclasses import replace
@@ -349,7 +353,7 @@ def shift(
         source = read(file)
         shifted = blend.shift(loaded, source.melody, amounts)
         if not shifted.num_notes:
-            raise Failure(f"{file}: shifted so far, it has no notes; ask for less")
+            raise RunError(f"{file}: shifted so far, it has no notes; ask for less")
         return source, shifted
 
     found = read_each(files, made, out=out)
@@ -502,7 +506,7 @@ def _check_outputs(files: Sequence[Path], out: Path, wav: Path | None, png: Path
 def _reader(tracks: Sequence[str], bars: Sequence[str]) -> Callable[[Path], Source]:
     """What reads the melody of a file, where one is asked for in the same way of each."""
     if len(tracks) > 1 or len(bars) > 1:
-        raise Misuse("--track and --bars are given once, and hold for every file")
+        raise UsageError("--track and --bars are given once, and hold for every file")
     track, chosen = next(iter(tracks), None), next(iter(bars), None)
     return lambda file: read_source(file, track=track, bars=chosen)
 

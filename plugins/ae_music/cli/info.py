@@ -20,8 +20,8 @@ def describe(path: Path, *, track: str | None = None) -> dict[str, Any]:
     """A report on a file.
 
     Raises:
-        Misuse: there is no such file or track.
-        Failure: the file cannot be understood, or has no melody.
+        UsageError: there is no such file or track.
+        RunError: the file cannot be understood, or has no melody.
     """
     score = read_score(path)
     chosen, reason = choose_track(score, track, where=f"{path}: ")

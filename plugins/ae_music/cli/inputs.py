@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from ae_music.cli.options import is_many
-from ae_toolkit import Failure, Misuse
+from ae_toolkit import RunError, UsageError
 from ae_toolkit.files import check_output, printable, safe_names
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ def read_source(path: Path, *, track: str | None = None, bars: str | None = None
         bars: such as `5:7`, counted from 1 through all sections.
 
     Raises:
-        Misuse: there is no such file, track or bar.
-        Failure: there is no melody in it; the sentence says why.
+        UsageError: there is no such file, track or bar.
+        RunError: there is no melody in it; the sentence says why.
     """
     from dataclasses import replace
 
@@ -74,10 +74,10 @@ def read_source(path: Path, *, track: str | None = None, bars: str | None = None
         if last - before > melody.num_bars:
             total = sum(each.num_bars for each in found)
             what = "has" if len(found) == 1 or last > total else "changes meter or tempo within"
-            raise Misuse(f"{where}{what} bars {first}:{min(last, total)}, of {total} in all")
+            raise UsageError(f"{where}{what} bars {first}:{min(last, total)}, of {total} in all")
         melody = melody.bars(first - before, last - before)
         if not melody.num_notes:
-            raise Failure(f"{where}no melody was found, bars {bars} hold no notes")
+            raise RunError(f"{where}no melody was found, bars {bars} hold no notes")
     else:
         longest = max(range(len(found)), key=lambda i: len(found[i]))
         melody = found[longest]
@@ -129,9 +129,9 @@ def read_each(
         ending: of results in a folder.
 
     Raises:
-        Misuse: there is no such file, nothing of the kind in a folder, or a file in the place of a
+        UsageError: there is no such file, nothing of the kind in a folder, or a file in the place of a
             result that nobody asked to replace.
-        Failure: the only file, or every one of them, is broken.
+        RunError: the only file, or every one of them, is broken.
     """
     from ae_music.modality import Melodies
     from ae_toolkit.data import folder
@@ -161,26 +161,26 @@ def _section_of(found: Sequence[Melody], bar: int, where: str) -> tuple[Melody, 
         if bar <= before + melody.num_bars:
             return melody, before
         before += melody.num_bars
-    raise Misuse(f"{where}has {before} bars, and none with the number {bar}")
+    raise UsageError(f"{where}has {before} bars, and none with the number {bar}")
 
 
 def parse_bars(text: str) -> tuple[int, int]:
     """Reads `5:7` or `5`.
 
     Raises:
-        Misuse: it is of another form.
+        UsageError: it is of another form.
     """
     match = re.fullmatch(r"(\d+)(?::(\d+))?", text.strip())
     first, last = (int(n) for n in (match[1], match[2] or match[1])) if match else (0, 0)
     if not 1 <= first <= last:
-        raise Misuse(f"--bars takes first:last, such as 5:7, counted from 1, not {text!r}")
+        raise UsageError(f"--bars takes first:last, such as 5:7, counted from 1, not {text!r}")
     return first, last
 
 
 def for_both(values: Sequence[str], option: str) -> tuple[str | None, str | None]:
     """An option that is given once for A and B alike, or twice."""
     if len(values) > 2:
-        raise Misuse(f"{option} is given once for both files or twice, not {len(values)} times")
+        raise UsageError(f"{option} is given once for both files or twice, not {len(values)} times")
     return (values[0], values[-1]) if values else (None, None)
 
 

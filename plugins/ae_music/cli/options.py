@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ae_toolkit import Misuse
+from ae_toolkit import UsageError
 from ae_toolkit.cli.options import FIGURE_ENDINGS, need_ending, out_option
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def parse_meter(text: str) -> Meter:
     """Reads `6/8`.
 
     Raises:
-        Misuse: models know no such meter.
+        UsageError: models know no such meter.
     """
     from ae_music.grid import ALIKE, METERS, Meter
 
@@ -75,7 +75,7 @@ def parse_meter(text: str) -> Meter:
             return meter
         if meter in ALIKE and meter.steps == ALIKE[meter].steps:
             return ALIKE[meter]
-    raise Misuse(f"--meter {text!r}: choose from {', '.join(map(str, METERS))}")
+    raise UsageError(f"--meter {text!r}: choose from {', '.join(map(str, METERS))}")
 
 
 def is_many(files: Sequence[Path]) -> bool:
@@ -91,12 +91,12 @@ def check_folder(out: Path, *others: Path | None) -> None:
         others: files that are written for a single one only.
 
     Raises:
-        Misuse: `out` looks like a file's name, or one of the others is asked for.
+        UsageError: `out` looks like a file's name, or one of the others is asked for.
     """
     if out.suffix.lower() in (*MIDI_ENDINGS, *SOUND_ENDINGS) or out.is_file():
-        raise Misuse(f"{out}: results of several files go into a folder, name one with -o")
+        raise UsageError(f"{out}: results of several files go into a folder, name one with -o")
     if any(other is not None for other in others):
-        raise Misuse("--wav and --png are for a single file, and there are several")
+        raise UsageError("--wav and --png are for a single file, and there are several")
 
 
 def check_endings(out: Path, wav: Path | None, png: Path | None) -> None:

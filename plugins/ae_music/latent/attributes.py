@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ae_music.grid import FIRST, METERS, MIN_PITCH
 from ae_music.modality import modality_of
-from ae_toolkit import Failure, Misuse
+from ae_toolkit import RunError, UsageError
 from ae_toolkit.console import track
 from ae_toolkit.files import replacing
 
@@ -133,7 +133,7 @@ def directions(model: Model) -> Directions:
 
     train = load_data(model.recipe, model.modality, "train")
     found = find_directions(model, train, progress=True)
-    with suppress(Failure):  # kept beside the weights, where that may be written
+    with suppress(RunError):  # kept beside the weights, where that may be written
         write_directions(found, path)
     return found
 
@@ -210,12 +210,12 @@ def combine(given: Mapping[str, Tensor], amounts: Mapping[str, float], *, meter:
     """The sum of directions `(D,)`, each so many times.
 
     Raises:
-        Misuse: there is none in that meter, for want of data or of an effect.
+        UsageError: there is none in that meter, for want of data or of an effect.
     """
     total = next(iter(given.values()))[meter] * 0
     for name, amount in amounts.items():
         if not bool(given[name][meter].any()):
-            raise Misuse(f"the model knows no direction of {name} in {METERS[meter]}")
+            raise UsageError(f"the model knows no direction of {name} in {METERS[meter]}")
         total = total + amount * given[name][meter]
     return total
 

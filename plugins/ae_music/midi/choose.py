@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from ae_music.grid import skyline
 from ae_music.midi.score import Score, Track
-from ae_toolkit import Failure, Misuse
+from ae_toolkit import RunError, UsageError
 
 
 def _words(text: str) -> frozenset[str]:
@@ -121,12 +121,12 @@ def choose_track(score: Score, wanted: str | None, *, where: str = "") -> Choice
         where: begins every sentence, such as `tune.mid: `.
 
     Raises:
-        Misuse: there is no such track.
-        Failure: there are drums only.
+        UsageError: there is no such track.
+        RunError: there are drums only.
     """
     pitched = [track for track in score.tracks if not track.is_drum]
     if not pitched:
-        raise Failure(f"{where}no melody was found, there are drums only")
+        raise RunError(f"{where}no melody was found, there are drums only")
     if wanted is None:
         return _by_rule(score, pitched)
     if wanted == "all":
@@ -137,10 +137,10 @@ def choose_track(score: Score, wanted: str | None, *, where: str = "") -> Choice
         named = [t for t in score.tracks if wanted and wanted.lower() in t.name.lower()]
     if not named:
         names = ", ".join(f"{i} {t.name!r}" for i, t in enumerate(score.tracks[:12], start=1))
-        raise Misuse(f"{where}there is no track {wanted!r}: choose from {names}, or all")
+        raise UsageError(f"{where}there is no track {wanted!r}: choose from {names}, or all")
     track = next((track for track in named if not track.is_drum), None)
     if track is None:
-        raise Misuse(f"{where}track {wanted!r} is a drum track, which has no melody")
+        raise UsageError(f"{where}track {wanted!r} is a drum track, which has no melody")
     return Choice(track, "the one that was asked for")
 
 

@@ -56,8 +56,8 @@ def melodies_of(score: Score, *, track: str | None = None, where: str = "") -> l
         where: begins every sentence, such as `tune.mid: `.
 
     Raises:
-        Misuse: there is no such track.
-        Failure: there is no melody; the sentence says why.
+        UsageError: there is no such track.
+        RunError: there is no melody; the sentence says why.
     """
     chosen = choose_track(score, track, where=where).track
     notes = skyline(chosen.on_grid(late=timing_of(chosen, tick=score.tick).late))

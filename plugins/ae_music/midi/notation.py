@@ -11,7 +11,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ae_toolkit import Failure
+from ae_toolkit import RunError
 from ae_toolkit.files import read_bytes
 
 MAX_BYTES = 16 << 20  #: of a file
@@ -28,19 +28,19 @@ def to_midi(path: Path) -> bytes:
     symbols are left out, and so are grace notes.
 
     Raises:
-        Misuse: there is no such file.
-        Failure: music21 is missing, or cannot understand the file; the sentence says why.
+        UsageError: there is no such file.
+        RunError: music21 is missing, or cannot understand the file; the sentence says why.
     """
     data = read_bytes(path, max_bytes=MAX_BYTES)
     if not data.strip():
-        raise Failure(f"{path}: is empty")
+        raise RunError(f"{path}: is empty")
     if _size(data) > MAX_BYTES:
-        raise Failure(f"{path}: is larger than {MAX_BYTES >> 20} MB, which no tune is")
+        raise RunError(f"{path}: is larger than {MAX_BYTES >> 20} MB, which no tune is")
     try:
         with _silence():
             import music21  # noqa: F401
     except ImportError:
-        raise Failure(
+        raise RunError(
             f'{path}: notation is read by music21, run: pip install "ae-toolkit[scores]"'
         ) from None
     try:
@@ -48,7 +48,7 @@ def to_midi(path: Path) -> bytes:
             return _translated(_parsed(data, path))
     except Exception as error:  # whatever music21 raises
         reason = re.split(r"\n|\. ", str(error).strip())[0][:100] or type(error).__name__
-        raise Failure(f"{path}: music21 cannot read it ({reason})") from error
+        raise RunError(f"{path}: music21 cannot read it ({reason})") from error
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ae_toolkit import Failure, Misuse
+from ae_toolkit import RunError, UsageError
 from ae_toolkit.files import SIGNATURE, check_input, writing
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ def render(
         and how to get better ones.
 
     Raises:
-        Misuse: there is no such soundfont.
-        Failure: the piece is too long, the soundfont is none, or FluidSynth failed.
+        UsageError: there is no such soundfont.
+        RunError: the piece is too long, the soundfont is none, or FluidSynth failed.
     """
     check_duration(midi)
     if soundfont is not None:
@@ -66,11 +66,11 @@ def check_duration(midi: PrettyMIDI, *, subject: str = "the piece") -> None:
         subject: begins the sentence, such as `tune.mid:`.
 
     Raises:
-        Failure: it is longer than an hour.
+        RunError: it is longer than an hour.
     """
     length = midi.get_end_time()
     if length > 60 * MAX_MINUTES:
-        raise Failure(
+        raise RunError(
             f"{subject} lasts {length / 60:.1f} minutes, and more than {MAX_MINUTES} are not "
             f"made into sound"
         )
@@ -86,14 +86,14 @@ def write_wav(audio: Audio, path: Path, *, rate: int, named: bool = True) -> Non
         named: whether the user named this very file.
 
     Raises:
-        Misuse: it ends in something else.
-        Failure: the place cannot be written.
+        UsageError: it ends in something else.
+        RunError: the place cannot be written.
     """
     import soundfile
 
     subtype = SUBTYPES.get(path.suffix.lower())
     if subtype is None:
-        raise Misuse(f"{path}: choose a name that ends in .wav, .flac or .ogg")
+        raise UsageError(f"{path}: choose a name that ends in .wav, .flac or .ogg")
     channels = 1 if audio.ndim == 1 else audio.shape[1]
     with writing(path, named=named) as temporary:
         try:
@@ -104,7 +104,7 @@ def write_wav(audio: Audio, path: Path, *, rate: int, named: bool = True) -> Non
                     file.write(loud[at : at + rate])
         except soundfile.LibsndfileError as error:
             said = error.error_string.rstrip(".")
-            raise Failure(f"{path}: cannot be written, {said}; is the disk full?") from None
+            raise RunError(f"{path}: cannot be written, {said}; is the disk full?") from None
 
 
 def _normalised(audio: Audio) -> Audio:
@@ -124,7 +124,7 @@ def _check_soundfont(path: Path) -> None:
     with path.open("rb") as file:
         head = file.read(12)
     if head[:4] != b"RIFF" or head[8:] != b"sfbk":
-        raise Failure(f"{path}: is not a soundfont, it does not begin as an .sf2 file does")
+        raise RunError(f"{path}: is not a soundfont, it does not begin as an .sf2 file does")
 
 
 def _play(midi: PrettyMIDI, program: str, soundfont: Path, *, rate: int) -> Audio:
@@ -145,14 +145,14 @@ def _play(midi: PrettyMIDI, program: str, soundfont: Path, *, rate: int) -> Audi
                 timeout=patience,
             )
         except subprocess.TimeoutExpired:
-            raise Failure(f"FluidSynth did not end within {patience:.0f} seconds") from None
+            raise RunError(f"FluidSynth did not end within {patience:.0f} seconds") from None
         except OSError as error:
-            raise Failure(f"{program}: cannot be run, {error.strerror or error}") from error
+            raise RunError(f"{program}: cannot be run, {error.strerror or error}") from error
         said = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
         wrong = [line.partition("error: ")[2] for line in said if "error: " in line]
         if done.returncode or wrong or not sound.is_file():
             said = wrong or said or [f"it returned {done.returncode}"]
-            raise Failure(f"FluidSynth failed: {said[-1]}")
+            raise RunError(f"FluidSynth failed: {said[-1]}")
         audio = soundfile.read(sound, dtype="float32", always_2d=True)[0]
     heard = np.flatnonzero(np.abs(audio).max(1) > SILENT_PEAK)
     return audio[: max(int(midi.get_end_time() * rate), int(heard[-1]) if len(heard) else 0)]

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ae_toolkit import Failure
+from ae_toolkit import RunError
 
 MAX_TRACKS = 1024  #: and as many instruments
 MAX_TICKS = 2**31 - 1  #: symusic counts on from below 0
@@ -55,7 +55,7 @@ class Frame(NamedTuple):
         """The same, with what symusic misreads made harmless.
 
         Raises:
-            Failure: there is something in it that is no event; or there is too much of it.
+            RunError: there is something in it that is no event; or there is too much of it.
         """
         rows: list[_Events] = []
         for number, track in enumerate(self.tracks, start=1):
@@ -63,14 +63,14 @@ class Frame(NamedTuple):
             try:
                 rows.append(_gone_through(track))
             except IndexError:
-                raise Failure(f"{where}an event reaches beyond the track's end") from None
+                raise RunError(f"{where}an event reaches beyond the track's end") from None
             except ValueError as error:
-                raise Failure(f"{where}{error}") from None
+                raise RunError(f"{where}{error}") from None
         longest = max(row.ticks for row in rows)
         if longest > MAX_TICKS:
-            raise Failure(f"{path}: lasts {longest / self.division:,.0f} quarter notes")
+            raise RunError(f"{path}: lasts {longest / self.division:,.0f} quarter notes")
         if sum(row.num_instruments for row in rows) > MAX_TRACKS:
-            raise Failure(f"{path}: has more than {MAX_TRACKS:,} instruments")
+            raise RunError(f"{path}: has more than {MAX_TRACKS:,} instruments")
         num_onsets = sum(row.num_onsets for row in rows)
         words = max((row.lyrics or row.texts for row in rows), key=len)
         return Frame(self.division, [row.fixed for row in rows], num_onsets, words)
@@ -123,27 +123,27 @@ def read_frame(data: bytes, path: Path) -> Frame:
     """Looks at the header and the frames of the tracks of a MIDI file.
 
     Raises:
-        Failure: it is no MIDI file, or of a kind that holds no bars.
+        RunError: it is no MIDI file, or of a kind that holds no bars.
     """
     if not data:
-        raise Failure(f"{path}: is empty")
+        raise RunError(f"{path}: is empty")
     if data[:4] == b"RIFF" and (at := data.find(b"MThd", 0, 4096)) >= 4:
         data = data[at : at + int.from_bytes(data[at - 4 : at], "little")]
     if data[:4] != b"MThd":
-        raise Failure(f"{path}: is not a MIDI file, it does not begin with 'MThd'")
+        raise RunError(f"{path}: is not a MIDI file, it does not begin with 'MThd'")
     if len(data) < 14:
-        raise Failure(f"{path}: is cut short within its header")
+        raise RunError(f"{path}: is cut short within its header")
     length, kind, num_tracks, division = struct.unpack(">IHHH", data[4:14])
     if kind == 2:
-        raise Failure(
+        raise RunError(
             f"{path}: is of MIDI type 2, independent patterns, which have no one timeline"
         )
     if kind > 2 or length < 6:
-        raise Failure(f"{path}: has a broken header (type {kind}, {length} bytes)")
+        raise RunError(f"{path}: has a broken header (type {kind}, {length} bytes)")
     if division & 0x8000:
-        raise Failure(f"{path}: is timed in SMPTE frames instead of beats, so it has no bars")
+        raise RunError(f"{path}: is timed in SMPTE frames instead of beats, so it has no bars")
     if division == 0:
-        raise Failure(f"{path}: has 0 ticks per quarter note")
+        raise RunError(f"{path}: has 0 ticks per quarter note")
     tracks: list[bytes] = []
     at = 8 + length
     while at + 8 <= len(data):
@@ -153,18 +153,20 @@ def read_frame(data: bytes, path: Path) -> Frame:
             if name != b"MTrk" or len(tracks) >= num_tracks:
                 break
             missing = at + size - len(data)
-            raise Failure(f"{path}: is cut short, track {len(tracks) + 1} misses {missing:,} bytes")
+            raise RunError(
+                f"{path}: is cut short, track {len(tracks) + 1} misses {missing:,} bytes"
+            )
         if name == b"MTrk":
             tracks.append(data[at : at + size])
         at += size
         if len(tracks) > MAX_TRACKS:
-            raise Failure(f"{path}: has more than {MAX_TRACKS:,} tracks")
+            raise RunError(f"{path}: has more than {MAX_TRACKS:,} tracks")
     if len(tracks) < num_tracks:
-        raise Failure(
+        raise RunError(
             f"{path}: is cut short or broken, it has {len(tracks)} of {num_tracks} tracks"
         )
     if not tracks:
-        raise Failure(f"{path}: has no tracks")
+        raise RunError(f"{path}: has no tracks")
     return Frame(division, tracks)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from ae_music.grid import STEPS_PER_QUARTER, Meter, Notes
 from ae_music.midi.sanitise import LONG_NAME, MAX_TRACKS, has_words, is_odd, read_frame
-from ae_toolkit import Failure
+from ae_toolkit import RunError
 from ae_toolkit.files import read_bytes
 
 if TYPE_CHECKING:
@@ -99,8 +99,8 @@ def read_score(path: Path) -> Score:
     """Reads a MIDI file, or by its ending what music21 reads.
 
     Raises:
-        Misuse: there is no such file.
-        Failure: it cannot be understood; the sentence says why.
+        UsageError: there is no such file.
+        RunError: it cannot be understood; the sentence says why.
     """
     if path.suffix.lower() in NOTATION_SUFFIXES:
         from ae_music.midi.notation import to_midi
@@ -118,17 +118,17 @@ def _parse(data: bytes, path: Path) -> Score:
         frame = frame.repaired(path)
         framed = frame.framed()
     elif has_words(framed):
-        with suppress(Failure):  # symusic may make more of it
+        with suppress(RunError):  # symusic may make more of it
             frame = frame.repaired(path)
     try:
         score: Any = symusic.Score.from_midi(framed)  # its annotations lack all attributes
     except Exception as error:  # whatever the parser raises
         frame.repaired(path)  # says it better, if it also finds something
-        raise Failure(f"{path}: is cut short or broken ({_first_line(error)})") from error
+        raise RunError(f"{path}: is cut short or broken ({_first_line(error)})") from error
     if len(score.tracks) > MAX_TRACKS:
-        raise Failure(f"{path}: has more than {MAX_TRACKS:,} instruments")
+        raise RunError(f"{path}: has more than {MAX_TRACKS:,} instruments")
     if sum(map(len, (score.time_signatures, score.tempos, score.key_signatures))) > MAX_CHANGES:
-        raise Failure(f"{path}: has more than {MAX_CHANGES:,} changes of meter, tempo and key")
+        raise RunError(f"{path}: has more than {MAX_CHANGES:,} changes of meter, tempo and key")
     scale = STEPS_PER_QUARTER / frame.division
 
     tracks = []
@@ -148,7 +148,7 @@ def _parse(data: bytes, path: Path) -> Score:
                 )
             )
     if not tracks and (num := frame.repaired(path).num_onsets):
-        raise Failure(f"{path}: has no notes, none of the {num:,} that begin ever ends")
+        raise RunError(f"{path}: has no notes, none of the {num:,} that begin ever ends")
     meters = [Change(m.time * scale, (m.numerator, m.denominator)) for m in score.time_signatures]
     tempi = [Change(t.time * scale, float(t.qpm)) for t in score.tempos]
     keys = [Change(k.time * scale, _key_number(k.key, k.tonality)) for k in score.key_signatures]
@@ -160,13 +160,13 @@ def score_of(midi: PrettyMIDI) -> Score:
     """The same from an object of pretty_midi's.
 
     Raises:
-        Failure: it holds what no melody can be made of.
+        RunError: it holds what no melody can be made of.
     """
     where, scale = "the PrettyMIDI object: ", STEPS_PER_QUARTER / midi.resolution
 
     def steps(seconds: float) -> float:
         if not 0 <= seconds <= MAX_SECONDS:
-            raise Failure(f"{where}has a note, meter, tempo or key at {seconds:.6g} seconds")
+            raise RunError(f"{where}has a note, meter, tempo or key at {seconds:.6g} seconds")
         return scale * midi.time_to_tick(seconds)
 
     tracks = []
@@ -174,7 +174,7 @@ def score_of(midi: PrettyMIDI) -> Score:
         notes = sorted(instrument.notes, key=lambda note: (note.start, note.pitch))
         strange = [note.pitch for note in notes if not 0 <= note.pitch <= 127]
         if strange:
-            raise Failure(f"{where}has a note of pitch {strange[0]}, and MIDI knows 0 to 127")
+            raise RunError(f"{where}has a note of pitch {strange[0]}, and MIDI knows 0 to 127")
         if notes:
             columns = (
                 np.array([steps(note.start) for note in notes]),
@@ -204,24 +204,24 @@ def _checked(
 ) -> Score:
     """The score, if its times can be those of a piece."""
     if not tracks:
-        raise Failure(f"{where}has no notes")
+        raise RunError(f"{where}has no notes")
     if sum(map(len, tracks)) > MAX_NOTES:
-        raise Failure(f"{where}has more than {MAX_NOTES:,} notes")
+        raise RunError(f"{where}has more than {MAX_NOTES:,} notes")
     if min(float(track.start.min()) for track in tracks) < 0:
-        raise Failure(f"{where}has a note that begins before time 0")
+        raise RunError(f"{where}has a note that begins before time 0")
     longest = max(float(track.end.max()) for track in tracks)
     if longest > MAX_STEPS:
-        raise Failure(
+        raise RunError(
             f"{where}lasts {longest / 4:,.0f} quarter notes, and more than {MAX_STEPS // 4:,} are "
             f"refused"
         )
     if any(float((track.end - track.start).min()) < 0 for track in tracks):
-        raise Failure(f"{where}has a note that ends before it begins")
+        raise RunError(f"{where}has a note that ends before it begins")
     good = [m for m in meters if _is_meter(*m.value) and m.at <= longest]
     heard = [t for t in tempi if t.at <= longest]
     believed = [t for t in heard if TEMPO_LIMITS[0] <= t.value <= TEMPO_LIMITS[1]]
     if heard and not believed:
-        raise Failure(f"{where}has a tempo of {heard[0].value:.3g} quarter notes per minute")
+        raise RunError(f"{where}has a tempo of {heard[0].value:.3g} quarter notes per minute")
     names = [track.name for track in tracks if track.name]
     return Score(
         tracks,

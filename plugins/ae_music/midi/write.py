@@ -10,7 +10,7 @@ import numpy as np
 
 from ae_music.grid import STEPS_PER_QUARTER, Melody, read_steps
 from ae_music.midi.score import TEMPO_LIMITS, Score, Track
-from ae_toolkit import Failure
+from ae_toolkit import RunError
 from ae_toolkit.files import SIGNATURE
 
 if TYPE_CHECKING:
@@ -96,10 +96,10 @@ def check_length(num_steps: float) -> None:
     """Refuses what is too long for one MIDI file.
 
     Raises:
-        Failure: pretty_midi cannot hold a piece of so many steps.
+        RunError: pretty_midi cannot hold a piece of so many steps.
     """
     if num_steps >= MAX_WRITTEN_STEPS:
-        raise Failure(
+        raise RunError(
             f"{num_steps / 16:,.0f} bars of 4/4 are more than one MIDI file can be made of here; "
             f"ask for fewer or shorter melodies"
         )
@@ -109,7 +109,7 @@ def _resolution(num_steps: float) -> int:
     """Ticks per quarter note, as many as a piece of so many steps allows.
 
     Raises:
-        Failure: as `check_length`.
+        RunError: as `check_length`.
     """
     check_length(num_steps)
     fine, coarse = TICK_RESOLUTIONS
