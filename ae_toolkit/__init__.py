@@ -12,7 +12,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ae_toolkit.version import CONTRACT, OLDEST_CONTRACT, __version__
+from ae_toolkit.version import CONTRACT_VERSION, OLDEST_CONTRACT, __version__, former_names
 
 if TYPE_CHECKING:
     from ae_toolkit.autoencoder import Autoencoder as Autoencoder
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ae_toolkit.recipe import named as named
     from ae_toolkit.training.trainer import fit as fit
 
-_HOME = {
+_MODULE_OF = {
     "Autoencoder": "autoencoder",
     "Example": "contracts",
     "Examples": "data.examples",
@@ -43,10 +43,15 @@ _HOME = {
     "of_items": "data.folder",
 }
 
-__all__ = ["CONTRACT", "OLDEST_CONTRACT", "__version__", *sorted(_HOME)]
+__all__ = ["CONTRACT_VERSION", "OLDEST_CONTRACT", "__version__", *sorted(_MODULE_OF)]
+
+
+_former = former_names(
+    __name__, {"CONTRACT": "CONTRACT_VERSION", "Failure": "RunError", "Misuse": "UsageError"}
+)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    if name not in _MODULE_OF:
+        return _former(name)
+    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

@@ -22,7 +22,7 @@ from ae_toolkit.contracts import (
     Objective,
     Posterior,
     Shape,
-    Step,
+    StepContext,
     Terms,
     flatten,
     repeat,
@@ -30,7 +30,7 @@ from ae_toolkit.contracts import (
 from ae_toolkit.errors import PluginError, RunError, UsageError, describe_error
 from ae_toolkit.modality import Modality
 from ae_toolkit.recipe import Recipe, choose_labels
-from ae_toolkit.registry import OWN
+from ae_toolkit.registry import OWN_DISTRIBUTION
 
 
 class Autoencoder(nn.Module):
@@ -75,7 +75,7 @@ class Autoencoder(nn.Module):
     def forward(
         self,
         batch: Batch,
-        step: Step,
+        step: StepContext,
         *,
         num_samples: int = 1,
         inspect: Callable[[str, Any], object] = lambda kind, made: None,
@@ -105,7 +105,12 @@ class Autoencoder(nn.Module):
         return Forward(x, y, c, h, code, params, terms)
 
     def check(
-        self, batch: Batch, step: Step, *, objective: Objective, num_samples: int | None = None
+        self,
+        batch: Batch,
+        step: StepContext,
+        *,
+        objective: Objective,
+        num_samples: int | None = None,
     ) -> Tensor:
         """The loss per example `(B,)`, each part's result on the way held against its contract.
 
@@ -116,12 +121,12 @@ class Autoencoder(nn.Module):
             num_samples: K; None: as many as the objective asks for.
 
         Raises:
-            PluginError: a part fails, or gives another shape than its contract says; the sentence names
-                the part, whose it is, what it gave and what it should have given.
+            PluginError: a part fails, or gives another shape than its contract says; the sentence
+                names the part, whose it is, what it gave and what it should have given.
         """
         k = num_samples or objective.num_samples
         inspector = _Inspector(self, len(batch.y), k)
-        with inspector.blaming():
+        with inspector.naming_the_part():
             forward = self(batch, step, num_samples=k, inspect=inspector)
             loss = objective(forward.terms, step)
             inspector.expect("the loss", loss, "(B,)", (len(batch.y),))
@@ -146,7 +151,7 @@ class Autoencoder(nn.Module):
         self,
         z: tuple[Tensor, ...],
         c: Tensor,
-        step: Step,
+        step: StepContext,
         *,
         mask: Tensor | None = None,
         temperature: float = 0.0,
@@ -174,7 +179,7 @@ class Autoencoder(nn.Module):
         spatial = all(len(shape) == len(self.shape) for shape in self.bottleneck.z_shapes)
         return spatial and all(getattr(p, "any_size", False) for p in (self.encoder, self.decoder))
 
-    def translate(self, x: Tensor, c: Tensor, step: Step) -> Tensor:
+    def translate(self, x: Tensor, c: Tensor, step: StepContext) -> Tensor:
         """`(B, C, *positions)` of any number, where `any_size`, to the best guess of its target.
 
         The target has as many positions for each of the input's as in training.
@@ -191,7 +196,7 @@ class Autoencoder(nn.Module):
 
 
 #: The parts in the order in which they are called.
-ORDER = ("corruption", "encoder", "prior", "bottleneck", "decoder", "likelihood", "objective")
+CHECK_ORDER = ("corruption", "encoder", "prior", "bottleneck", "decoder", "likelihood", "objective")
 
 
 class _Inspector:
@@ -205,12 +210,12 @@ class _Inspector:
 
     def __init__(self, model: Autoencoder, num: int, k: int):
         self.model, self.num, self.k = model, num, k
-        self.kind = ORDER[0]
+        self.kind = CHECK_ORDER[0]
 
     def __call__(self, kind: str, made: Any) -> None:
         """Checks what a part has made; the next one is to blame for what comes then."""
         getattr(self, f"_check_{kind}")(made)
-        self.kind = ORDER[ORDER.index(kind) + 1]
+        self.kind = CHECK_ORDER[CHECK_ORDER.index(kind) + 1]
         if self.kind == "prior":  # before the bottleneck, which asks it
             self._check_prior()
             self.kind = "bottleneck"
@@ -222,7 +227,7 @@ class _Inspector:
         return f"{self.kind} {name!r} of {self.model.recipe.origin(self.kind)}"
 
     @contextmanager
-    def blaming(self) -> Iterator[None]:
+    def naming_the_part(self) -> Iterator[None]:
         """Says which part it was that failed; where all are ours, that is a defect of ours."""
         recipe = self.model.recipe
         try:
@@ -232,7 +237,7 @@ class _Inspector:
         except Exception as error:  # whatever a stranger's part may raise
             if not (strangers := recipe.strangers()):
                 raise
-            own = recipe.origin(self.kind).distribution == OWN
+            own = recipe.origin(self.kind).distribution == OWN_DISTRIBUTION
             beside = f" beside parts of {', '.join(strangers)}" * own
             device = next(self.model.parameters()).device.type
             under = " under bf16 autocast" * torch.is_autocast_enabled(device)

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sized
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ae_toolkit.files import printable
+from ae_toolkit.version import former_names
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -242,3 +243,6 @@ def _is_terminal() -> bool:
     if _screen is not None:
         return True
     return sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+
+
+__getattr__ = former_names(__name__, {"tell": "log"})

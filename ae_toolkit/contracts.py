@@ -3,7 +3,7 @@
 Data flows `y -> corruption -> x -> encoder -> h -> bottleneck -> z -> decoder -> params ->
 likelihood`; the objective turns the terms into a loss. A part is any class that fits its protocol
 here; nothing needs to be inherited. Constructors are keyword-only: a part's own arguments, plus
-those that `SUPPLIED` lists for its kind, which `Autoencoder` fills in.
+those that `SUPPLIED_ARGUMENTS` lists for its kind, which `Autoencoder` fills in.
 
 Axes: B examples, K posterior samples, N = K·B (sample-major), P parameters per element,
 T positions, D code dimensions over all levels. What parts compute is in single precision, or in
@@ -22,12 +22,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from ae_toolkit.version import former_names
+
 Shape = tuple[int, ...]
 Size = Annotated[int, Field(ge=1, le=1_000_000)]  #: of channels, layers or positions, in a recipe
 Sizes = Annotated[tuple[Size, ...], Field(min_length=1)]
 
 #: Constructor arguments that `Autoencoder` supplies, by kind of part.
-SUPPLIED: Mapping[str, tuple[str, ...]] = {
+SUPPLIED_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "modality": (),
     "dataset": ("modality", "split"),
     "corruption": (),
@@ -83,7 +85,7 @@ class Batch(NamedTuple):
         return self.map(lambda tensor: tensor[:num])
 
 
-class Step(NamedTuple):
+class StepContext(NamedTuple):
     """What a part may know of the moment it runs in. All randomness comes from here.
 
     Attributes:
@@ -164,7 +166,7 @@ class Corruption(Protocol):
         """The shape of `x` for targets of `shape`."""
 
     def __call__(
-        self, x: Tensor, y: Tensor, mask: Tensor | None, step: Step
+        self, x: Tensor, y: Tensor, mask: Tensor | None, step: StepContext
     ) -> tuple[Tensor, Tensor]:
         """Returns the input and the target, `(B, *out_shape)` and `(B, *shape)`."""
 
@@ -198,7 +200,9 @@ class Prior(Protocol):
     def kl(self, posterior: Posterior, c: Tensor) -> Tensor | None:
         """KL of a Gaussian from this prior, `(B, D)` nats; None where there is no closed form."""
 
-    def sample(self, num: int, c: Tensor, *, temperature: float, step: Step) -> tuple[Tensor, ...]:
+    def sample(
+        self, num: int, c: Tensor, *, temperature: float, step: StepContext
+    ) -> tuple[Tensor, ...]:
         """Draws levels `(num, *z_shapes[i])`; temperature scales the spread."""
 
 
@@ -209,7 +213,7 @@ class Bottleneck(Protocol):
     prior: Prior
 
     def __call__(
-        self, h: tuple[Tensor, ...], c: Tensor, *, num_samples: int, step: Step
+        self, h: tuple[Tensor, ...], c: Tensor, *, num_samples: int, step: StepContext
     ) -> Code: ...
 
     def mean(self, h: tuple[Tensor, ...], c: Tensor) -> tuple[Tensor, ...]:
@@ -220,7 +224,13 @@ class Decoder(Protocol):
     """`z -> params`. An autoregressive one shifts the target itself."""
 
     def __call__(
-        self, z: tuple[Tensor, ...], c: Tensor, mask: Tensor | None, *, target: Tensor, step: Step
+        self,
+        z: tuple[Tensor, ...],
+        c: Tensor,
+        mask: Tensor | None,
+        *,
+        target: Tensor,
+        step: StepContext,
     ) -> Tensor:
         """Returns the likelihood's parameters `(N, P, *shape)`; `target` is `(N, *shape)`."""
 
@@ -247,7 +257,7 @@ class Likelihood(Protocol):
     def supports(self, y: Tensor) -> bool:
         """Whether the values of `y` are ones that the density is a density of."""
 
-    def sample(self, params: Tensor, *, temperature: float, step: Step) -> Tensor:
+    def sample(self, params: Tensor, *, temperature: float, step: StepContext) -> Tensor:
         """`(N, P, *shape)` to `(N, *shape)`; at 0 the best single guess, which figures show."""
 
 
@@ -256,7 +266,7 @@ class Objective(Protocol):
 
     num_samples: int  #: K, how many posterior samples an example gets in training
 
-    def __call__(self, terms: Terms, step: Step) -> Tensor:
+    def __call__(self, terms: Terms, step: StepContext) -> Tensor:
         """The loss per example, `(B,)`."""
 
 
@@ -328,3 +338,6 @@ def unflatten(flat: Tensor, shapes: Sequence[Shape]) -> tuple[Tensor, ...]:
     """`(N, D)` to levels `(N, *shape)`."""
     parts = torch.split(flat, [math.prod(shape) for shape in shapes], 1)
     return tuple(part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True))
+
+
+__getattr__ = former_names(__name__, {"Step": "StepContext", "SUPPLIED": "SUPPLIED_ARGUMENTS"})

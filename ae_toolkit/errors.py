@@ -10,6 +10,8 @@ import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+from ae_toolkit.version import former_names
+
 MAX_CHARS = 2000  #: of a sentence; a broken file may bring a name of a million
 
 
@@ -81,3 +83,16 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     if near := difflib.get_close_matches(word, names, n=1):
         return f"did you mean {near[0]!r}?"
     return f"choose from: {', '.join(names)}" if names else "none is installed"
+
+
+__getattr__ = former_names(
+    __name__,
+    {
+        "Misuse": "UsageError",
+        "Failure": "RunError",
+        "Fault": "PluginError",
+        "blaming": "wrap_plugin_errors",
+        "said": "describe_error",
+        "choose": "did_you_mean",
+    },
+)

@@ -11,15 +11,16 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from ae_toolkit.errors import UsageError
-from ae_toolkit.files import SIGNATURE, writing
+from ae_toolkit.files import RESULT_SIGNATURE, writing
+from ae_toolkit.version import former_names
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-DPI = 200
+FIGURE_DPI = 200
 
 #: Matplotlib's settings, from which data types set out.
-STYLE: dict[Any, Any] = {
+PLOT_STYLE: dict[Any, Any] = {
     "font.family": "serif",
     "font.serif": ["STIXGeneral", "DejaVu Serif"],
     "mathtext.fontset": "stix",
@@ -30,7 +31,7 @@ STYLE: dict[Any, Any] = {
     "ytick.major.width": 0.6,
 }
 
-CURVES = 4  #: lines in one plot; more rows than that make a heat map
+MAX_CURVES = 4  #: lines in one plot; more rows than that make a heat map
 
 
 def save_figure(figure: Figure, path: Path, *, named: bool = True, style: dict[Any, Any]) -> None:
@@ -49,7 +50,7 @@ def save_figure(figure: Figure, path: Path, *, named: bool = True, style: dict[A
     if path.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise UsageError(f"{path}: choose a name that ends in .png, .svg or .pdf")
     with rc_context(style), writing(path, named=named) as temporary:
-        signed = {"Software" if path.suffix.lower() == ".png" else "Creator": SIGNATURE}
+        signed = {"Software" if path.suffix.lower() == ".png" else "Creator": RESULT_SIGNATURE}
         _savefig(figure, temporary, bbox_inches="tight", pad_inches=0.04, metadata=signed)
 
 
@@ -66,7 +67,7 @@ def draw_rows(rows: Mapping[str, Sequence[Tensor]], path: Path) -> None:
     everything = [y for row in flat.values() for y in row]
     low, high = min(float(y.min()) for y in everything), max(float(y.max()) for y in everything)
     margin = 0.05 * (high - low) or 1.0
-    curves = all(len(y) <= CURVES for y in everything)
+    curves = all(len(y) <= MAX_CURVES for y in everything)
     columns = max(len(row) for row in flat.values())
     size = (1.5 * columns, 1.1 * len(rows)) if curves else (1.2 * columns, 1.2 * len(rows))
     figure = Figure(figsize=size, layout="constrained")
@@ -92,4 +93,7 @@ def _savefig(figure: Figure, path: Path, **options: Any) -> None:
     """Writes a figure; letters that no font has, as in names of files, become boxes silently."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(path, dpi=DPI, **options)
+        figure.savefig(path, dpi=FIGURE_DPI, **options)
+
+
+__getattr__ = former_names(__name__, {"STYLE": "PLOT_STYLE", "DPI": "FIGURE_DPI"})

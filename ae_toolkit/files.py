@@ -29,9 +29,9 @@ from typing import Any, NamedTuple
 
 from ae_toolkit.errors import RunError, UsageError
 
-SIGNATURE = "ae-toolkit"  #: what a result may carry in its metadata, to be known again
+RESULT_SIGNATURE = "ae-toolkit"  #: what a result may carry in its metadata, to be known again
 
-CHECKSUM = "checksum"  #: the key of a JSON object's own checksum
+CHECKSUM_KEY = "checksum"  #: the key of a JSON object's own checksum
 
 MAX_JSON_BYTES = 8 << 20
 MAX_JSON_DEPTH = 50  #: of objects and lists within each other
@@ -44,7 +44,7 @@ STOP_SIGNALS = tuple(
 _CHECKED_BYTES = 1 << 20  #: that are read at a time
 _SIGNED_BYTES = 4096  #: from the start of a file, within which its metadata lie
 _MAX_NAME_BYTES = 200  #: of a file name; systems allow 255, and an ending and a number follow
-_KINDS = {
+_FILE_KINDS = {
     stat.S_ISDIR: "a folder",
     stat.S_ISFIFO: "a pipe",
     stat.S_ISSOCK: "a socket",
@@ -93,7 +93,7 @@ class Outputs:
         self._made += reversed(missing)
         holder = self._holders.get(path.parent)
         if holder is None:
-            holder = Path(tempfile.mkdtemp(prefix=f".{SIGNATURE}-", dir=path.parent))
+            holder = Path(tempfile.mkdtemp(prefix=f".{RESULT_SIGNATURE}-", dir=path.parent))
             self._holders[path.parent] = holder
             for kind in ("new", "former"):
                 (holder / kind).mkdir()
@@ -289,14 +289,16 @@ def seal(content: Mapping[str, Any], *, but: Collection[str] = ()) -> dict[str, 
         but: keys that anybody may change.
     """
     known = json.loads(json.dumps(content))
-    known.pop(CHECKSUM, None)
+    known.pop(CHECKSUM_KEY, None)
     checked = {key: value for key, value in known.items() if key not in but}
-    return {**known, CHECKSUM: checksum(json.dumps(checked, sort_keys=True).encode())}
+    return {**known, CHECKSUM_KEY: checksum(json.dumps(checked, sort_keys=True).encode())}
 
 
 def is_sealed(content: Mapping[str, Any], *, but: Collection[str] = ()) -> bool:
     """Whether a JSON object holds what it held when it was sealed, or never was."""
-    return CHECKSUM not in content or content[CHECKSUM] == seal(content, but=but)[CHECKSUM]
+    return (
+        CHECKSUM_KEY not in content or content[CHECKSUM_KEY] == seal(content, but=but)[CHECKSUM_KEY]
+    )
 
 
 def checksum(what: Path | bytes, *, start: int = 0, size: int | None = None) -> str:
@@ -442,7 +444,7 @@ def is_signed(path: Path) -> bool:
         if not path.is_file():
             return False
         with path.open("rb") as file:
-            return SIGNATURE.encode() in file.read(_SIGNED_BYTES)
+            return RESULT_SIGNATURE.encode() in file.read(_SIGNED_BYTES)
     except OSError:
         return False
 
@@ -499,7 +501,7 @@ def _at_once() -> Iterator[None]:
 
 
 def _kind(mode: int) -> str:
-    return next((name for is_kind, name in _KINDS.items() if is_kind(mode)), "something else")
+    return next((name for is_kind, name in _FILE_KINDS.items() if is_kind(mode)), "something else")
 
 
 @contextmanager

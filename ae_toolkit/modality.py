@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ae_toolkit.contracts import Example, Shape, Step
+from ae_toolkit.contracts import Example, Shape, StepContext
 from ae_toolkit.errors import PluginError, UsageError, wrap_plugin_errors
 from ae_toolkit.files import check_input
 from ae_toolkit.registry import modalities
@@ -125,7 +125,7 @@ class Modality(ABC):
         """What makes examples `(N, *shape)` the same as others, in the storage dtype.
 
         What a folder's test split has in common with its training split, by this measure, is left
-        out of it (`data.folder.part_of`).
+        out of it (`data.folder.split_of`).
         """
         return [row.tobytes() for row in y.numpy()]
 
@@ -150,7 +150,7 @@ class Modality(ABC):
         """
         return y.long() if self.num_classes else y.float()
 
-    def augment(self, y: Tensor, step: Step) -> Tensor:
+    def augment(self, y: Tensor, step: StepContext) -> Tensor:
         """Varies prepared targets, in training only."""
         return y
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ae_toolkit.contracts import Shape, Step
+from ae_toolkit.contracts import Shape, StepContext
 
 
 def seed_of(*what: object) -> int:
@@ -36,10 +36,10 @@ class Source:
         self.seed, self.stream, self.device = seed, stream, torch.device(device)
         self.generator = torch.Generator(self.device)
 
-    def step(self, index: int, *, progress: float = 1.0) -> Step:
+    def step(self, index: int, *, progress: float = 1.0) -> StepContext:
         """The noise of one step, drawn as it is asked for."""
         self.generator.manual_seed(seed_of(self.seed, self.stream, index))
-        return Step(torch.tensor(progress, device=self.device), self.randn, self.rand)
+        return StepContext(torch.tensor(progress, device=self.device), self.randn, self.rand)
 
     def randn(self, shape: Shape) -> Tensor:
         return torch.randn(shape, generator=self.generator, device=self.device)
@@ -53,7 +53,7 @@ class Source:
         return torch.randperm(num, generator=self.generator, device=self.device)
 
 
-def draw_classes(logits: Tensor, step: Step) -> Tensor:
+def draw_classes(logits: Tensor, step: StepContext) -> Tensor:
     """One class for each element, `(N, P, *shape)` to `(N, *shape)`, by the Gumbel-max trick."""
     uniform = step.rand(tuple(logits.shape)).clamp(1e-10, 1 - 1e-7)
     return (logits - torch.log(-torch.log(uniform))).argmax(1)
@@ -71,7 +71,7 @@ class NoiseRecorder:
 
     Args:
         source: where the noise comes from.
-        rehearse: runs the step once, eagerly, with a listening `Step`.
+        rehearse: runs the step once, eagerly, with a listening `StepContext`.
         rank: which part of the global batch is wanted.
         num_ranks: how many parts there are.
 
@@ -82,7 +82,7 @@ class NoiseRecorder:
     def __init__(
         self,
         source: Source,
-        rehearse: Callable[[Step], object],
+        rehearse: Callable[[StepContext], object],
         *,
         rank: int = 0,
         num_ranks: int = 1,
@@ -93,7 +93,7 @@ class NoiseRecorder:
         with torch.no_grad():
             _, randn, rand = source.step(0)
             rehearse(
-                Step(
+                StepContext(
                     torch.zeros((), device=source.device),
                     self._listen("randn", randn),
                     self._listen("rand", rand),
@@ -129,11 +129,11 @@ def _own_generator(device: torch.device) -> Tensor:
     return torch.mps.get_rng_state() if device.type == "mps" else torch.get_rng_state()
 
 
-def replay(progress: Tensor, drawn: list[Tensor]) -> Step:
-    """A `Step` that hands out noise that `NoiseRecorder.draw` has drawn."""
+def replay(progress: Tensor, drawn: list[Tensor]) -> StepContext:
+    """A `StepContext` that hands out noise that `NoiseRecorder.draw` has drawn."""
     waiting = iter(drawn)
 
     def hand_out(shape: Shape) -> Tensor:
         return next(waiting)
 
-    return Step(progress, hand_out, hand_out)
+    return StepContext(progress, hand_out, hand_out)

@@ -19,15 +19,15 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ae_toolkit import registry
-from ae_toolkit.contracts import SUPPLIED
+from ae_toolkit.contracts import SUPPLIED_ARGUMENTS
 from ae_toolkit.errors import PluginError, UsageError, did_you_mean, wrap_plugin_errors
 from ae_toolkit.modality import Modality, check_declared
-from ae_toolkit.version import CONTRACT
+from ae_toolkit.version import CONTRACT_VERSION
 
-SHOWN = 200  #: characters of a value that does not fit
+MAX_VALUE_CHARS = 200  #: characters of a value that does not fit
 
 Positive = Annotated[int, Field(gt=0)]
-TYPE = re.compile(r"(constrained-)?int|tuple\[.*")  #: which pydantic puts among the names
+PYDANTIC_TYPE = re.compile(r"(constrained-)?int|tuple\[.*")  #: which pydantic puts among the names
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Above0 = Annotated[float, Field(gt=0, lt=1e12, allow_inf_nan=False)]
 
@@ -102,7 +102,7 @@ class Recipe(BaseModel):
         try:
             return cls.model_validate(settings)
         except pydantic.ValidationError as error:
-            raise UsageError(f"recipe: {complaint(error, cls)}") from None
+            raise UsageError(f"recipe: {describe_invalid(error, cls)}") from None
 
     def with_(self, changes: Mapping[str, Any]) -> Recipe:
         """Returns a changed copy; keys are dotted paths such as `encoder.width`.
@@ -137,7 +137,7 @@ class Recipe(BaseModel):
         Raises:
             UsageError: an unknown part, or an argument that is unknown, missing or of a wrong type.
         """
-        for kind in SUPPLIED:
+        for kind in SUPPLIED_ARGUMENTS:
             self._factory(kind)
         return self
 
@@ -149,7 +149,7 @@ class Recipe(BaseModel):
             RunError: its constructor raises something else.
         """
         factory, arguments = self._factory(kind)
-        with wrap_plugin_errors(f"{registry.ALL[kind].describe(factory)} raises"):
+        with wrap_plugin_errors(f"{registry.ALL_REGISTRIES[kind].describe(factory)} raises"):
             try:
                 made = factory(**arguments, **supplied)
             except ValueError as error:
@@ -162,43 +162,43 @@ class Recipe(BaseModel):
 
     def requires(self) -> dict[str, str]:
         """`{kind: "distribution version"}` of every part, for the record."""
-        return {kind: str(self.origin(kind)) for kind in SUPPLIED}
+        return {kind: str(self.origin(kind)) for kind in SUPPLIED_ARGUMENTS}
 
     def strangers(self) -> list[str]:
         """The distributions other than ours that provide its parts."""
-        found = {str(self.origin(kind)) for kind in SUPPLIED}
-        return sorted(name for name in found if name.partition(" ")[0] != registry.OWN)
+        found = {str(self.origin(kind)) for kind in SUPPLIED_ARGUMENTS}
+        return sorted(name for name in found if name.partition(" ")[0] != registry.OWN_DISTRIBUTION)
 
     def origin(self, kind: str) -> registry.Origin:
         """Which distribution provides the part of one kind."""
-        return registry.ALL[kind].origin(self.part(kind).name, prefer=self.distribution)
+        return registry.ALL_REGISTRIES[kind].origin(self.part(kind).name, prefer=self.distribution)
 
     def settings(self) -> dict[str, Any]:
         """Everything that `with_` can change, `{dotted key: value}`, parts' defaults included."""
         found: dict[str, Any] = {"condition": self.condition}
-        for kind in SUPPLIED:
+        for kind in SUPPLIED_ARGUMENTS:
             factory, arguments = self._factory(kind)
             prefix = "data" if kind == "dataset" else kind
             found[f"{prefix}.name"] = self.part(kind).name
             for name, parameter in inspect.signature(factory).parameters.items():
-                if name not in SUPPLIED[kind]:
+                if name not in SUPPLIED_ARGUMENTS[kind]:
                     found[f"{prefix}.{name}"] = arguments.get(name, parameter.default)
         return found | {f"train.{name}": value for name, value in self.train}
 
     def _factory(self, kind: str) -> tuple[Any, dict[str, Any]]:
         part = self.part(kind)
-        factory = registry.ALL[kind].get(part.name, prefer=self.distribution)
+        factory = registry.ALL_REGISTRIES[kind].get(part.name, prefer=self.distribution)
         taken = inspect.signature(factory).parameters
         if any(p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in taken.values()):
             raise PluginError(
-                f"{registry.ALL[kind].describe(factory)}: its constructor takes any argument; it "
-                f"must name them, keyword-only, so that a setting that does not exist is noticed"
+                f"{registry.ALL_REGISTRIES[kind].describe(factory)}: its constructor takes any argument; "
+                f"it must name them, keyword-only, so that a setting that does not exist is noticed"
             )
-        for name in SUPPLIED[kind]:
+        for name in SUPPLIED_ARGUMENTS[kind]:
             if name not in taken:
                 raise UsageError(
                     f"{kind} {part.name!r}: its constructor must take {name!r}, as of contract "
-                    f"{CONTRACT}; ask for a newer version of the package that provides it"
+                    f"{CONTRACT_VERSION}; ask for a newer version of the package that provides it"
                 )
         return factory, check_arguments(factory, part, kind=kind)
 
@@ -215,7 +215,7 @@ def check_arguments(factory: Any, part: Part, *, kind: str) -> dict[str, Any]:
     parameters = {
         name: parameter
         for name, parameter in inspect.signature(factory).parameters.items()
-        if name not in SUPPLIED[kind]
+        if name not in SUPPLIED_ARGUMENTS[kind]
     }
     label = f"{kind} {part.name!r}"
     if loose := [name for name, p in parameters.items() if p.kind is not p.KEYWORD_ONLY]:
@@ -236,7 +236,7 @@ def check_arguments(factory: Any, part: Part, *, kind: str) -> dict[str, Any]:
     try:
         checked = model.model_validate(part.arguments)
     except pydantic.ValidationError as error:
-        raise UsageError(f"{label}: {complaint(error, model)}") from None
+        raise UsageError(f"{label}: {describe_invalid(error, model)}") from None
     return {name: getattr(checked, name) for name in part.arguments}
 
 
@@ -298,10 +298,10 @@ def summary(part: Any) -> str:
     return (inspect.getdoc(part) or "").partition("\n")[0]
 
 
-def complaint(error: pydantic.ValidationError, model: type[BaseModel]) -> str:
+def describe_invalid(error: pydantic.ValidationError, model: type[BaseModel]) -> str:
     """Says the first of pydantic's complaints in words, with the nearest name."""
     first = max(error.errors(), key=lambda one: len(one["loc"]))  # of several types, the nearest
-    path = [str(step) for step in first["loc"] if not TYPE.fullmatch(str(step))]
+    path = [str(step) for step in first["loc"] if not PYDANTIC_TYPE.fullmatch(str(step))]
     where = ".".join(path)
     if first["type"] == "extra_forbidden":
         for step in path[:-1]:
@@ -311,5 +311,5 @@ def complaint(error: pydantic.ValidationError, model: type[BaseModel]) -> str:
         return f"the setting {where!r} is missing"
     message = first["msg"][0].lower() + first["msg"][1:]
     given = " ".join(repr(first["input"]).split())
-    given = f"{given[:SHOWN]} …" if len(given) > SHOWN else given
+    given = f"{given[:MAX_VALUE_CHARS]} …" if len(given) > MAX_VALUE_CHARS else given
     return f"{repr(where) if where else 'it'} is {given}, but {message}"

@@ -26,13 +26,13 @@ from importlib.metadata import Distribution, EntryPoint, distributions, packages
 from typing import Any, NamedTuple, TypeVar
 
 from ae_toolkit.errors import RunError, UsageError, describe_error, did_you_mean
-from ae_toolkit.version import CONTRACT, OLDEST_CONTRACT, __version__
+from ae_toolkit.version import CONTRACT_VERSION, OLDEST_CONTRACT, __version__
 
 T = TypeVar("T")
 
-HERE = "this process"  #: what `origin` answers for a part that was registered by hand
-OWN = "ae-toolkit"  #: our own distribution
-PREFIX = "ae_toolkit."  #: of every group of entry points
+THIS_PROCESS = "this process"  #: what `origin` answers for a part that was registered by hand
+OWN_DISTRIBUTION = "ae-toolkit"  #: our own distribution
+GROUP_PREFIX = "ae_toolkit."  #: of every group of entry points
 CONTRACT_GROUP = "ae_toolkit.contract"
 
 
@@ -68,12 +68,12 @@ class Plugin(NamedTuple):
     def outdated(self) -> str:
         """Why this toolkit cannot run it, in a sentence; empty: it can, as far as it says."""
         known = [int(word) for word in self.contracts if word.isdecimal()]
-        if not known or any(OLDEST_CONTRACT <= number <= CONTRACT for number in known):
+        if not known or any(OLDEST_CONTRACT <= number <= CONTRACT_VERSION for number in known):
             return ""
-        newer = max(known) > CONTRACT
+        newer = max(known) > CONTRACT_VERSION
         return (
             f"{self.origin} was written for contract {max(known)} and this is ae-toolkit "
-            f"{__version__} with contract {CONTRACT}: pip install --upgrade "
+            f"{__version__} with contract {CONTRACT_VERSION}: pip install --upgrade "
             f"{'ae-toolkit' if newer else self.origin.distribution}"
         )
 
@@ -108,7 +108,7 @@ def _installed() -> Installed:
 
 def _plugin(distribution: Distribution) -> Plugin:
     try:
-        points = [p for p in distribution.entry_points if p.group.startswith(PREFIX)]
+        points = [p for p in distribution.entry_points if p.group.startswith(GROUP_PREFIX)]
         if points and not distribution.metadata["Name"]:
             raise ValueError("its METADATA says no name")
         name = distribution.name if points else ""
@@ -131,10 +131,12 @@ def canonical(distribution: str) -> str:
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
-def culprit(error: BaseException) -> str:
+def find_plugin_in_traceback(error: BaseException) -> str:
     """Says which installed stranger's code raised an error, and where; empty: none of them."""
     owners: dict[str, Origin] = {}
-    for plugin in sorted(installed(), key=lambda plugin: plugin.origin.distribution == OWN):
+    for plugin in sorted(
+        installed(), key=lambda plugin: plugin.origin.distribution == OWN_DISTRIBUTION
+    ):
         for point in plugin.points:  # ours last: nobody else owns what we declare
             owners[point.value.partition(":")[0].partition(".")[0]] = plugin.origin
     known = packages_distributions()
@@ -144,7 +146,7 @@ def culprit(error: BaseException) -> str:
         # An entry point may name a module of anybody's; who ships it answers for it.
         if (
             owner
-            and owner.distribution != OWN
+            and owner.distribution != OWN_DISTRIBUTION
             and owner.distribution in known.get(package, [owner.distribution])
         ):
             return (
@@ -221,13 +223,13 @@ class Registry:
                 return label
         for name, known in self._local.items():
             if known is part:
-                return f"{self.noun} {name!r} of {HERE}"
+                return f"{self.noun} {name!r} of {THIS_PROCESS}"
         return f"{self.noun} {getattr(part, '__qualname__', part)}"
 
     def origin(self, name: str, *, prefer: str = "") -> Origin:
         """Says which distribution provides `name`, without importing it."""
         if name in self._local:
-            return Origin(HERE, "")
+            return Origin(THIS_PROCESS, "")
         return _origin(self._find(name, prefer=prefer))
 
     def full_name(self, name: str, origin: Origin) -> str:
@@ -282,7 +284,7 @@ class Registry:
         if distribution:
             wanted = canonical(distribution)
             points = [p for p in points if canonical(_origin(p).distribution) == wanted]
-        for winner in (prefer, OWN):
+        for winner in (prefer, OWN_DISTRIBUTION):
             if len(points) > 1:
                 points = [p for p in points if _origin(p).distribution == winner] or points
         if not points:
@@ -310,7 +312,7 @@ trackers = Registry("ae_toolkit.trackers", noun="tracker")
 callbacks = Registry("ae_toolkit.callbacks", noun="callback")
 
 #: Every registry, by the noun of its parts.
-ALL: dict[str, Registry] = {
+ALL_REGISTRIES: dict[str, Registry] = {
     value.noun: value
     for value in list(vars(sys.modules[__name__]).values())
     if isinstance(value, Registry)

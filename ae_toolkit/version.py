@@ -1,23 +1,24 @@
-"""The version of the toolkit and of its contracts, and where modules of former versions are now."""
+"""The version of the toolkit and of its contracts, and what had other names in former versions."""
 
 from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
 __version__ = "0.1.0"
 
 #: The version of the contracts in `contracts.py` and `modality.py`; it grows when one breaks.
-CONTRACT = 2
+CONTRACT_VERSION = 2
 OLDEST_CONTRACT = 2  #: of which plugins still work
 
 #: Former modules that plugins may import, and the packages or modules that hold them now.
-MOVED = {
+MOVED_MODULES = {
     "backbones": "parts.backbones",
     "batches": "data.batches",
     "bottleneck": "parts.bottleneck",
@@ -41,6 +42,24 @@ MOVED = {
 }
 
 
+def former_names(module: str, renamed: Mapping[str, str]) -> Callable[[str], Any]:
+    """Returns a `__getattr__` by which plugins may use a module's names of former versions.
+
+    Args:
+        module: its name.
+        renamed: the names of today by the former ones.
+    """
+
+    def __getattr__(name: str) -> Any:
+        if name not in renamed:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        words = f"{module}.{name} is {renamed[name]} now"
+        warnings.warn(words, DeprecationWarning, stacklevel=2)
+        return getattr(import_module(module), renamed[name])
+
+    return __getattr__
+
+
 class MovedModules(MetaPathFinder, Loader):
     """Lets a plugin import a module by its former name, with a warning that says the new one."""
 
@@ -49,9 +68,9 @@ class MovedModules(MetaPathFinder, Loader):
     ) -> ModuleSpec | None:
         package, _, name = fullname.partition(".")
         former, _, rest = name.partition(".")
-        if package != __package__ or former not in MOVED:
+        if package != __package__ or former not in MOVED_MODULES:
             return None
-        now = ".".join(filter(None, [package, MOVED[former], rest]))
+        now = ".".join(filter(None, [package, MOVED_MODULES[former], rest]))
         return ModuleSpec(fullname, self, origin=now)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:

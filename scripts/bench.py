@@ -344,12 +344,12 @@ def bundled_digits(split: str) -> Any:
 
 def tunes() -> tuple[list[str], str]:
     """The MIDI files of the collections of folk tunes, or the bundled ones, and what they are."""
-    from ae_music.datasets import COLLECTIONS
+    from ae_music.datasets import TUNE_COLLECTIONS
 
     from ae_toolkit.data.examples import data_roots
 
     for root in data_roots():
-        folders = [root / "midi" / name for name in COLLECTIONS]
+        folders = [root / "midi" / name for name in TUNE_COLLECTIONS]
         if all(folder.is_dir() for folder in folders):
             found = [path for folder in folders for path in sorted(folder.glob("*.mid"))]
             return [str(path.resolve()) for path in found], "folk tunes"

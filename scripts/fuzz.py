@@ -481,7 +481,7 @@ def models(folder: Path) -> list[Path]:
         recipe = recipe.with_(known)
         weights = Autoencoder(recipe, modality=recipe.make("modality")).state_dict()
         checkpoint.save(folder / name, weights, unsealed(checkpoint.config_json(recipe)))
-        config = folder / name / checkpoint.CONFIG
+        config = folder / name / checkpoint.CONFIG_FILE
         config.write_text(unsealed(config.read_text()))
     return sorted(folder.iterdir())
 
@@ -505,7 +505,7 @@ def broken_model(chance: random.Random, seeds: Sequence[Path], place: Path) -> P
     shutil.copytree(seed, place)
     break_model(place, chance, other)
     if chance.random() < 0.05:
-        name = chance.choice([checkpoint.CONFIG, checkpoint.WEIGHTS])
+        name = chance.choice([checkpoint.CONFIG_FILE, checkpoint.WEIGHTS_FILE])
         shutil.copy(other / name, place)
     return place
 
@@ -514,18 +514,18 @@ def break_model(folder: Path, chance: random.Random, other: Path) -> None:
     """Breaks the configuration or the weights of a model folder, at least one of them."""
     from ae_toolkit.runs import checkpoint
 
-    config, weights = folder / checkpoint.CONFIG, folder / checkpoint.WEIGHTS
+    config, weights = folder / checkpoint.CONFIG_FILE, folder / checkpoint.WEIGHTS_FILE
     how = chance.random()
     if how < 0.55:
         tree = json.loads(config.read_text())
         config.write_bytes(text_of(edited(tree, chance, known=names())))
     elif how < 0.65:
-        theirs = (other / checkpoint.CONFIG).read_bytes()
+        theirs = (other / checkpoint.CONFIG_FILE).read_bytes()
         config.write_bytes(mutated(config.read_bytes(), chance, theirs))
     elif how < 0.9:
         weights.write_bytes(odd_safetensors(weights.read_bytes(), chance))
     else:
-        theirs = (other / checkpoint.WEIGHTS).read_bytes()
+        theirs = (other / checkpoint.WEIGHTS_FILE).read_bytes()
         weights.write_bytes(mutated(weights.read_bytes(), chance, theirs))
 
 
@@ -534,7 +534,7 @@ def names() -> list[Any]:
     """Of all parts, which a configuration can ask for, also as one that has no settings."""
     from ae_toolkit import registry
 
-    known = sorted({name for kind in registry.ALL.values() for name in kind.names()})
+    known = sorted({name for kind in registry.ALL_REGISTRIES.values() for name in kind.names()})
     return [*known, *({"name": name} for name in known)]
 
 
@@ -567,7 +567,7 @@ def runs(folder: Path) -> list[Path]:
     from ae_toolkit.runs import checkpoint
 
     run = fit(recipe_of_runs(), folder / "run", progress=False, device="cpu")
-    for config in run.rglob(checkpoint.CONFIG):
+    for config in run.rglob(checkpoint.CONFIG_FILE):
         config.write_text(unsealed(config.read_text()))
     return [run]
 
@@ -588,7 +588,7 @@ def broken_run(chance: random.Random, seeds: Sequence[Path], place: Path) -> Pat
 
     shutil.copytree(seeds[0], place)
     [newest] = place.glob("checkpoints/*")
-    state = newest / checkpoint.STATE
+    state = newest / checkpoint.STATE_FILE
     how = chance.random()
     if how < 0.6:
         tree = edited(torch.load(state), chance, known=[torch.zeros(3), {1}, (1, 2), 1j, b"a"])

@@ -170,10 +170,12 @@ def differences(one: Path, other: Path) -> list[str]:
     if folders[0][0] != folders[1][0]:
         return [*found, f"the last step: {folders[0][0]} and {folders[1][0]}"]
     first, second = (folder for _, folder in folders)
-    if (first / checkpoint.WEIGHTS).read_bytes() != (second / checkpoint.WEIGHTS).read_bytes():
-        found.append(checkpoint.WEIGHTS)
+    if (first / checkpoint.WEIGHTS_FILE).read_bytes() != (
+        second / checkpoint.WEIGHTS_FILE
+    ).read_bytes():
+        found.append(checkpoint.WEIGHTS_FILE)
     if not same(checkpoint.load_state(first), checkpoint.load_state(second), but={"timings.jsonl"}):
-        found.append(checkpoint.STATE)
+        found.append(checkpoint.STATE_FILE)
     left = [str(path.relative_to(other)) for path in other.rglob(".*")]
     return [*found, *(f"{name} was left behind" for name in left)]
 

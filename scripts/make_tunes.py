@@ -9,12 +9,12 @@ import shutil
 import sys
 from pathlib import Path
 
-from ae_music.datasets import COLLECTIONS, title_of
-from ae_music.grid import ALIKE, METERS
+from ae_music.datasets import TUNE_COLLECTIONS, title_of
+from ae_music.grid import KNOWN_METERS, METER_CLASSES
 from ae_music.modality import Melodies
 
 SAMPLES = Path(__file__).parents[1] / "plugins/ae_music/samples"
-SHARES = dict(zip(METERS, (24, 12, 8, 12, 4), strict=True))
+SHARES = dict(zip(KNOWN_METERS, (24, 12, 8, 12, 4), strict=True))
 
 NAMED = {
     "drowsy-maggie": "oneills-1850/1376-1475-1376-14751425.mid",
@@ -37,11 +37,11 @@ def main(root: Path) -> None:
     shutil.rmtree(SAMPLES / "tunes", ignore_errors=True)
     (SAMPLES / "tunes").mkdir()
     modality, wanted, titles = Melodies(), dict(SHARES), set()
-    files = sorted(file for name in COLLECTIONS for file in (root / name).glob("*.mid"))
+    files = sorted(file for name in TUNE_COLLECTIONS for file in (root / name).glob("*.mid"))
     random.Random(0).shuffle(files)
     for file in files:
         melody, *more = modality.read(file)
-        title, meter = title_of(melody), ALIKE.get(melody.meter)
+        title, meter = title_of(melody), METER_CLASSES.get(melody.meter)
         if more or meter is None or not wanted[meter] or title in titles:
             continue
         wanted[meter] -= 1

@@ -60,8 +60,8 @@ def reading(folder: Path, tunes: Path) -> tuple[int, float]:
     """How many tunes there are, and seconds from cold files to cached windows of two bars."""
     code = (
         "import sys, time; from pathlib import Path; import symusic\n"
-        "from ae_music.modality import Melodies; from ae_toolkit.data.folder import read_corpus\n"
-        "began = time.perf_counter(); read_corpus([Path(sys.argv[1])], Melodies())\n"
+        "from ae_music.modality import Melodies; from ae_toolkit.data.folder import read_folder\n"
+        "began = time.perf_counter(); read_folder([Path(sys.argv[1])], Melodies())\n"
         "print(time.perf_counter() - began)"
     )
     taken = []

@@ -93,10 +93,10 @@ def recipe(folder: Path, *, epochs: float) -> Recipe:
 def measure(folder: Path, examples: int) -> None:
     """Reads and trains in this process, and prints one line of JSON."""
     from ae_toolkit import fit
-    from ae_toolkit.data.folder import read_corpus
+    from ae_toolkit.data.folder import read_folder
 
     began = time.perf_counter()
-    corpus = read_corpus([folder], Synthetic())
+    corpus = read_folder([folder], Synthetic())
     seconds = time.perf_counter() - began
     found, size = len(corpus.examples), corpus.examples.nbytes
     ingested = peak()

@@ -23,16 +23,16 @@ from ae_audio.dsp import spectrum
 from ae_audio.dsp.pitch import find_pitch
 from ae_audio.dsp.sound import read_sound
 from ae_audio.latent.evaluate import speed
-from ae_audio.modality import Notes, note_of
+from ae_audio.modality import Notes, align_note
 from torch import Tensor
 from torchaudio.functional import detect_pitch_frequency
 from torchaudio.transforms import GriffinLim
 
 from ae_toolkit import load
-from ae_toolkit.data.examples import choose_groups
-from ae_toolkit.data.folder import TEST_SHARE, read_corpus
+from ae_toolkit.data.examples import choose_test_groups
+from ae_toolkit.data.folder import TEST_SHARE, read_folder
 
-SOUND = spectrum.num_samples(spectrum.NUM_FRAMES) / spectrum.RATE  #: seconds of a note
+SOUND = spectrum.num_samples(spectrum.NUM_FRAMES) / spectrum.SAMPLE_RATE  #: seconds of a note
 
 
 def phases(samples: Tensor) -> dict[str, dict[str, float]]:
@@ -71,7 +71,7 @@ def pitches(samples: Tensor, written: Tensor) -> dict[str, dict[str, float]]:
             69
             + 12
             * torch.log2(
-                detect_pitch_frequency(samples, spectrum.RATE, freq_low=60, freq_high=2200)
+                detect_pitch_frequency(samples, spectrum.SAMPLE_RATE, freq_low=60, freq_high=2200)
                 .median(1)
                 .values.clamp_min(1e-3)
                 / 440
@@ -92,14 +92,14 @@ def reading(files: list[Path]) -> float:
     with tempfile.TemporaryDirectory() as temporary:
         os.environ["XDG_CACHE_HOME"] = temporary
         began = time.perf_counter()
-        corpus = read_corpus(files, Notes())
+        corpus = read_folder(files, Notes())
         return len(corpus.examples) / (time.perf_counter() - began)
 
 
 def denoising(files: list[Path], *, num: int = 60) -> dict[str, dict[str, float]]:
     """Decibels from note to noise before and after `clean`, on instruments that were held out."""
     instruments = {file.stem.partition("-")[0] for file in files}
-    unheard = choose_groups(sorted(instruments), TEST_SHARE, seed="test")
+    unheard = choose_test_groups(sorted(instruments), TEST_SHARE, seed="test")
     mine = [file for file in files if file.stem.partition("-")[0] in unheard]
     model, generator = load("note-denoise"), torch.Generator().manual_seed(0)
     rows = {}
@@ -129,8 +129,8 @@ def main() -> None:
     torch.set_num_threads(1)
     found = sorted(options.folder.glob("*.wav"))
     files = random.Random(0).sample(found, min(options.num, len(found)))
-    notes = [note_of(read_sound(file), tune=False).samples for file in files]
-    samples = torch.stack([spectrum.fitted(note) for note in notes])
+    notes = [align_note(read_sound(file), tune=False).samples for file in files]
+    samples = torch.stack([spectrum.fit_length(note) for note in notes])
     written = torch.tensor([float(file.stem.split("-")[-2]) for file in files])
     result = {
         "phases": phases(samples),

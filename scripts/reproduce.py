@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ae_audio.latent.evaluate import WORDS as NOTE_WORDS
+from ae_audio.latent.evaluate import MEASURE_WORDS as NOTE_WORDS
 from ae_audio.latent.evaluate import measure as measure_notes
 from ae_music.latent.attributes import DIRECTIONS_FILE, find_directions
 from ae_music.latent.attributes import write_directions as write_attributes
-from ae_music.latent.evaluate import PAPER, SAMPLE_WORDS, WORDS
+from ae_music.latent.evaluate import MEASURE_WORDS, MUSICVAE_PAPER, SAMPLE_WORDS
 from ae_music.latent.evaluate import measure as measure_melodies
 
 from ae_toolkit import __version__, fit, load
@@ -97,7 +97,7 @@ def train(name: str, run: Path) -> float:
     """Trains, or goes on with what was begun, and returns the seconds that it took in all."""
     before, began = spent(run), time.perf_counter()
     try:
-        fit(named(name), run, resume=(run / checkpoint.CONFIG).exists())
+        fit(named(name), run, resume=(run / checkpoint.CONFIG_FILE).exists())
     finally:
         seconds = before + time.perf_counter() - began
         if run.exists():
@@ -149,13 +149,13 @@ def measure(weights: Path) -> None:
     named_as = summary(recipes.get(weights.name))
     card = {**config.card, "summary": named_as, "metrics": report}
     text = checkpoint.config_json(config.recipe, metrics=config.metrics, card=card)
-    checkpoint.write_text(weights / checkpoint.CONFIG, text)
+    checkpoint.write_text(weights / checkpoint.CONFIG_FILE, text)
     checkpoint.note_checksums(weights)
     checkpoint.write_text(weights / "README.md", readme(weights, card))
 
 
 def readme(weights: Path, card: dict[str, Any]) -> str:
-    report, size = card["metrics"], (weights / checkpoint.WEIGHTS).stat().st_size
+    report, size = card["metrics"], (weights / checkpoint.WEIGHTS_FILE).stat().st_size
     rows = {
         "made by": f"`{card['command']}`",
         "seed": card["seed"],
@@ -188,7 +188,7 @@ def numbers(report: dict[str, Any]) -> dict[str, str]:
             f"**{report['nll']:.2f} nats** (corruption: {report['corruption']})"
         )
     rows["active units"] = f"{report['active_units']} of {report['z_dim']}"
-    for key, words in WORDS.items() if "melodies" in report else ():
+    for key, words in MEASURE_WORDS.items() if "melodies" in report else ():
         if key in report["melodies"] and key not in ("rate", "distortion"):
             rows[words] = f"{report['melodies'][key]:.4f}"
     for key, words in NOTE_WORDS.items() if "notes" in report else ():
@@ -236,10 +236,13 @@ def melodies_table(reports: Mapping[str, Mapping[str, Any]]) -> list[str]:
     lines = [f"| | {columns} | MusicVAE, 2 bars | 16 bars |", "|---" * (len(reports) + 3) + "|"]
 
     def add(words: str, numbers: Sequence[str], key: str = "") -> None:
-        paper = [f"{PAPER[bars][key]:.3f}" if key in PAPER[bars] else "" for bars in (2, 16)]
+        paper = [
+            f"{MUSICVAE_PAPER[bars][key]:.3f}" if key in MUSICVAE_PAPER[bars] else ""
+            for bars in (2, 16)
+        ]
         lines.append(f"| {words} | {' | '.join([*numbers, *paper])} |")
 
-    for key, words in WORDS.items():
+    for key, words in MEASURE_WORDS.items():
         digits = 1 if key in ("rate", "distortion") else 3
         numbers = [f"{r[key]:.{digits}f}" if key in r else "" for r in reports.values()]
         add(words, numbers, key)

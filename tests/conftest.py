@@ -16,7 +16,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from ae_toolkit import CONTRACT, Recipe, fit, load, registry
+from ae_toolkit import CONTRACT_VERSION, Recipe, fit, load, registry
 from ae_toolkit.autoencoder import Autoencoder
 from ae_toolkit.inference.model import Model
 from ae_toolkit.recipe import named
@@ -62,9 +62,9 @@ def real_tunes() -> Path:
 @pytest.fixture(autouse=True)
 def clean_registries() -> Iterator[None]:
     """What a test registers is gone after it."""
-    before = {kind: dict(parts._local) for kind, parts in registry.ALL.items()}
+    before = {kind: dict(parts._local) for kind, parts in registry.ALL_REGISTRIES.items()}
     yield
-    for kind, parts in registry.ALL.items():
+    for kind, parts in registry.ALL_REGISTRIES.items():
         parts._local = before[kind]
 
 
@@ -133,7 +133,7 @@ class Site:
         *,
         source: str = "",
         version: str = "0.1.0",
-        contract: int | str | None = CONTRACT,
+        contract: int | str | None = CONTRACT_VERSION,
     ) -> None:
         """Installs a distribution; its entry points are `{group: {name: value}}`."""
         if contract is not None:

@@ -20,7 +20,7 @@ from ae_audio.dsp.pitch import find_pitch, parse_pitch, pitch_name
 from ae_audio.dsp.sound import Sound, read_sound, write_sounds
 from ae_audio.latent.morph import evenly_bright
 from ae_audio.latent.song import RELEASE_SECONDS, Tone, read_melody, sing, within
-from ae_audio.modality import Notes, note_of
+from ae_audio.modality import Notes, align_note
 from conftest import ROOT
 
 from ae_toolkit import RunError, UsageError, load
@@ -52,7 +52,7 @@ def test_data_type_keeps_its_contract(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 44_100, 44_101, 48_000, 96_000, 192_000])
 def test_any_rate(tmp_path: Path, rate: int) -> None:
     soundfile.write(tmp_path / "a.wav", tone(rate=rate), rate)
-    assert note_of(read_sound(tmp_path / "a.wav")).pitch == 69
+    assert align_note(read_sound(tmp_path / "a.wav")).pitch == 69
 
 
 @pytest.mark.parametrize(
@@ -63,13 +63,13 @@ def test_any_rate(tmp_path: Path, rate: int) -> None:
 def test_any_format(tmp_path: Path, ending: str, subtype: str) -> None:
     path = tmp_path / f"a.{ending}"
     soundfile.write(path, tone(220.0, rate=44_100), 44_100, subtype)
-    assert note_of(read_sound(path)).pitch == 57
+    assert align_note(read_sound(path)).pitch == 57
 
 
 def test_channels_that_cancel_are_still_heard(tmp_path: Path) -> None:
     wave = tone()
     soundfile.write(tmp_path / "a.wav", np.stack([wave, -wave], 1), 16_000)
-    assert note_of(read_sound(tmp_path / "a.wav")).pitch == 69
+    assert align_note(read_sound(tmp_path / "a.wav")).pitch == 69
 
 
 def not_a_number() -> np.ndarray:
@@ -274,7 +274,7 @@ def test_every_format_takes_any_length_and_rate(tmp_path: Path, num: int, rate: 
         assert soundfile.info(tmp_path / f"a{ending}").duration == pytest.approx(seconds, abs=0.1)
 
 
-@pytest.mark.parametrize("ending", sound.SUFFIXES)
+@pytest.mark.parametrize("ending", sound.SOUND_SUFFIXES)
 def test_what_is_written_says_who_wrote_it(ending: str, tmp_path: Path) -> None:
     Notes().write([read_sound(SAMPLES / "flute.flac")], tmp_path / f"a{ending}")
     assert is_signed(tmp_path / f"a{ending}")
@@ -319,7 +319,7 @@ def test_notes_are_rendered_as_they_are_named(tmp_path: Path) -> None:
     assert make_notes["render"](73, tmp_path, soundfont, notes, ".wav") == 2
     for pitch, velocity in notes:
         sound = read_sound(tmp_path / f"flute_073-{pitch:03}-{velocity:03}.wav")
-        assert note_of(sound).pitch == pitch and sound.rate == 16_000 and sound.seconds == 1
+        assert align_note(sound).pitch == pitch and sound.rate == 16_000 and sound.seconds == 1
 
 
 # Levels and pitches.
@@ -327,7 +327,7 @@ def test_notes_are_rendered_as_they_are_named(tmp_path: Path) -> None:
 
 def test_analysis_and_synthesis_lose_little() -> None:
     for name in NAMES:
-        samples = note_of(read_sound(SAMPLES / f"{name}.flac")).samples[None]
+        samples = align_note(read_sound(SAMPLES / f"{name}.flac")).samples[None]
         levels = spectrum.analyse(samples[:, : spectrum.num_samples(spectrum.NUM_FRAMES)])
         again = spectrum.synthesise(levels)
         lost = spectrum.log_spectral_distance(spectrum.analyse(again), levels)
@@ -338,18 +338,18 @@ def test_analysis_and_synthesis_lose_little() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_pitch_of_shipped_notes(name: str) -> None:
     expected = {"cello": 57}.get(name, 69)
-    assert note_of(read_sound(SAMPLES / f"{name}.flac")).pitch == expected
+    assert align_note(read_sound(SAMPLES / f"{name}.flac")).pitch == expected
 
 
 @pytest.mark.parametrize("cents", [-45, -12, 0, 7, 38])
 def test_a_note_out_of_tune_is_tuned_and_untuned(cents: int) -> None:
     sound = Sound(torch.from_numpy(tone(440 * 2 ** (cents / 1200))), 16_000)
-    note = note_of(sound)
+    note = align_note(sound)
     assert note.pitch == 69 and note.cents == pytest.approx(cents, abs=4)
     assert float(find_pitch(note.samples[None])) == pytest.approx(69, abs=0.05)
     notes = Notes()
     back = notes.from_tensor(notes.prepare(notes.to_tensor(sound).y), like=sound)
-    assert note_of(back).cents == pytest.approx(cents, abs=6)
+    assert align_note(back).cents == pytest.approx(cents, abs=6)
     assert back.peak == pytest.approx(sound.peak, rel=1e-3)
 
 
@@ -465,7 +465,7 @@ def test_reconstruction_is_like_the_original(ae, tmp_path: Path) -> None:
     assert made.rate == 44_100 and made.peak == pytest.approx(
         read_sound(tmp_path / "a.wav").peak, abs=0.01
     )
-    assert note_of(made).pitch == 69
+    assert align_note(made).pitch == 69
     assert (tmp_path / "b.png").stat().st_size > 10_000
 
 
@@ -475,7 +475,7 @@ def test_morph(ae, tmp_path: Path) -> None:
     assert "5 steps from flute to guitar" in said
     steps = sorted((tmp_path / "steps").glob("*.wav"))
     assert len(steps) == 5
-    assert all(note_of(read_sound(path)).pitch == 69 for path in steps)
+    assert all(align_note(read_sound(path)).pitch == 69 for path in steps)
     assert (tmp_path / "m.png").is_file()
 
 

@@ -123,7 +123,10 @@ def test_generic_verbs(ae, run: Path, tmp_path: Path) -> None:
     ae("decode", run, "z.npz", "-o", "decoded")
     assert (Path("decoded") / "digit-3.png").read_bytes() == Path("back/digit-3.png").read_bytes()
     ae("export", run, "-o", "shared")
-    assert {p.name for p in Path("shared").iterdir()} == {checkpoint.CONFIG, checkpoint.WEIGHTS}
+    assert {p.name for p in Path("shared").iterdir()} == {
+        checkpoint.CONFIG_FILE,
+        checkpoint.WEIGHTS_FILE,
+    }
 
 
 def test_verbs_take_a_condition_that_files_do_not_say(ae) -> None:

@@ -7,7 +7,7 @@ import torch
 from conftest import small
 from torch import Tensor, nn
 
-from ae_toolkit.parts.backbones.covering import CoveringConv2d, Overlap, let_cover
+from ae_toolkit.parts.backbones.covering import FullKernelConv2d, Overlap, use_full_kernel
 from ae_toolkit.training.distributed import Ranks
 from ae_toolkit.training.engine import Engine
 from ae_toolkit.training.setup import prepare
@@ -19,7 +19,7 @@ def pair(**settings: object) -> tuple[nn.Conv2d, nn.Conv2d]:
     one = nn.Conv2d(3, 5, **settings)
     other = nn.Conv2d(3, 5, **settings)
     other.load_state_dict(one.state_dict())
-    let_cover(other)
+    use_full_kernel(other)
     return one, other
 
 
@@ -77,9 +77,9 @@ def test_only_plain_convolutions_change_and_states_stay() -> None:
 
     model = nn.Sequential(nn.Conv2d(1, 1, 1), Own(1, 1, 1), nn.ConvTranspose2d(1, 1, 1))
     before = list(model.state_dict())
-    let_cover(model)
+    use_full_kernel(model)
     kinds = [type(layer) for layer in model]
-    assert kinds == [CoveringConv2d, Own, nn.ConvTranspose2d]
+    assert kinds == [FullKernelConv2d, Own, nn.ConvTranspose2d]
     assert list(model.state_dict()) == before
 
 
@@ -88,7 +88,7 @@ def test_trainings_on_a_cpu_use_it() -> None:
     cpu = torch.device("cpu")
     setup = prepare(recipe, Engine.pick(recipe.train, cpu), cpu, Ranks())
     for model in (setup.model, setup.optimizer.ema_model()):
-        assert any(type(layer) is CoveringConv2d for layer in model.modules())
+        assert any(type(layer) is FullKernelConv2d for layer in model.modules())
         assert not any(type(layer) is nn.Conv2d for layer in model.modules())
 
 

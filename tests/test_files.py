@@ -34,7 +34,7 @@ def test_export_loads_anywhere_and_bf16_halves_it(
     codes = [load(m).encode_examples(_digits(run)) for m in (run, exported)]
     assert torch.equal(*codes)
     half = zoo.export(str(run), tmp_path / "half", dtype="bf16")
-    assert half < 0.55 * (exported / checkpoint.WEIGHTS).stat().st_size
+    assert half < 0.55 * (exported / checkpoint.WEIGHTS_FILE).stat().st_size
     assert load(tmp_path / "half").autoencoder.encoder.layers[0].weight.dtype == torch.float32
 
 
@@ -61,7 +61,7 @@ def test_writing_leaves_nothing_half_done(tmp_path: Path) -> None:
 
 
 def broken(exported: Path, kind: str) -> None:
-    weights, config = exported / checkpoint.WEIGHTS, exported / checkpoint.CONFIG
+    weights, config = exported / checkpoint.WEIGHTS_FILE, exported / checkpoint.CONFIG_FILE
     settings = json.loads(config.read_text())
     del settings["checksum"], settings["files"]  # as former versions wrote it
     if kind == "cut":
@@ -107,7 +107,7 @@ def test_broken_models(exported: Path, kind: str, sentence: str) -> None:
 
 def change_config(folder: Path, **changes: Any) -> None:
     """As somebody would who means harm: the checksum fits."""
-    path = folder / checkpoint.CONFIG
+    path = folder / checkpoint.CONFIG_FILE
     config = json.loads(path.read_text())
     for key, value in changes.items():
         *where, last = key.split("__")
@@ -115,7 +115,7 @@ def change_config(folder: Path, **changes: Any) -> None:
         for word in where:
             target = target[word]
         target[last] = value
-    path.write_text(json.dumps(files.seal(config, but=checkpoint.FREE)))
+    path.write_text(json.dumps(files.seal(config, but=checkpoint.EDITABLE_KEYS)))
 
 
 @pytest.mark.parametrize(
@@ -128,11 +128,11 @@ def test_a_part_of_an_impossible_name(name: Any, sentence: str, exported: Path) 
     assert sentence in str(caught.value) and len(str(caught.value)) < 3000
 
 
-@pytest.mark.parametrize("name", [checkpoint.WEIGHTS, checkpoint.CONFIG])
+@pytest.mark.parametrize("name", [checkpoint.WEIGHTS_FILE, checkpoint.CONFIG_FILE])
 def test_a_flipped_bit_is_noticed(name: str, exported: Path) -> None:
     path = exported / name
     content = bytearray(path.read_bytes())
-    at = len(content) // 2 if name == checkpoint.WEIGHTS else content.index(b'"z_dim": 2') + 9
+    at = len(content) // 2 if name == checkpoint.WEIGHTS_FILE else content.index(b'"z_dim": 2') + 9
     content[at] ^= 1
     path.write_bytes(content)
     with pytest.raises(RunError, match=r"is damaged, its checksum is|has changed since it was wr"):
@@ -140,7 +140,7 @@ def test_a_flipped_bit_is_noticed(name: str, exported: Path) -> None:
 
 
 def test_a_card_may_be_edited_and_files_without_checksums_load(exported: Path) -> None:
-    path = exported / checkpoint.CONFIG
+    path = exported / checkpoint.CONFIG_FILE
     config = json.loads(path.read_text())
     path.write_text(json.dumps({**config, "card": {"summary": "mine"}}))
     assert load(exported).config.card == {"summary": "mine"}
@@ -153,7 +153,7 @@ def test_a_card_may_be_edited_and_files_without_checksums_load(exported: Path) -
 def test_weights_that_are_not_finite_are_named(value: float, exported: Path) -> None:
     weights = checkpoint.load_weights(exported)
     weights["decoder.layers.0.weight"][3, 1] = value
-    (exported / checkpoint.WEIGHTS).write_bytes(checkpoint.pack(weights))
+    (exported / checkpoint.WEIGHTS_FILE).write_bytes(checkpoint.pack(weights))
     checkpoint.note_checksums(exported)
     with pytest.raises(RunError, match=r"'decoder.layers.0.weight' is not finite"):
         load(exported)
@@ -202,7 +202,7 @@ def test_a_broken_config_is_one_sentence_and_one_model(
 ) -> None:
     broken_one = exported.with_name("broken")
     shutil.copytree(exported, broken_one)
-    path = broken_one / checkpoint.CONFIG
+    path = broken_one / checkpoint.CONFIG_FILE
     path.unlink()
     if kind == "pipe":
         os.mkfifo(path)
@@ -224,7 +224,7 @@ def test_training_state_with_code_is_refused(run: Path, tmp_path: Path) -> None:
         def __reduce__(self):
             return (open, (str(tmp_path / "pwned"), "w"))
 
-    torch.save({"step": Evil()}, tmp_path / checkpoint.STATE)
+    torch.save({"step": Evil()}, tmp_path / checkpoint.STATE_FILE)
     with pytest.raises(RunError, match="holds code beside tensors; it is not opened"):
         checkpoint.load_state(tmp_path)
     assert not (tmp_path / "pwned").exists()
@@ -294,11 +294,11 @@ def test_any_data_type_from_files(tmp_path: Path, capfd: pytest.CaptureFixture[s
 
 
 def test_holding_out_is_by_group_and_moves_nobody() -> None:
-    from ae_toolkit.data.examples import Examples, hold_out
+    from ae_toolkit.data.examples import Examples, train_test_split
 
     def split(num: int) -> set[str]:
         groups = [f"tune {i // 2}" for i in range(num)]
-        mine, held = hold_out(Examples(torch.zeros(num, 1), None, {}, groups), 0.2, seed=0)
+        mine, held = train_test_split(Examples(torch.zeros(num, 1), None, {}, groups), 0.2, seed=0)
         assert not set(mine.groups) & set(held.groups)
         return set(held.groups)
 
@@ -318,22 +318,22 @@ def test_shorter_examples_are_padded_and_masked() -> None:
 
 
 def test_broken_cache_is_read_anew(tmp_path: Path) -> None:
-    from ae_toolkit.data.folder import read_corpus
+    from ae_toolkit.data.folder import read_folder
     from ae_toolkit.testing.contracts import Tensors
 
     folder = tmp_path / "data"
     folder.mkdir()
     for i in range(3):
         np.save(folder / f"{i}.npy", np.full((1, 8, 8), i))
-    first = read_corpus([folder], Tensors())
+    first = read_folder([folder], Tensors())
     assert first.folder is not None
-    again = read_corpus([folder], Tensors())
+    again = read_folder([folder], Tensors())
     assert torch.equal(first.examples.y, again.examples.y)
     assert first.examples.groups == ["0.npy", "1.npy", "2.npy"]
     for name, content in (("y.npy", b""), ("y.npy", b"short"), ("shard.json", b"[]")):
         path = next(first.folder.glob(f"*/{name}"))
         path.write_bytes(content)
-        found = read_corpus([folder], Tensors())
+        found = read_folder([folder], Tensors())
         assert len(found.examples) == 3 and path.read_bytes() != content
     np.save(folder / "3.npy", np.full((1, 8, 8), 3))
-    assert len(read_corpus([folder], Tensors()).examples) == 4
+    assert len(read_folder([folder], Tensors()).examples) == 4

@@ -11,7 +11,7 @@ from torch import distributions as D
 
 from ae_toolkit import Model, registry
 from ae_toolkit.autoencoder import Autoencoder
-from ae_toolkit.contracts import Posterior, Step, Terms
+from ae_toolkit.contracts import Posterior, StepContext, Terms
 from ae_toolkit.data.examples import Examples
 from ae_toolkit.inference import latent
 from ae_toolkit.inference.evaluate import active_units, evaluate, neighbour_accuracy, principal_axes
@@ -126,7 +126,7 @@ def test_a_flow_starts_as_the_standard_normal_and_is_a_change_of_variables() -> 
         torch.nn.init.normal_(parameter, std=0.1)
 
     def draw(noise: torch.Tensor) -> torch.Tensor:
-        step = Step(torch.tensor(1.0), lambda shape: noise[None], lambda shape: noise[None])
+        step = StepContext(torch.tensor(1.0), lambda shape: noise[None], lambda shape: noise[None])
         return flow.sample(1, c[None], temperature=1.0, step=step)[0][0]
 
     jacobian = torch.autograd.functional.jacobian(draw, noise)
@@ -249,7 +249,7 @@ def test_a_corruption_says_what_is_seen_and_what_is_judged_by(linear, step) -> N
 
 def test_more_samples_than_fit_at_once_are_all_counted(linear, monkeypatch) -> None:
     model, y = linear
-    monkeypatch.setattr("ae_toolkit.inference.evaluate.DECODED", 64)
+    monkeypatch.setattr("ae_toolkit.inference.evaluate.CHUNK_SAMPLES", 64)
     report = evaluate(model, num_samples=1000, limit=20)
     assert report["nll"] == pytest.approx(float(exact_nll(y[:20]).mean()), abs=0.02)
 

@@ -15,11 +15,20 @@ import pytest
 import symusic
 import torch
 from ae_music.datasets import title_of
-from ae_music.grid import COMMON, FIRST, METERS, Melody, Meter, Notes, tidy, write_steps
+from ae_music.grid import (
+    COMMON_TIME,
+    KNOWN_METERS,
+    LOWEST_KEY,
+    Melody,
+    Meter,
+    Notes,
+    canonical,
+    write_steps,
+)
 from ae_music.latent import attributes, blend
 from ae_music.latent.evaluate import shifted, total_variation
 from ae_music.midi.write import to_midi
-from ae_music.modality import Melodies, has_pickup, melody_of, octaves_off
+from ae_music.modality import Melodies, has_pickup, melody_of, octave_shift
 from click.testing import CliRunner
 from conftest import ROOT
 
@@ -37,7 +46,7 @@ JIG, OTHER_JIG = SAMPLES / "garryowen.mid", SAMPLES / "smash-the-windows.mid"
 CHORALE = SAMPLES / "chorale-bwv66.6.mid"
 
 
-def melody(*notes: tuple[int, int, int], meter: Meter = COMMON, **changes: Any) -> Melody:
+def melody(*notes: tuple[int, int, int], meter: Meter = COMMON_TIME, **changes: Any) -> Melody:
     """From `(onset, end, pitch)` in steps."""
     columns = np.array(notes, dtype=np.int64).T
     length = -(-int(columns[1].max()) // meter.steps) * meter.steps
@@ -67,10 +76,10 @@ def test_transposition_stays_on_the_keyboard_and_fades() -> None:
     modality = Melodies(bars=2, transpose=6, transposed=(1.0, 0.0))
     high = melody((0, 4, 107), (4, 8, 100), (8, 16, 105))
     y = modality.prepare(torch.stack([modality.parts(high)[0].y] * 500))
-    y = torch.where(y >= FIRST, y + 36, y)  # where the register would not have put it
+    y = torch.where(y >= LOWEST_KEY, y + 36, y)  # where the register would not have put it
     source = Source(0, "test")
     moved = modality.augment(y, source.step(0, progress=0.0))
-    sounding = y >= FIRST
+    sounding = y >= LOWEST_KEY
     by = (moved - y)[sounding].reshape(500, -1)
     assert (by == by[:, :1]).all(), "one melody, one transposition"
     assert moved.max() < 90 and by.min() == -6 and by.max() == 1
@@ -93,7 +102,7 @@ def test_windows_are_the_same_in_any_key_and_of_one_title() -> None:
 def test_a_bass_line_is_seen_in_the_register_and_given_back_in_its_own() -> None:
     modality, low = Melodies(bars=1), melody((0, 4, 36), (4, 8, 43), (8, 16, 40), program=33)
     (example,) = modality.parts(low)
-    assert octaves_off(low) == 3 and example.y.max() - FIRST + 21 == 79
+    assert octave_shift(low) == 3 and example.y.max() - LOWEST_KEY + 21 == 79
     back = modality.join([example.y.long()], like=low)
     assert [n.pitch for n in back.instruments[0].notes] == [36, 43, 40]
     assert back.instruments[0].program == 33
@@ -155,7 +164,7 @@ def test_total_variation() -> None:
 
 def test_tidy_leaves_no_idle_note_off() -> None:
     steps = np.array([1, 0, 40, 0, 1, 1, 0, 41], np.uint8)
-    assert tidy(steps).tolist() == [0, 0, 40, 0, 1, 0, 0, 41]
+    assert canonical(steps).tolist() == [0, 0, 40, 0, 1, 0, 0, 41]
 
 
 # On bundled weights.
@@ -190,7 +199,7 @@ def test_generic_verbs_take_whole_melodies(ae, tmp_path: Path) -> None:
     made = read(Path("decoded/garryowen.mid"))
     assert made.meter == Meter(6, 8) and made.num_bars == 33
     again = read(Path("back/garryowen.mid"))
-    assert (made.steps[: len(again)] == again.transposed(12 * octaves_off(again)).steps).all()
+    assert (made.steps[: len(again)] == again.transposed(12 * octave_shift(again)).steps).all()
     ae("sample", "melody-2bar", "-n", 2, "-o", "new", "--label", "meter=4")
     assert read(Path("new/0001.mid")).meter == Meter(9, 8)
     assert "as a label it is a class" in ae("sample", "melody-2bar", "-o", "x", code=2).output
@@ -214,7 +223,7 @@ def _on_grid(path: Path) -> list[tuple[int, int]]:
     """A sample's notes, from its first bar on, as the grid holds them."""
     tune = read(path)
     return list(
-        zip(np.flatnonzero(tune.steps >= FIRST).tolist(), tune.pitches.tolist(), strict=True)
+        zip(np.flatnonzero(tune.steps >= LOWEST_KEY).tolist(), tune.pitches.tolist(), strict=True)
     )
 
 
@@ -251,7 +260,7 @@ def test_no_bar_of_a_blend_is_empty(bars: str) -> None:
     walk = blend.blend(model, read(A).bars(1, 4), read(B).bars(1, 11), steps=8)
     assert [m.num_bars for m in walk] == [4, 5, 6, 7, 8, 9, 10, 11]
     for made in walk:
-        notes = (made.steps.reshape(made.num_bars, -1) >= FIRST).sum(1)
+        notes = (made.steps.reshape(made.num_bars, -1) >= LOWEST_KEY).sum(1)
         assert notes.min() > 0, notes
 
 
@@ -320,7 +329,7 @@ def blend_tracks(path: Path, track: str) -> list[Melody]:
 
 
 def test_sample_by_meter_and_length(ae, tmp_path: Path) -> None:
-    for meter in map(str, METERS):
+    for meter in map(str, KNOWN_METERS):
         ae("music", "sample", "-n", 2, "--meter", meter, "-o", "new.mid", "--seed", 3)
         score = symusic.Score(tmp_path / "new.mid")
         assert [(m.numerator, m.denominator) for m in score.time_signatures] == [

@@ -11,17 +11,17 @@ from pathlib import Path
 import numpy as np
 import pretty_midi
 import pytest
-from ae_music.grid import COMMON, METERS, Melody, Meter, Notes, read_steps, write_steps
+from ae_music.grid import COMMON_TIME, KNOWN_METERS, Melody, Meter, Notes, read_steps, write_steps
 from ae_music.midi import score
 from ae_music.midi.choose import choose_track
 from ae_music.midi.extract import melodies_of
 from ae_music.midi.score import read_score
 from ae_music.midi.timing import describe_timing, timing_of
 from ae_music.midi.write import to_midi
-from ae_music.modality import Melodies, melody_of, octaves_off
+from ae_music.modality import Melodies, melody_of, octave_shift
 
 from ae_toolkit import RunError, UsageError
-from ae_toolkit.data.folder import read_corpus
+from ae_toolkit.data.folder import read_folder
 
 QUARTER = 480
 SIXTEENTH = QUARTER // 4
@@ -225,12 +225,12 @@ def test_a_folder_of_broken_files_is_quick_and_told_in_a_few_lines(
     for i in range(3):
         file([*SCALE, *tune(*range(60 + i, 72 + i))], f"tunes-good-{i}")
     began = time.process_time()
-    corpus = read_corpus([tmp_path], Melodies())
+    corpus = read_folder([tmp_path], Melodies())
     assert time.process_time() - began < 5
     assert len(corpus.skipped) == 300 and len(set(corpus.examples.groups)) == 3
     said = capfd.readouterr().err.splitlines()
     assert len(said) <= 12 and "skipped 300 of 303 files" in said[0] and "290 more" in said[-1]
-    again = read_corpus([tmp_path], Melodies())
+    again = read_folder([tmp_path], Melodies())
     assert again.skipped == corpus.skipped and len(again.examples) == len(corpus.examples)
 
 
@@ -306,11 +306,11 @@ def test_the_right_notes(file: File, data: bytes, expected: list[tuple[int, int,
         (meter(5, 2), "meter", Meter(5, 4)),
         (meter(7, 3), "meter", Meter(7, 8)),
         (meter(12, 3), "meter", Meter(12, 8)),
-        (meter(3, 5), "meter", COMMON),  # finer than sixteenths
-        (meter(0, 2), "meter", COMMON),
-        (meter(4, 10), "meter", COMMON),
-        (meter(4, 34), "meter", COMMON),
-        (meta(0x58, 3), "meter", COMMON),
+        (meter(3, 5), "meter", COMMON_TIME),  # finer than sixteenths
+        (meter(0, 2), "meter", COMMON_TIME),
+        (meter(4, 10), "meter", COMMON_TIME),
+        (meter(4, 34), "meter", COMMON_TIME),
+        (meta(0x58, 3), "meter", COMMON_TIME),
         (tempo(90), "tempo", pytest.approx(90, rel=1e-5)),
         (tempo(2000), "tempo", 120.0),  # not believed beside a good one
         (meta(0x51, 0, 0, 0), "tempo", 120.0),
@@ -341,7 +341,7 @@ def test_what_a_file_says_of_itself(file: File, event: Event, field: str, value:
 def test_odd_events_at_a_tracks_very_end(file: File) -> None:
     for event in (meta(0x51), meta(0x58), meta(0x59), meta(0x58, 1), (0, b"\xff\x51\x80\x00")):
         (melody,) = read(file(midi(track([*SCALE, event], end=False))))
-        assert (melody.meter, melody.tempo, melody.key) == (COMMON, 120.0, None)
+        assert (melody.meter, melody.tempo, melody.key) == (COMMON_TIME, 120.0, None)
     for rest in (b"\0", b"\0\xff", b"\0\xff\x51", b"\x81\x82", b"\0\x90", b"\0\xf7", b"\0\xf0\x85"):
         assert "is broken, in track 1" in refused(file(midi(track([(0, rest)], end=False))))
 
@@ -361,9 +361,9 @@ def test_a_change_of_meter_begins_a_melody(file: File) -> None:
 
 def test_a_meter_or_a_tempo_after_the_last_note_is_none(file: File) -> None:
     (melody,) = read(file([*SCALE, tempo(5, after=960), meter(3, 2), meter(3, 2, after=960)]))
-    assert (melody.meter, melody.tempo) == (COMMON, 120.0)
+    assert (melody.meter, melody.tempo) == (COMMON_TIME, 120.0)
     (melody,) = read(file([*SCALE, meter(3, 2)]))
-    assert (melody.meter, melody.num_bars) == (COMMON, 1)
+    assert (melody.meter, melody.num_bars) == (COMMON_TIME, 1)
 
 
 @pytest.mark.parametrize(("pickup", "power", "beats"), [(4, 2, 1), (12, 2, 3), (6, 3, 3)])
@@ -371,7 +371,7 @@ def test_a_pickup_written_as_a_bar(file: File, pickup: int, power: int, beats: i
     upbeat = tune(55, steps=pickup)
     bars = tune(*[60, 62, 64, 65] * 3)
     (melody,) = read(file([meter(beats, power), *upbeat, meter(4, 2), *bars]))
-    assert (melody.meter, melody.num_bars) == (COMMON, 4)
+    assert (melody.meter, melody.num_bars) == (COMMON_TIME, 4)
     assert notes(melody)[:2] == [(16 - pickup, 16, 55), (16, 20, 60)]
     left = 4 - pickup // 4
     last = [meter(left, 2), *tune(*[60] * left)] if pickup % 4 == 0 else []
@@ -668,7 +668,10 @@ def test_objects_are_read_as_their_files_are(file: File, tmp_path: Path) -> None
 
 # There and back.
 
-ALL_METERS = [*METERS, *(Meter(*m) for m in ((5, 4), (7, 8), (3, 8), (12, 8), (2, 2), (1, 4)))]
+ALL_METERS = [
+    *KNOWN_METERS,
+    *(Meter(*m) for m in ((5, 4), (7, 8), (3, 8), (12, 8), (2, 2), (1, 4))),
+]
 
 
 def a_melody(seed: int, meter: Meter, num_bars: int) -> Melody:
@@ -724,7 +727,7 @@ def test_real_tunes_are_the_same_when_written_and_read(tmp_path: Path) -> None:
             assert_same(again, melody)
 
 
-@pytest.mark.parametrize("meter", METERS, ids=str)
+@pytest.mark.parametrize("meter", KNOWN_METERS, ids=str)
 def test_windows_join_without_an_original(meter: Meter) -> None:
     """As codes are decoded whose file is not at hand: at 120, in the meter of their label."""
     modality, melody = Melodies(bars=2), a_melody(0, meter, num_bars=8)
@@ -732,7 +735,7 @@ def test_windows_join_without_an_original(meter: Meter) -> None:
     joined = modality.join([example.y for example in examples], labels=examples[0].labels)
     again = melody_of(joined)
     assert (again.meter, again.tempo) == (meter, 120)
-    raised = melody.transposed(12 * octaves_off(melody))
+    raised = melody.transposed(12 * octave_shift(melody))
     assert len(examples) == 4 and notes(again) == notes(raised)
     assert joined.get_end_time() == pytest.approx(notes(raised)[-1][1] / 8)
 

@@ -118,7 +118,7 @@ def test_what_was_not_named_is_replaced_only_where_it_is_ours_or_allowed(tmp_pat
                 continue
             with pytest.raises(UsageError, match=r"exists already.*--overwrite"):
                 files.check_output(beside, named=False)
-    beside.write_bytes(b"GIF89a" + files.SIGNATURE.encode())
+    beside.write_bytes(b"GIF89a" + files.RESULT_SIGNATURE.encode())
     files.check_output(beside, named=False)
 
 

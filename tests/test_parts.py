@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ae_toolkit import Autoencoder, registry
-from ae_toolkit.contracts import SUPPLIED
+from ae_toolkit.contracts import SUPPLIED_ARGUMENTS
 from ae_toolkit.randomness import Source
 from ae_toolkit.testing.contracts import (
     Tensors,
@@ -36,7 +36,7 @@ NEEDS: dict[tuple[str, str], dict[str, object]] = {
 }
 
 KINDS = ("corruption", "encoder", "bottleneck", "prior", "decoder", "likelihood", "objective")
-PARTS = [(kind, name) for kind in KINDS for name in registry.ALL[kind].names()]
+PARTS = [(kind, name) for kind in KINDS for name in registry.ALL_REGISTRIES[kind].names()]
 
 
 #: Kinds of parts that know nothing of a condition.
@@ -143,8 +143,8 @@ def test_every_argument_makes_a_difference(kind: str, name: str) -> None:
     ):
         alone = tiny_recipe(changes=given, **needs)
         before = outcome_of(alone)
-        for argument in inspect.signature(registry.ALL[kind].get(name)).parameters:
-            if argument in SUPPLIED[kind]:
+        for argument in inspect.signature(registry.ALL_REGISTRIES[kind].get(name)).parameters:
+            if argument in SUPPLIED_ARGUMENTS[kind]:
                 continue
             plain = alone.with_(BESIDE.get(argument, {}))
             other = plain.with_({f"{kind}.{argument}": values[argument]})

@@ -14,7 +14,7 @@ import pytest
 from conftest import Site, small
 from PIL import Image as Pictures
 
-from ae_toolkit import CONTRACT, RunError, fit, load, registry
+from ae_toolkit import CONTRACT_VERSION, RunError, fit, load, registry
 from ae_toolkit.data.examples import cache_root
 from ae_toolkit.recipe import named
 from ae_toolkit.runs import checkpoint
@@ -572,7 +572,7 @@ def test_contract_is_known_before_anything_is_imported(ae, site: Site) -> None:
     said = ae("train", "later", code=1).output.replace("\n", " ")
     assert (
         f"later 0.1.0 was written for contract 99 and this is ae-toolkit 0.1.0 with contract "
-        f"{CONTRACT}: pip install --upgrade ae-toolkit"
+        f"{CONTRACT_VERSION}: pip install --upgrade ae-toolkit"
     ) in said
     assert "pip install --upgrade early" in ae("train", "early", code=1).output
     assert "broken: later 0.1.0 was written for contract 99" in ae("recipes").output

@@ -105,7 +105,7 @@ def test_every_package_says_that_it_is_typed(package: str) -> None:
 def test_bundled_model(name: str) -> None:
     folder = zoo.bundled()[name]
     most, minutes = (8_000_000, 60) if name in (*MELODIES, *NOTES) else (3_000_000, 30)
-    assert (folder / checkpoint.WEIGHTS).stat().st_size <= most
+    assert (folder / checkpoint.WEIGHTS_FILE).stat().st_size <= most
     config = checkpoint.load_config(folder)
     assert config.card["seed"] == config.recipe.train.seed
     assert config.card["minutes"] <= minutes
@@ -276,7 +276,7 @@ def test_changelog_and_citation_name_the_version() -> None:
 
 def test_cards_are_json() -> None:
     for folder in zoo.bundled().values():
-        json.loads((folder / checkpoint.CONFIG).read_text())
+        json.loads((folder / checkpoint.CONFIG_FILE).read_text())
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="its limits are Linux's")

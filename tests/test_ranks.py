@@ -78,7 +78,7 @@ def losses(run: Path) -> list[float]:
 
 
 def last_weights(run: Path) -> bytes:
-    return (checkpoint.checkpoints(run)[-1].folder / checkpoint.WEIGHTS).read_bytes()
+    return (checkpoint.checkpoints(run)[-1].folder / checkpoint.WEIGHTS_FILE).read_bytes()
 
 
 def process_of(run: Path, *, rank: int) -> int:
@@ -173,7 +173,7 @@ def test_a_start_that_is_refused_stays_refused(alone: Path) -> None:
 @pytest.mark.slow
 def test_all_ranks_pass_over_a_broken_checkpoint(alone: Path, tmp_path: Path) -> None:
     run = shutil.copytree(alone, tmp_path / "run")
-    state = checkpoint.checkpoints(run)[-1].folder / checkpoint.STATE
+    state = checkpoint.checkpoints(run)[-1].folder / checkpoint.STATE_FILE
     state.write_bytes(state.read_bytes()[:1000])
     words = [*command(run, OFTEN, "train.epochs=13.4", ranks=2), "--resume"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120)

@@ -32,7 +32,7 @@ from PIL import ImageChops, ImageDraw, ImageFilter, ImageOps
 from ae_toolkit import Model, UsageError, load
 from ae_toolkit.autoencoder import Autoencoder
 from ae_toolkit.inference.latent import quantiles
-from ae_toolkit.inference.tiling import in_pieces
+from ae_toolkit.inference.tiling import apply_tiled
 from ae_toolkit.parts.corruption import Downsample
 from ae_toolkit.randomness import Source
 from ae_toolkit.recipe import named
@@ -86,7 +86,7 @@ def test_pieces_are_the_whole(name: str) -> None:
     net, c = make(name), torch.empty(1, 0)
     x = torch.rand(1, 1, 40, 1200)
     whole = net.translate(x, c, STEP)
-    pieces = in_pieces(lambda piece: net.translate(piece, c, STEP), x)
+    pieces = apply_tiled(lambda piece: net.translate(piece, c, STEP), x)
     assert torch.allclose(whole, pieces, atol=1e-5)
 
 

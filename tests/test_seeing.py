@@ -19,9 +19,9 @@ import torch
 from conftest import small as four_epochs
 
 from ae_toolkit import Autoencoder, Recipe, UsageError, console, fit, registry
-from ae_toolkit.data.batches import WINDOW
-from ae_toolkit.data.columns import Stored
-from ae_toolkit.data.examples import Examples, hold_out, load_data
+from ae_toolkit.data.batches import WINDOW_BYTES
+from ae_toolkit.data.columns import ArrayFile
+from ae_toolkit.data.examples import Examples, load_data, train_test_split
 from ae_toolkit.errors import Interrupted
 from ae_toolkit.inference.evaluate import active_units
 from ae_toolkit.parts.objective import ELBO, IWAE
@@ -30,7 +30,12 @@ from ae_toolkit.runs import checkpoint
 from ae_toolkit.runs.history import differing, find, read
 from ae_toolkit.runs.lock import locked
 from ae_toolkit.training.callbacks.collapse import CollapseWarning
-from ae_toolkit.training.callbacks.profiler import PASSED, RECORDED, TRACE, WARM
+from ae_toolkit.training.callbacks.profiler import (
+    RECORDED_STEPS,
+    SKIPPED_STEPS,
+    TRACE_FILE,
+    WARMUP_STEPS,
+)
 from ae_toolkit.training.callbacks.trackers import TensorBoard, Trackers
 from ae_toolkit.training.distributed import Ranks
 from ae_toolkit.training.dry_run import _data_bytes, estimate
@@ -207,7 +212,9 @@ def test_a_tracker_of_ones_own_is_told_everything(run: Path, tmp_path: Path) -> 
     assert seen["train/loss"] and seen["pace/examples_per_second"]
     # Whoever looks on changes nothing.
     assert (again / "metrics.jsonl").read_bytes() == (run / "metrics.jsonl").read_bytes()
-    mine, its = (checkpoint.checkpoints(r)[-1].folder / checkpoint.WEIGHTS for r in (run, again))
+    mine, its = (
+        checkpoint.checkpoints(r)[-1].folder / checkpoint.WEIGHTS_FILE for r in (run, again)
+    )
     assert mine.read_bytes() == its.read_bytes()
 
 
@@ -393,7 +400,7 @@ def test_units_are_those_of_evaluation(run: Path) -> None:
     modality = recipe.make("modality")
     torch.manual_seed(0)
     model, objective = Autoencoder(recipe, modality=modality), recipe.make("objective")
-    _, held_out = hold_out(load_data(recipe, modality, "train"), 0.3, seed=0)
+    _, held_out = train_test_split(load_data(recipe, modality, "train"), 0.3, seed=0)
     units, codes = LatentUsage(), []
     for start in range(0, len(held_out), 100):
         batch = held_out.at(range(start, min(start + 100, len(held_out))))
@@ -485,12 +492,12 @@ def test_dry_run_of_a_recipe_with_everything() -> None:
 
 def test_large_data_counts_two_windows_and_is_not_read(tmp_path: Path, monkeypatch) -> None:
     np.save(tmp_path / "y.npy", np.zeros((100, 4), np.float32))
-    examples = Examples(Stored(tmp_path / "y.npy"), None, {}, [""] * 100)
-    for name in ("take", "_read"):
-        monkeypatch.setattr(Stored, name, lambda *_, **__: pytest.fail("this reads it"))
+    examples = Examples(ArrayFile(tmp_path / "y.npy"), None, {}, [""] * 100)
+    for name in ("gather_rows", "_read"):
+        monkeypatch.setattr(ArrayFile, name, lambda *_, **__: pytest.fail("this reads it"))
     assert _data_bytes(examples) == 1600
     monkeypatch.setattr("ae_toolkit.training.dry_run.ON_DEVICE", 1000)
-    assert _data_bytes(examples) == 2 * WINDOW
+    assert _data_bytes(examples) == 2 * WINDOW_BYTES
 
 
 @pytest.mark.parametrize(
@@ -686,17 +693,23 @@ def test_listing_runs_builds_nothing(several: Path) -> None:
 
 def test_profiler_records_some_steps(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     run = fit(small(), tmp_path / "r", progress=False, profile=True)
-    trace = json.loads((run / TRACE).read_text())["traceEvents"]
+    trace = json.loads((run / TRACE_FILE).read_text())["traceEvents"]
     steps = {e["name"] for e in trace if str(e.get("name")).startswith("ProfilerStep#")}
-    assert steps == {f"ProfilerStep#{PASSED + WARM + i}" for i in range(RECORDED)}
+    assert steps == {
+        f"ProfilerStep#{SKIPPED_STEPS + WARMUP_STEPS + i}" for i in range(RECORDED_STEPS)
+    }
     said = capfd.readouterr().err
-    assert f"in the mean of {RECORDED}" in said and "aten::" in said and "ProfilerStep" not in said
+    assert (
+        f"in the mean of {RECORDED_STEPS}" in said
+        and "aten::" in said
+        and "ProfilerStep" not in said
+    )
 
 
 def test_profiler_of_a_short_training(ae, tmp_path: Path) -> None:
     said = ae("train", "mnist-2d", "--data", "mnist-sample", "--set", "train.epochs=3", "--profile",
               "--quiet", "--out", "r")  # fmt: skip
-    assert "nothing was recorded" in said.output and not (tmp_path / "r" / TRACE).exists()
+    assert "nothing was recorded" in said.output and not (tmp_path / "r" / TRACE_FILE).exists()
 
 
 def test_trackers_of_nothing(tmp_path: Path) -> None:

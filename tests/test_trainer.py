@@ -14,7 +14,7 @@ import torch
 from conftest import small
 
 from ae_toolkit import RunError, UsageError, fit, load
-from ae_toolkit.data.examples import Examples, choose_groups
+from ae_toolkit.data.examples import Examples, choose_test_groups
 from ae_toolkit.device import has_compiler
 from ae_toolkit.errors import Interrupted
 from ae_toolkit.randomness import Source
@@ -37,7 +37,7 @@ def rows(run: Path, split: str) -> list[dict[str, float]]:
 
 
 def last_weights(run: Path) -> bytes:
-    return (checkpoint.checkpoints(run)[-1].folder / checkpoint.WEIGHTS).read_bytes()
+    return (checkpoint.checkpoints(run)[-1].folder / checkpoint.WEIGHTS_FILE).read_bytes()
 
 
 def test_golden_run(run: Path) -> None:
@@ -188,7 +188,7 @@ def test_nan_in_the_data_is_said_as_that(split: str, tmp_path: Path) -> None:
         y[bad + 2, 0, 3, 3] = float("inf")
         return Examples(y, None, {}, groups)
 
-    held_out = choose_groups([f"{i // 3}.csv" for i in range(300)], 0.05, seed=0)
+    held_out = choose_test_groups([f"{i // 3}.csv" for i in range(300)], 0.05, seed=0)
     bad = next(i for i in range(0, 300, 3) if held_out[i] == (split == "held out"))
     num = sum(held_out == held_out[bad])
     recipe = small(data={"name": "faulty"}, train__epochs=2)
@@ -253,7 +253,7 @@ def test_half_a_checkpoint_is_passed_over(
     last = checkpoint.checkpoints(copy)[-1].folder
     later = last.with_name("step_9999999")
     shutil.copytree(last, later)
-    state = later / checkpoint.STATE
+    state = later / checkpoint.STATE_FILE
     state.write_bytes(state.read_bytes()[:1000])
     fit(small(), copy, resume=True, progress=False)
     assert "cut short or broken; trying the one before" in capfd.readouterr().err

@@ -71,7 +71,7 @@ def test_every_block_runs(ae, site: Site, tmp_path: Path, monkeypatch: pytest.Mo
 
 def run(words: list[str], ae, site: Site) -> None:
     """Runs a line of a console block as a process of its own would."""
-    for parts in registry.ALL.values():
+    for parts in registry.ALL_REGISTRIES.values():
         parts._local.clear()
     sys.modules.pop("series", None)
     if words[0] == "ae":

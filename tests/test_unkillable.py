@@ -27,8 +27,12 @@ from ae_toolkit.registry import datasets, encoders
 from ae_toolkit.runs import checkpoint, directory, lock
 from ae_toolkit.runs.lock import locked
 from ae_toolkit.training import losses, memory, state, trainer
-from ae_toolkit.training.compilation import CACHE, remove_cut_libraries, use_own_cache
-from ae_toolkit.training.engine import ENGINE, Engine
+from ae_toolkit.training.compilation import (
+    CACHE_VARIABLE,
+    remove_truncated_libraries,
+    use_own_cache,
+)
+from ae_toolkit.training.engine import ENGINE_FILE, Engine
 
 #: `small()` on the command line, with many steps.
 LONG = (
@@ -39,7 +43,7 @@ LONG = (
 
 
 def last_weights(run: Path) -> bytes:
-    return (checkpoint.checkpoints(run)[-1].folder / checkpoint.WEIGHTS).read_bytes()
+    return (checkpoint.checkpoints(run)[-1].folder / checkpoint.WEIGHTS_FILE).read_bytes()
 
 
 def start(*arguments: object, limit: int = 0, **changes: str) -> subprocess.Popen[str]:
@@ -145,7 +149,7 @@ def test_libraries_that_a_killed_compiler_left_are_made_anew(tmp_path: Path) -> 
     (tmp_path / "locks").mkdir()
     with (tmp_path / "locks/written.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        remove_cut_libraries(tmp_path)
+        remove_truncated_libraries(tmp_path)
     left = {path.name.removesuffix(".main.so") for path in tmp_path.glob("*/*.so")}
     assert left == {"whole", "foreign", "written"}
 
@@ -155,7 +159,9 @@ def test_what_is_compiled_lies_where_nobody_else_may_write(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setenv(CACHE, str(tmp_path / "mine") if kind == "chosen" else default_cache_dir())
+    monkeypatch.setenv(
+        CACHE_VARIABLE, str(tmp_path / "mine") if kind == "chosen" else default_cache_dir()
+    )
     place = tmp_path / "ae-toolkit/compiled"
     if kind == "open to all":
         place.mkdir(parents=True)
@@ -165,7 +171,7 @@ def test_what_is_compiled_lies_where_nobody_else_may_write(
         place.parent.mkdir()
         place.symlink_to(tmp_path / "theirs")
     use_own_cache()
-    used = Path(os.environ[CACHE])
+    used = Path(os.environ[CACHE_VARIABLE])
     if kind == "chosen":
         assert used == tmp_path / "mine"
         return
@@ -176,7 +182,9 @@ def test_what_is_compiled_lies_where_nobody_else_may_write(
 # Checkpoints that are broken.
 
 
-@pytest.mark.parametrize("name", [checkpoint.STATE, checkpoint.WEIGHTS, checkpoint.CONFIG])
+@pytest.mark.parametrize(
+    "name", [checkpoint.STATE_FILE, checkpoint.WEIGHTS_FILE, checkpoint.CONFIG_FILE]
+)
 def test_a_checkpoint_cut_in_half_is_passed_over(
     name: str, short: Path, run: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -196,14 +204,14 @@ def test_a_broken_checkpoint_never_pushes_out_good_ones(short: Path) -> None:
     later = last.with_name("step_10000000")  # sorted by number, not by name
     shutil.copytree(last, later)
     shutil.rmtree(last)
-    (later / checkpoint.WEIGHTS).write_bytes(b"cut")
+    (later / checkpoint.WEIGHTS_FILE).write_bytes(b"cut")
     fit(small(), short, resume=True, progress=False, keep=1)
     assert checkpoint.checkpoints(short)[-1].folder == last
 
 
 def test_all_checkpoints_broken(short: Path, ae: Any) -> None:
     for point in checkpoint.checkpoints(short):
-        (point.folder / checkpoint.STATE).write_bytes(b"PK")
+        (point.folder / checkpoint.STATE_FILE).write_bytes(b"PK")
     before = sorted(short.rglob("*"))
     said = ae("train", "mnist-2d", "--out", short, "--resume", "--quiet", code=1).output
     assert "no checkpoint can be resumed from" in said and "is cut short or broken" in said
@@ -215,7 +223,7 @@ def test_a_state_of_another_version_is_named(lost: str, short: Path, ae: Any) ->
     for point in checkpoint.checkpoints(short):
         state = checkpoint.load_state(point.folder)
         (state if lost in state else state["learner"]).pop(lost)
-        torch.save(state, point.folder / checkpoint.STATE)
+        torch.save(state, point.folder / checkpoint.STATE_FILE)
         checkpoint.note_checksums(point.folder)
     said = ae("train", "mnist-2d", "--out", short, "--resume", "--quiet", code=1).output
     assert f"{lost}' is missing" in said and "that began this run, or begin another" in said
@@ -226,7 +234,7 @@ def rewritten(short: Path, change: Callable[[dict[str, Any]], object]) -> None:
     for point in checkpoint.checkpoints(short):
         state = checkpoint.load_state(point.folder)
         change(state)
-        torch.save(state, point.folder / checkpoint.STATE)
+        torch.save(state, point.folder / checkpoint.STATE_FILE)
         checkpoint.note_checksums(point.folder)
 
 
@@ -283,7 +291,7 @@ def test_folders_of_a_run_are_its_own(what: str, short: Path, tmp_path: Path, ae
 def test_sweeping_spares_what_a_training_did_not_leave(short: Path) -> None:
     for name in (".keep.json.d", "figures/.step_precious", "checkpoints/.step_0000001.ab12cd_9"):
         (short / name).mkdir(parents=True)
-    directory.sweep(short)
+    directory.remove_temporaries(short)
     assert (short / ".keep.json.d").exists() and (short / "figures/.step_precious").exists()
     assert not (short / "checkpoints/.step_0000001.ab12cd_9").exists()
 
@@ -300,13 +308,17 @@ def test_logs_are_files_of_the_run(kind: str, short: Path, tmp_path: Path, ae: A
     assert victim.read_text() == "mine\n" * 10_000
 
 
-@pytest.mark.parametrize("name", [checkpoint.STATE, checkpoint.WEIGHTS, checkpoint.CONFIG])
+@pytest.mark.parametrize(
+    "name", [checkpoint.STATE_FILE, checkpoint.WEIGHTS_FILE, checkpoint.CONFIG_FILE]
+)
 def test_a_checkpoint_with_a_flipped_bit_is_passed_over(
     name: str, short: Path, run: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = checkpoint.checkpoints(short)[-1].folder / name
     content = bytearray(path.read_bytes())
-    content[content.index(b'"lr"') + 7 if name == checkpoint.CONFIG else len(content) // 2] ^= 1
+    content[
+        content.index(b'"lr"') + 7 if name == checkpoint.CONFIG_FILE else len(content) // 2
+    ] ^= 1
     path.write_bytes(content)
     fit(small(), short, resume=True, progress=False)
     said = capfd.readouterr().err
@@ -315,7 +327,7 @@ def test_a_checkpoint_with_a_flipped_bit_is_passed_over(
 
 
 def test_a_run_whose_config_was_damaged_is_not_resumed(short: Path, ae: Any) -> None:
-    config = short / checkpoint.CONFIG
+    config = short / checkpoint.CONFIG_FILE
     config.write_text(config.read_text().replace('"lr": 0.005', '"lr": 0.006'))
     said = ae("train", "mnist-2d", "--out", short, "--resume", "--quiet", code=1).output
     assert f"{config}: has changed since it was written" in said
@@ -325,7 +337,7 @@ def test_a_run_whose_config_was_damaged_is_not_resumed(short: Path, ae: Any) -> 
 def test_an_engine_that_is_no_more_known_is_said(
     text: str, short: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    path = short / ENGINE
+    path = short / ENGINE_FILE
     known = path.read_text()
     path.write_text(known.replace('"bf16": false', '"bf16": true') if text == "changed" else text)
     before = torch.get_num_threads()
@@ -385,7 +397,7 @@ def test_a_disk_that_stays_full(tmp_path: Path) -> None:
     fit(small(train__epochs=1), out, progress=False)
     # The same run, but longer.
     config = checkpoint.config_json(small(train__epochs=3))
-    (out / checkpoint.CONFIG).write_text(config)
+    (out / checkpoint.CONFIG_FILE).write_text(config)
     good = checkpoint.checkpoints(out)[-1].folder
     process = start("train", "mnist-2d", "--out", out, "--resume", "--quiet", limit=100_000)
     said = end(process, 1)
@@ -630,7 +642,7 @@ def test_weights_that_autocast_copies_count_once(monkeypatch: pytest.MonkeyPatch
     for room, fits in ((takes, True), (takes * 9 // 10, False)):
         monkeypatch.setattr(memory, "free", lambda _, room=room: room)
         with nullcontext() if fits else pytest.raises(RunError, match="900 examples leave 0"):
-            memory.weigh_batch(loss_of, size, cpu, accumulate=1)
+            memory.check_batch_memory(loss_of, size, cpu, accumulate=1)
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
@@ -655,9 +667,12 @@ def test_memory_that_runs_out_in_the_loop(
 
 
 def test_what_pytorch_says_of_full_memory_is_known() -> None:
-    with pytest.raises(RunError, match="too much: less"), memory.enough("too much", "less"):
+    with (
+        pytest.raises(RunError, match="too much: less"),
+        memory.catch_out_of_memory("too much", "less"),
+    ):
         torch.empty(1 << 50)
-    with pytest.raises(RuntimeError, match="shape"), memory.enough("too much", "less"):
+    with pytest.raises(RuntimeError, match="shape"), memory.catch_out_of_memory("too much", "less"):
         torch.empty(2) @ torch.empty(3, 4)
     size = memory.free(torch.device("cpu"))
     assert size is None or 1 << 20 < size < 1 << 50

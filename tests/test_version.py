@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from ae_toolkit.version import MOVED
+from ae_toolkit.version import MOVED_MODULES
 
 MOVES = {
     "ae_toolkit.corpus": "ae_toolkit.data.folder",
@@ -48,11 +48,29 @@ def test_a_moved_module_remains_what_it_is(former: str) -> None:
     assert now.__spec__ is spec and spec.name == now.__name__ == MOVES[former]
 
 
-@pytest.mark.parametrize("former", MOVED)
+@pytest.mark.parametrize("former", MOVED_MODULES)
 def test_what_has_moved_is_where_it_is_said_to_be(former: str) -> None:
-    assert find_spec(f"ae_toolkit.{MOVED[former]}")
+    assert find_spec(f"ae_toolkit.{MOVED_MODULES[former]}")
 
 
 def test_other_names_are_missing_as_ever() -> None:
     with pytest.raises(ModuleNotFoundError, match=r"ae_toolkit\.nowhere"):
         import_module("ae_toolkit.nowhere")
+
+
+@pytest.mark.parametrize(
+    ("module", "former", "now"),
+    [
+        ("ae_toolkit", "Misuse", "UsageError"),
+        ("ae_toolkit.errors", "Fault", "PluginError"),
+        ("ae_toolkit.console", "tell", "log"),
+        ("ae_toolkit.contracts", "Step", "StepContext"),
+        ("ae_toolkit.data.folder", "part_of", "split_of"),
+    ],
+)
+def test_former_names_in_a_module_give_the_same_objects(module: str, former: str, now: str) -> None:
+    with pytest.warns(DeprecationWarning, match=f"{module}.{former} is {now} now"):
+        found = getattr(import_module(module), former)
+    assert found is getattr(import_module(module), now)
+    with pytest.raises(AttributeError, match="nowhere"):
+        _ = import_module(module).nowhere

@@ -22,9 +22,9 @@ from typing import IO, Any
 import click
 
 from ae_toolkit import registry
-from ae_toolkit.cli.models import VERBS
+from ae_toolkit.cli.models import MODEL_COMMANDS
 from ae_toolkit.cli.options import json_option, print_json, print_table
-from ae_toolkit.cli.train import RUN_VERBS
+from ae_toolkit.cli.train import RUN_COMMANDS
 from ae_toolkit.errors import Interrupted, RunError, UsageError, describe_error, did_you_mean
 from ae_toolkit.files import STOP_SIGNALS, outputs, printable
 from ae_toolkit.version import __version__
@@ -125,7 +125,7 @@ class Commands(click.Group):
             number = error.args[0] if error.args else signal.SIGINT
             raise Sentence(Interrupted("Stopped", number=number)) from None
         except SystemExit as error:
-            whose = registry.culprit(error)
+            whose = registry.find_plugin_in_traceback(error)
             if whose and ctx.invoked_subcommand in self.commands:  # a command of theirs may exit
                 raise Sentence(RunError(whose)) from error
             raise
@@ -134,7 +134,7 @@ class Commands(click.Group):
                 raise Sentence(RunError(f"{error.filename}: {error.strerror}")) from error
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                 raise Sentence(RunError(f"standard output: {error.strerror}")) from error
-            if whose := registry.culprit(error):
+            if whose := registry.find_plugin_in_traceback(error):
                 raise Sentence(RunError(whose)) from error
             raise  # a defect of ours
 
@@ -166,7 +166,7 @@ def main(scripts: tuple[Path, ...]) -> None:
         _run_script(script)
 
 
-for verb in (*RUN_VERBS, *VERBS):
+for verb in (*RUN_COMMANDS, *MODEL_COMMANDS):
     main.add_command(verb)
 
 
@@ -211,7 +211,7 @@ def models(as_json: bool) -> None:
 
     rows = []
     for name, folder in zoo.bundled().items():
-        weights = folder / checkpoint.WEIGHTS
+        weights = folder / checkpoint.WEIGHTS_FILE
         size = weights.stat().st_size if weights.is_file() else 0
         try:
             text = checkpoint.load_config(folder).card.get("summary", "")
@@ -226,10 +226,10 @@ def models(as_json: bool) -> None:
 @json_option
 def plugins(as_json: bool) -> None:
     """List what is installed, by package, and what is broken."""
-    from ae_toolkit.testing.plugins import inventory
+    from ae_toolkit.testing.plugins import list_plugins
 
     with redirect_stdout(sys.stderr):  # what strangers' modules print
-        found = inventory(verbs=main.commands)
+        found = list_plugins(verbs=main.commands)
     if as_json:
         print_json([entry._asdict() for entry in found])
         return

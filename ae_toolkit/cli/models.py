@@ -367,4 +367,4 @@ def _write_each(model: Model, items: list[Any], names: list[str], out: Path) -> 
     announce(f"{out}: {len(items)} files")
 
 
-VERBS = (evaluate_command, reconstruct, sample, interpolate, encode, decode, export)
+MODEL_COMMANDS = (evaluate_command, reconstruct, sample, interpolate, encode, decode, export)

@@ -83,9 +83,9 @@ def train(
     with Bar(f"Starting to train {recipe}", shown=not (quiet or dry_run)):
         # PyTorch takes its time.
         from ae_toolkit.recipe import named, parse_settings
-        from ae_toolkit.runs.checkpoint import CONFIG, best, load_config
+        from ae_toolkit.runs.checkpoint import CONFIG_FILE, best, load_config
         from ae_toolkit.training.callbacks.progress import terms_in_words
-        from ae_toolkit.training.step import TERMS
+        from ae_toolkit.training.step import TERM_NAMES
         from ae_toolkit.training.trainer import fit
 
         changes = parse_settings(settings)
@@ -96,18 +96,18 @@ def train(
         if seed is not None:
             changes["train.seed"] = seed
         chosen = named(recipe)
-        if resume and (run / CONFIG).exists():
+        if resume and (run / CONFIG_FILE).exists():
             # The run knows its own settings; whoever repeats one wrongly is told by `fit`.
             former = load_config(run).recipe
             chosen = former if former.name == chosen.name else chosen
         chosen = chosen.with_(changes).check()
 
     if dry_run:
-        from ae_toolkit.runs.directory import claim
+        from ae_toolkit.runs.directory import check_resumable
         from ae_toolkit.training.callbacks.trackers import Trackers
         from ae_toolkit.training.dry_run import estimate, in_words
 
-        claim(run, chosen, resume=resume)
+        check_resumable(run, chosen, resume=resume)
         Trackers(track, run=run, settings={})
         with Bar(f"Measuring {recipe}", shown=not (quiet or as_json)):
             found = estimate(chosen, device=device)
@@ -138,7 +138,7 @@ def train(
         return
     metrics = load_config(point.folder).metrics
     what = (
-        f"validation loss {terms_in_words(metrics[name] for name in TERMS)}"
+        f"validation loss {terms_in_words(metrics[name] for name in TERM_NAMES)}"
         if metrics
         else "nothing was held out"
     )
@@ -166,7 +166,7 @@ def runs(folders: tuple[Path, ...], out: Path | None, as_json: bool) -> None:
       ae runs runs/small runs/large                 what differs, and what came of it
       ae runs runs/small runs/large -o curves.png
     """
-    from ae_toolkit.runs.history import differing, draw_curves, find, outcomes
+    from ae_toolkit.runs.history import differing, find, outcomes, plot_curves
 
     need_ending(out, FIGURE_ENDINGS)
     found, passed = [], []
@@ -191,7 +191,7 @@ def runs(folders: tuple[Path, ...], out: Path | None, as_json: bool) -> None:
         head = ["run", "recipe", "state", "step", "loss", "distortion", "rate", "examples/s"]
         print_table([[*head, "moved"], *(_run_cells(run) for run in found)])
     if out is not None:
-        draw_curves(found, out)
+        plot_curves(found, out)
         click.echo(f"{out}: {len(found)} runs", err=as_json)
 
 
@@ -213,4 +213,4 @@ def _cell(value: Any) -> str:
     return f"{value:.5g}" if isinstance(value, float) else json.dumps(value).strip('"')
 
 
-RUN_VERBS = (train, runs)
+RUN_COMMANDS = (train, runs)

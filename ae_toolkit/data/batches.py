@@ -20,13 +20,13 @@ import torch
 from torch import Tensor
 
 from ae_toolkit.contracts import Batch
-from ae_toolkit.data.columns import Array, Column, take, type_of
+from ae_toolkit.data.columns import Array, Column, dtype_of, gather_rows
 from ae_toolkit.data.examples import ON_DEVICE, Examples
 from ae_toolkit.randomness import Source
 
-BLOCK = 1 << 20  #: bytes of neighbouring rows that stay together
-WINDOW = 128 << 20  #: bytes that are shuffled in memory; two windows are there at a time
-NUMBERS = 32  #: bytes that it takes to say where a row is
+BLOCK_BYTES = 1 << 20  #: bytes of neighbouring rows that stay together
+WINDOW_BYTES = 128 << 20  #: bytes that are shuffled in memory; two windows are there at a time
+ROW_INDEX_BYTES = 32  #: bytes that it takes to say where a row is
 
 
 class Share(NamedTuple):
@@ -129,9 +129,9 @@ class _ReadAhead(Batches):
 
     def __init__(self, examples: Examples, share: Share, seed: int, device: torch.device):
         self.examples, self.share, self.device = examples, share, device
-        row_bytes = examples.columns.row_bytes + NUMBERS
-        self.block = max(BLOCK // row_bytes, 1)
-        self.per_window = max(WINDOW // (row_bytes * share.batch_size), 1)
+        row_bytes = examples.columns.row_bytes + ROW_INDEX_BYTES
+        self.block = max(BLOCK_BYTES // row_bytes, 1)
+        self.per_window = max(WINDOW_BYTES // (row_bytes * share.batch_size), 1)
         self.windows = math.ceil(share.batches / self.per_window)
         self.blocks, self.shuffles = Source(seed, "order"), Source(seed, "window")
         self.number, self.ahead, self.waiting = -1, -1, Future[Window]()
@@ -169,11 +169,11 @@ class _ReadAhead(Batches):
         rows, order = self._rows(epoch, at)
         buffers = self._buffers(number, len(rows))
         columns = self.examples.columns
-        take(columns.y, rows, out=buffers.y)
+        gather_rows(columns.y, rows, out=buffers.y)
         if columns.mask is not None:
-            take(columns.mask, rows, out=buffers.mask)
+            gather_rows(columns.mask, rows, out=buffers.mask)
         for name, column in columns.labels.items():
-            take(column, rows, out=buffers.labels[name])
+            gather_rows(column, rows, out=buffers.labels[name])
         if self.copies is None:
             return Window(buffers.to(self.device), order.to(self.device))
         with torch.cuda.stream(self.copies):
@@ -213,7 +213,7 @@ class _ReadAhead(Batches):
 
             def empty(column: Column) -> Tensor:
                 shape = (most, *column.shape[1:])
-                return torch.empty(shape, dtype=type_of(column), pin_memory=pinned)
+                return torch.empty(shape, dtype=dtype_of(column), pin_memory=pinned)
 
             buffers = self.buffers[number % 2] = self.examples.columns.map(empty)
         return Batch(

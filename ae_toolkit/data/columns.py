@@ -25,11 +25,11 @@ NUM_AT_ONCE = 1 << 16  #: rows whose groups are looked up at once
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-class Damaged(RunError):
+class DamagedShard(RunError):
     """A file of columns is not what it was when it was written."""
 
 
-class Stored:
+class ArrayFile:
     """The rows of `.npy` files, one file after the other, `(N, *shape)`.
 
     Files are read and never stay mapped: pages of a map count as memory of the process that touches
@@ -41,7 +41,7 @@ class Stored:
         checksums: of each file, compared before the first row of it is given away; empty: unknown.
 
     Raises:
-        Damaged: A file was removed, or is no whole `.npy` file of numbers.
+        DamagedShard: A file was removed, or is no whole `.npy` file of numbers.
         RunError: A file cannot be read.
     """
 
@@ -57,11 +57,11 @@ class Stored:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def take(self, index: Array, out: Array | None = None) -> Array:
+    def gather_rows(self, index: Array, out: Array | None = None) -> Array:
         """Copies the rows at `index`, `(B,)`, into `out`; fast where neighbours are near.
 
         Raises:
-            Damaged: A file was removed, cut or changed.
+            DamagedShard: A file was removed, cut or changed.
             RunError: A file cannot be read.
         """
         if out is None:
@@ -102,7 +102,7 @@ def _reading(path: Path) -> Iterator[None]:
     """Turns what goes wrong with a file into a sentence, and marks its shard as damaged.
 
     Raises:
-        Damaged: The file was removed, cut or changed.
+        DamagedShard: The file was removed, cut or changed.
         RunError: It cannot be read.
     """
     try:
@@ -111,32 +111,32 @@ def _reading(path: Path) -> Iterator[None]:
         (path.parent / SHARD_JSON).unlink(missing_ok=True)
         gone = isinstance(error, FileNotFoundError)
         what = "was removed" if gone else f"is damaged or was cut ({error})"
-        raise Damaged(f"{path}: {what}: run it again, and a cache is made anew") from error
+        raise DamagedShard(f"{path}: {what}: run it again, and a cache is made anew") from error
     except OSError as error:
         raise RunError(f"{path}: cannot be read, {error.strerror or error}") from error
 
 
-Column = torch.Tensor | Stored
+Column = torch.Tensor | ArrayFile
 
 
-def take(column: Column, rows: Array, *, out: torch.Tensor | None = None) -> torch.Tensor:
+def gather_rows(column: Column, rows: Array, *, out: torch.Tensor | None = None) -> torch.Tensor:
     """Copies some rows `(B,)` of a column, into `out` where there is one."""
     if isinstance(column, torch.Tensor):
         return torch.index_select(column, 0, torch.from_numpy(rows).to(column.device), out=out)
     if out is None:
-        out = torch.empty(len(rows), *column.shape[1:], dtype=type_of(column))
-    column.take(rows, out.numpy())
+        out = torch.empty(len(rows), *column.shape[1:], dtype=dtype_of(column))
+    column.gather_rows(rows, out.numpy())
     return out
 
 
-def type_of(column: Column) -> torch.dtype:
+def dtype_of(column: Column) -> torch.dtype:
     """Returns the type of a column's numbers."""
     if isinstance(column, torch.Tensor):
         return column.dtype
     return torch.from_numpy(np.empty(0, column.dtype)).dtype
 
 
-class Runs:
+class IndexRuns:
     """Rows in an order of their own, kept as runs of consecutive ones.
 
     Args:
@@ -163,7 +163,7 @@ class Runs:
         return positions + self.shift[np.searchsorted(self.begins, positions, side="right") - 1]
 
 
-class Groups(Sequence[str]):
+class GroupColumn(Sequence[str]):
     """The group of each row: a number, and a table of names.
 
     Args:
@@ -175,9 +175,9 @@ class Groups(Sequence[str]):
         self.codes, self.names = codes, names
 
     @classmethod
-    def of(cls, groups: Iterable[str]) -> Groups:
+    def of(cls, groups: Iterable[str]) -> GroupColumn:
         """Numbers the names of a list."""
-        if isinstance(groups, Groups):
+        if isinstance(groups, GroupColumn):
             return groups
         table: dict[str, int] = {}
         codes = np.fromiter((table.setdefault(name, len(table)) for name in groups), np.int32)

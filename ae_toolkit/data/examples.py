@@ -21,22 +21,31 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ae_toolkit.console import track
 from ae_toolkit.contracts import Batch, Example, Shape
-from ae_toolkit.data.columns import Array, Column, Groups, Runs, Stored, take, type_of
+from ae_toolkit.data.columns import (
+    Array,
+    ArrayFile,
+    Column,
+    GroupColumn,
+    IndexRuns,
+    dtype_of,
+    gather_rows,
+)
 from ae_toolkit.errors import PluginError, RunError, UsageError, did_you_mean, wrap_plugin_errors
 from ae_toolkit.modality import Modality, describe
 from ae_toolkit.randomness import seed_of
 from ae_toolkit.recipe import Part, Recipe
+from ae_toolkit.version import former_names
 
 Split = Literal["train", "test"]
 
 ON_DEVICE = 2 << 30  #: bytes up to which a data set is kept on the device
-COPIED = 256 << 20  #: bytes up to which a part of a data set is a copy of it
-PIECE = 1 << 20  #: numbers of examples that are looked at at once
+MAX_COPY_BYTES = 256 << 20  #: bytes up to which a part of a data set is a copy of it
+CHUNK_NUMBERS = 1 << 20  #: numbers of examples that are looked at at once
 LOOKED_AT_BYTES = 64 << 20  #: of examples that are checked at once
-SOME = 64  #: examples that a digest looks at where the others are too many, or in files
-HASHED = 64 << 20  #: bytes in memory that a digest looks at whole
+DIGEST_EXAMPLES = 64  #: examples that a digest looks at where the others are too many, or in files
+MAX_DIGEST_BYTES = 64 << 20  #: bytes in memory that a digest looks at whole
 
-CPU = torch.device("cpu")
+CPU_DEVICE = torch.device("cpu")
 
 
 class Columns(NamedTuple):
@@ -50,7 +59,7 @@ class Columns(NamedTuple):
     def row_bytes(self) -> int:
         """Bytes of one example."""
         every = [self.y, *([] if self.mask is None else [self.mask]), *self.labels.values()]
-        return sum(math.prod(c.shape[1:]) * type_of(c).itemsize for c in every)
+        return sum(math.prod(c.shape[1:]) * dtype_of(c).itemsize for c in every)
 
     def map(self, change: Callable[[Column], Tensor]) -> Batch:
         """Makes a batch of them, column by column."""
@@ -82,7 +91,7 @@ class Examples:
         labels: Mapping[str, Column],
         groups: Sequence[str],
         *,
-        rows: Runs | None = None,
+        rows: IndexRuns | None = None,
     ):
         self.columns, self.groups, self.rows = Columns(y, mask, labels), groups, rows
         self.copied = False  # whether the columns are known to be nobody else's memory
@@ -121,7 +130,7 @@ class Examples:
         if isinstance(index, range):
             index = torch.arange(index.start, index.stop, index.step)
         rows = self.to_rows(index.cpu().numpy())
-        return self.columns.map(lambda column: take(column, rows))
+        return self.columns.map(lambda column: gather_rows(column, rows))
 
     def to_rows(self, positions: Array) -> Array:
         """The rows of the columns that some examples `(B,)` have."""
@@ -137,13 +146,15 @@ class Examples:
         """
         if not isinstance(chosen, np.ndarray):
             chosen = np.array([*chosen], np.int64)
-        groups = Groups.of(self.groups)
-        groups = Groups(groups.codes[chosen], groups.names)
-        where = self.columns.y.device if isinstance(self.columns.y, Tensor) else CPU
-        if len(groups) * self.columns.row_bytes <= COPIED or where != CPU:
+        groups = GroupColumn.of(self.groups)
+        groups = GroupColumn(groups.codes[chosen], groups.names)
+        where = self.columns.y.device if isinstance(self.columns.y, Tensor) else CPU_DEVICE
+        if len(groups) * self.columns.row_bytes <= MAX_COPY_BYTES or where != CPU_DEVICE:
             index = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
             return Examples(*self.at(torch.from_numpy(index)), groups)._mark_copied()
-        return Examples(*self.columns, groups, rows=Runs(map(self.to_rows, _in_pieces(chosen))))
+        return Examples(
+            *self.columns, groups, rows=IndexRuns(map(self.to_rows, _in_pieces(chosen)))
+        )
 
     def to(self, device: torch.device) -> Examples:
         """Moves the columns into the memory of a device, if they fit."""
@@ -161,11 +172,11 @@ class Examples:
     def digest(self) -> str:
         """A fingerprint by which a change is noticed: of small data, or the size and some of it."""
         # Whether a part is a copy or a view in files makes no difference, only its size does.
-        num = len(self) if self.nbytes <= HASHED else SOME
+        num = len(self) if self.nbytes <= MAX_DIGEST_BYTES else DIGEST_EXAMPLES
         batch = self.at(
             torch.from_numpy(np.unique(np.linspace(0, len(self) - 1, num).round())).long()
         )
-        kinds = [len(self), self.shape, type_of(self.columns.y), *sorted(batch.labels)]
+        kinds = [len(self), self.shape, dtype_of(self.columns.y), *sorted(batch.labels)]
         found = blake2b(repr(kinds).encode(), digest_size=16)
         for column in (batch.y, batch.mask, *(batch.labels[name] for name in sorted(batch.labels))):
             if column is not None:
@@ -179,7 +190,7 @@ class Examples:
     def _whole(self, column: Column) -> Tensor:
         if isinstance(column, Tensor) and self.rows is None:
             return column
-        return take(column, self.to_rows(np.arange(len(self))))
+        return gather_rows(column, self.to_rows(np.arange(len(self))))
 
     @classmethod
     def stack(cls, examples: Iterable[Example], *, length: int) -> Examples:
@@ -222,8 +233,8 @@ class _Labels(Mapping[str, Tensor]):
 
 def _in_pieces(chosen: Array) -> Iterator[Array]:
     """Numbers of examples, or where an array of bool is true, some at a time."""
-    for start in range(0, len(chosen), PIECE):
-        piece = chosen[start : start + PIECE]
+    for start in range(0, len(chosen), CHUNK_NUMBERS):
+        piece = chosen[start : start + CHUNK_NUMBERS]
         yield np.flatnonzero(piece) + start if chosen.dtype == bool else piece
 
 
@@ -237,7 +248,7 @@ def load_data(recipe: Recipe, modality: Modality, split: Split) -> Examples:
     examples = recipe.make("dataset", modality=modality, split=split)
     whose = f"dataset {recipe.data.name!r} of {recipe.origin('dataset')}"
     y = examples.columns.y if isinstance(examples, Examples) else examples
-    if not isinstance(examples, Examples) or not isinstance(y, Tensor | Stored):
+    if not isinstance(examples, Examples) or not isinstance(y, Tensor | ArrayFile):
         raise PluginError(f"{whose} must give Examples of a tensor, not {type(y).__name__}")
     if not len(examples):
         raise PluginError(f"{whose} gives no examples of the {split} split")
@@ -305,17 +316,17 @@ def from_option(data: str) -> Part:
     )
 
 
-def hold_out(examples: Examples, share: float, *, seed: int) -> tuple[Examples, Examples]:
+def train_test_split(examples: Examples, share: float, *, seed: int) -> tuple[Examples, Examples]:
     """Splits off a share by a seeded hash of the group: adding data moves nobody across."""
     if not share:
         return examples, examples.select([])
-    chosen = choose_groups(examples.groups, share, seed=seed)
+    chosen = choose_test_groups(examples.groups, share, seed=seed)
     return examples.select(~chosen), examples.select(chosen)
 
 
-def choose_groups(groups: Sequence[str], share: float, *, seed: object) -> Array:
+def choose_test_groups(groups: Sequence[str], share: float, *, seed: object) -> Array:
     """Which examples are held out, `(N,)` bool: one group at least, wherever there are two."""
-    groups = Groups.of(groups)
+    groups = GroupColumn.of(groups)
     present = groups.present()
     values = np.full(len(present), np.inf)
     for code, name in enumerate(groups.names):
@@ -338,3 +349,8 @@ def data_roots() -> list[Path]:
 def cache_root() -> Path:
     """Where this user's caches are."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ae-toolkit"
+
+
+__getattr__ = former_names(
+    __name__, {"hold_out": "train_test_split", "choose_groups": "choose_test_groups"}
+)

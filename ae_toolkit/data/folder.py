@@ -25,25 +25,25 @@ import numpy as np
 from ae_toolkit import registry
 from ae_toolkit.console import log, track
 from ae_toolkit.contracts import Example
-from ae_toolkit.data.columns import Array, Stored
-from ae_toolkit.data.examples import Examples, Split, cache_root, choose_groups
+from ae_toolkit.data.columns import Array, ArrayFile
+from ae_toolkit.data.examples import Examples, Split, cache_root, choose_test_groups
 from ae_toolkit.data.shards import File, Reader, Skipped
 from ae_toolkit.data.store import read_store
 from ae_toolkit.errors import RunError, UsageError
 from ae_toolkit.files import printable
 from ae_toolkit.modality import Modality, examples_of, read_items
-from ae_toolkit.version import CONTRACT, __version__
+from ae_toolkit.version import CONTRACT_VERSION, __version__, former_names
 
 T = TypeVar("T")
 
-FORMAT = 3  #: of stores
+STORE_FORMAT = 3  #: of stores
 
 TEST_SHARE = 0.1  #: of the groups of a folder
 COMPARED_BYTES = 16 << 20  #: of examples that are compared at a time
 MAX_TOLD = 10  #: skipped files that are named
 
 
-class Corpus(NamedTuple):
+class FolderDataset(NamedTuple):
     """What a folder's files hold.
 
     Attributes:
@@ -65,17 +65,17 @@ def files(*, modality: Modality, split: Split, path: str) -> Examples:
     Files that cannot be read are skipped, counted and listed. What a test file has in common with
     a training file, example by example, is left out of the test split.
     """
-    corpus = read_corpus([Path(path)], modality, report=split == "train")
-    return part_of(corpus.examples, modality, split)
+    corpus = read_folder([Path(path)], modality, report=split == "train")
+    return split_of(corpus.examples, modality, split)
 
 
-def part_of(examples: Examples, modality: Modality, split: Split) -> Examples:
+def split_of(examples: Examples, modality: Modality, split: Split) -> Examples:
     """The training or the test split of a corpus, by a hash of the groups.
 
     What the test split has in common with the training split is left out of it. Where that leaves
     nothing, or there is one group only, it is said and the test is one in name only.
     """
-    tested = choose_groups(examples.groups, TEST_SHARE, seed="test")
+    tested = choose_test_groups(examples.groups, TEST_SHARE, seed="test")
     if not tested.any():
         if split == "test":
             log("a single file leaves nothing to hold out: the test is on what was trained on")
@@ -83,9 +83,9 @@ def part_of(examples: Examples, modality: Modality, split: Split) -> Examples:
     if split == "train":
         return examples.select(~tested)
     inside = examples.select(tested)
-    mine = np.concatenate([*_prints(inside, modality)])
+    mine = np.concatenate([*_content_hashes(inside, modality)])
     known, seen = np.unique(mine), np.zeros(len(mine), bool)
-    for theirs in _prints(examples.select(~tested), modality):
+    for theirs in _content_hashes(examples.select(~tested), modality):
         at = np.searchsorted(known, theirs).clip(max=len(known) - 1)
         seen[at[known[at] == theirs]] = True
     unseen = ~seen[np.searchsorted(known, mine)]
@@ -95,7 +95,7 @@ def part_of(examples: Examples, modality: Modality, split: Split) -> Examples:
     return inside.select(unseen)
 
 
-def _prints(examples: Examples, modality: Modality) -> Iterator[Array]:
+def _content_hashes(examples: Examples, modality: Modality) -> Iterator[Array]:
     """Numbers that are the same where the data type says that examples are, some at a time."""
     num = max(COMPARED_BYTES // examples.columns.row_bytes, 1)
     for start in range(0, len(examples), num):
@@ -117,17 +117,17 @@ def of_items(items: Iterable[Any], *, modality: Modality, split: Split) -> Examp
         for i, item in enumerate(items)
         for y, labels, _ in examples_of(item, modality, training=True)
     ]
-    return part_of(Examples.stack(rows, length=modality.shape[0]), modality, split)
+    return split_of(Examples.stack(rows, length=modality.shape[0]), modality, split)
 
 
-def read_corpus(
+def read_folder(
     roots: Sequence[Path],
     modality: Modality,
     *,
     group: Callable[[Any], str] | None = None,
     report: bool = True,
     processes: int | None = None,
-) -> Corpus:
+) -> FolderDataset:
     """Reads every file of a data type below some folders, or finds it in the cache.
 
     Args:
@@ -266,7 +266,7 @@ def _read(
     modality: Modality,
     group: Callable[[Any], str] | None,
     processes: int | None,
-) -> Corpus:
+) -> FolderDataset:
     """Reads files into the cache; where that cannot be, into a folder that goes with this process.
 
     Raises:
@@ -276,16 +276,16 @@ def _read(
         is_new = not place.exists()
         with suppress(OSError):  # nobody may write there
             found = read_store(files, Reader(modality, group, place), processes=processes)
-            return Corpus(*found, place, is_new)
+            return FolderDataset(*found, place, is_new)
     try:
         place = Path(tempfile.mkdtemp(prefix="ae-corpus-"))
         atexit.register(shutil.rmtree, place, ignore_errors=True)
         found = read_store(files, Reader(modality, group, place), processes=processes)
     except OSError as error:
         raise RunError(f"{place}: cannot be written, {error.strerror or error}") from error
-    if not isinstance(found[0].columns.y, Stored):
+    if not isinstance(found[0].columns.y, ArrayFile):
         shutil.rmtree(place, ignore_errors=True)
-    return Corpus(*found, None, True)
+    return FolderDataset(*found, None, True)
 
 
 def _place(files: Sequence[File], modality: Modality, grouped_by: str) -> Path | None:
@@ -297,7 +297,15 @@ def _place(files: Sequence[File], modality: Modality, grouped_by: str) -> Path |
     assert module.__file__ is not None
     key = blake2b(digest_size=16)
     kind = type(modality).__qualname__
-    for word in (FORMAT, CONTRACT, __version__, kind, settings, grouped_by, *_readers(modality)):
+    for word in (
+        STORE_FORMAT,
+        CONTRACT_VERSION,
+        __version__,
+        kind,
+        settings,
+        grouped_by,
+        *_readers(modality),
+    ):
         key.update(f"{word}\0".encode())
     for path in sorted(Path(module.__file__).parent.rglob("*.py")):
         key.update(path.name.encode() + b"\0" + blake2b(path.read_bytes()).digest())
@@ -331,3 +339,8 @@ def _tell(skipped: Sequence[Skipped], total: int, where: str) -> None:
         log(printable(f"  {path}: {reason}").replace("\n", r"\n"))
     if len(skipped) > MAX_TOLD:
         log(f"  … and {len(skipped) - MAX_TOLD} more")
+
+
+__getattr__ = former_names(
+    __name__, {"Corpus": "FolderDataset", "part_of": "split_of", "read_corpus": "read_folder"}
+)

@@ -23,7 +23,7 @@ import numpy as np
 
 from ae_toolkit.data.columns import SHARD_JSON
 from ae_toolkit.errors import RunError, UsageError
-from ae_toolkit.files import CHECKSUM, checksum, is_sealed, seal
+from ae_toolkit.files import CHECKSUM_KEY, checksum, is_sealed, seal
 from ae_toolkit.modality import Modality, describe, each_item, examples_of
 
 SHARD_FILES = 4096  #: files in a shard, at most
@@ -85,7 +85,7 @@ class Shard(NamedTuple):
         """Opens a shard; None where it is not whole."""
         try:
             about = json.loads((folder / SHARD_JSON).read_text(encoding="utf-8"))
-            if CHECKSUM not in about or not is_sealed(about):
+            if CHECKSUM_KEY not in about or not is_sealed(about):
                 return None
             first, stop = map(int, folder.name.split("-"))
             return cls(

@@ -33,13 +33,13 @@ from filelock import FileLock, Timeout
 from ae_toolkit import registry
 from ae_toolkit.console import Bar, log
 from ae_toolkit.data import shards
-from ae_toolkit.data.columns import Damaged, Groups, Stored
-from ae_toolkit.data.examples import COPIED, CPU, Examples
+from ae_toolkit.data.columns import ArrayFile, DamagedShard, GroupColumn
+from ae_toolkit.data.examples import CPU_DEVICE, MAX_COPY_BYTES, Examples
 from ae_toolkit.data.shards import File, Reader, Shard, Skipped, find_gaps, find_shards, write_shard
 from ae_toolkit.errors import RunError, describe_error
 from ae_toolkit.modality import Modality, describe
 
-CONTEXT: Any = get_context("fork" if sys.platform == "linux" else "spawn")
+PROCESS_CONTEXT: Any = get_context("fork" if sys.platform == "linux" else "spawn")
 
 ITEM_SECONDS = 60  #: that a parser may take over one item, where the system has alarms
 BAR_SECONDS = 0.5  #: after which the bar moves while processes read
@@ -64,7 +64,7 @@ def read_store(
     for _ in range(MAX_READINGS):
         found = find_shards(reader.store)
         if not find_gaps(found, len(files)):
-            with suppress(Damaged):
+            with suppress(DamagedShard):
                 return _open(found, reader.modality), [s for each in found for s in each.skipped]
         with _locked(reader.store):
             _fill(files, reader, processes or _num_cores())
@@ -75,7 +75,7 @@ def _open(found: Sequence[Shard], modality: Modality) -> Examples:
     """Makes a data set of shards.
 
     Raises:
-        Damaged: A shard turns out not to be whole.
+        DamagedShard: A shard turns out not to be whole.
         RunError: Shards hold tensors of several kinds.
     """
     filled = [shard for shard in found if shard.groups]
@@ -84,17 +84,17 @@ def _open(found: Sequence[Shard], modality: Modality) -> Examples:
     if len({(shard.dtype, *shard.labels) for shard in filled}) > 1:
         raise shards.several_kinds(modality)
 
-    def stored(name: str) -> Stored:
+    def stored(name: str) -> ArrayFile:
         sums = [shard.checksums.get(name, "") for shard in filled]
-        return Stored(*(shard.folder / name for shard in filled), checksums=sums)
+        return ArrayFile(*(shard.folder / name for shard in filled), checksums=sums)
 
     mask = None if all(shard.is_full for shard in filled) else stored("mask.npy")
     labels = {name: stored(f"label_{i}.npy") for i, name in enumerate(filled[0].labels)}
     runs = [run for shard in filled for run in shard.groups]
-    names = Groups.of(name for name, _ in runs)
-    groups = Groups(np.repeat(names.codes, [num for _, num in runs]), names.names)
+    names = GroupColumn.of(name for name, _ in runs)
+    groups = GroupColumn(np.repeat(names.codes, [num for _, num in runs]), names.names)
     examples = Examples(stored("y.npy"), mask, labels, groups)
-    return examples.to(CPU) if examples.nbytes <= COPIED else examples
+    return examples.to(CPU_DEVICE) if examples.nbytes <= MAX_COPY_BYTES else examples
 
 
 def _fill(files: Sequence[File], reader: Reader, num: int) -> None:
@@ -176,12 +176,12 @@ class _Process:
     def __init__(
         self, reader: Reader, some: range, files: Sequence[File], crashed: Mapping[int, str]
     ):
-        copied = CONTEXT.get_start_method() == "fork"
+        copied = PROCESS_CONTEXT.get_start_method() == "fork"
         known = reader if copied else pickle.dumps(reader)
         mine = files[some.start : some.stop]
-        self.some, self.position = some, CONTEXT.RawValue("q", -1)
-        self.ours, theirs = CONTEXT.Pipe(duplex=False)
-        self.process = CONTEXT.Process(
+        self.some, self.position = some, PROCESS_CONTEXT.RawValue("q", -1)
+        self.ours, theirs = PROCESS_CONTEXT.Pipe(duplex=False)
+        self.process = PROCESS_CONTEXT.Process(
             target=_serve,
             args=(theirs, self.position, known, describe(reader.modality), some.start, mine,
                   dict(crashed)),

@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 
 from ae_toolkit.console import track
-from ae_toolkit.contracts import Batch, Step, flatten, repeat
+from ae_toolkit.contracts import Batch, StepContext, flatten, repeat
 from ae_toolkit.data.examples import Examples, from_option, load_data
 from ae_toolkit.errors import PluginError, RunError, UsageError, wrap_plugin_errors
 from ae_toolkit.inference.model import Model
 from ae_toolkit.modality import Modality, describe
 from ae_toolkit.parts.objective import logmeanexp
 
-CHUNK = 500  #: examples at once
+CHUNK_EXAMPLES = 500  #: examples at once
 MAX_KNOWN_SAMPLES = 10_000  #: per example, that are drawn because a card says so
-DECODED = 5000  #: decoded samples at once, in the importance-weighted estimate
+CHUNK_SAMPLES = 5000  #: decoded samples at once, in the importance-weighted estimate
 
 
 def evaluate(
@@ -54,8 +54,8 @@ def evaluate(
         of it was measured on.
 
     Raises:
-        UsageError: an NLL was asked for, but the likelihood is no density of this data, or codes have
-            no rate.
+        UsageError: an NLL was asked for, but the likelihood is no density of this data, or codes
+            have no rate.
         RunError: the data cannot be read.
     """
     recipe = model.recipe
@@ -68,10 +68,10 @@ def evaluate(
     beside: dict[str, Totals] = {}
     codes = []
     source = model.noise(seed, "evaluate")
-    starts = track(range(0, len(examples), CHUNK), "evaluating", shown=progress)
+    starts = track(range(0, len(examples), CHUNK_EXAMPLES), "evaluating", shown=progress)
     with torch.inference_mode():
         for start in starts:
-            batch = model.to_device(examples, start, start + CHUNK)
+            batch = model.to_device(examples, start, start + CHUNK_EXAMPLES)
             result, guesses, z, supported = _measure(model, batch, source.step(start))
             for name, values in guesses.items():
                 beside.setdefault(name, Totals()).add(values, len(batch.y))
@@ -158,7 +158,7 @@ class Measured(NamedTuple):
     supported: bool
 
 
-def _measure(model: Model, batch: Batch, step: Step) -> Measured:
+def _measure(model: Model, batch: Batch, step: StepContext) -> Measured:
     net = model.autoencoder
     forward = net(batch, step)
     y, c = forward.y, forward.c
@@ -167,16 +167,18 @@ def _measure(model: Model, batch: Batch, step: Step) -> Measured:
     values = {
         "distortion": forward.terms.distortion[0],
         "rate": forward.terms.rate.sum(-1)[0],
-        **judge(model.modality, y, guess, batch.mask),
+        **modality_metrics(model.modality, y, guess, batch.mask),
     }
     baselines = {
-        name: judge(model.modality, y, simple, batch.mask)
+        name: modality_metrics(model.modality, y, simple, batch.mask)
         for name, simple in model.modality.baselines(forward.x, y).items()
     }
     return Measured(values, baselines, flatten(z), net.likelihood.supports(y))
 
 
-def judge(modality: Modality, y: Tensor, y_hat: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+def modality_metrics(
+    modality: Modality, y: Tensor, y_hat: Tensor, mask: Tensor | None
+) -> dict[str, Tensor]:
     """The data type's own metrics, `(B,)` each.
 
     Raises:
@@ -200,8 +202,8 @@ def importance_weighted(
     An upper bound of the NLL in expectation, tighter with every sample.
     """
     net, source, total = model.autoencoder, model.noise(seed, "nll"), 0.0
-    chunk = max(DECODED // num_samples, 1)
-    each = min(num_samples, DECODED)
+    chunk = max(CHUNK_SAMPLES // num_samples, 1)
+    each = min(num_samples, CHUNK_SAMPLES)
     title = f"estimating the nll, k = {num_samples}"
     starts = track(range(0, len(examples), chunk), title, shown=progress)
     with torch.inference_mode():

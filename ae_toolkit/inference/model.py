@@ -19,12 +19,21 @@ import torch
 from torch import Tensor
 
 from ae_toolkit.autoencoder import Autoencoder
-from ae_toolkit.contracts import Batch, Code, Example, Shape, Step, flatten, label_row, unflatten
+from ae_toolkit.contracts import (
+    Batch,
+    Code,
+    Example,
+    Shape,
+    StepContext,
+    flatten,
+    label_row,
+    unflatten,
+)
 from ae_toolkit.data.examples import Examples
 from ae_toolkit.device import pick_device
 from ae_toolkit.errors import PluginError, RunError, UsageError, did_you_mean, wrap_plugin_errors
 from ae_toolkit.inference import latent, zoo
-from ae_toolkit.inference.tiling import in_pieces
+from ae_toolkit.inference.tiling import apply_tiled
 from ae_toolkit.modality import Modality, describe, examples_of
 from ae_toolkit.randomness import Source
 from ae_toolkit.recipe import Recipe
@@ -32,10 +41,10 @@ from ae_toolkit.runs import checkpoint
 from ae_toolkit.runs.checkpoint import Config
 from ae_toolkit.training import memory
 
-CHUNK = 500  #: items that are decoded at once
+CHUNK_ITEMS = 500  #: items that are decoded at once
 MAX_EXAMPLE_NUMBERS = 1 << 26  #: of a model that is loaded
 
-PATHS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
+CODE_PATHS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
     "lerp": latent.lerp,
     "slerp": latent.slerp,
 }
@@ -48,7 +57,7 @@ def load(model: str | Path, *, device: str = "cpu") -> Model:
         UsageError: there is no such model or device.
         RunError: the model is broken, or needs a plugin that is not installed.
     """
-    folder = zoo.find(str(model))
+    folder = zoo.resolve(str(model))
     config = checkpoint.load_config(folder)
     modality = config.recipe.make("modality")
     with torch.random.fork_rng(devices=[]):  # random weights, which are replaced at once
@@ -63,7 +72,9 @@ def load(model: str | Path, *, device: str = "cpu") -> Model:
             raise _misfit(folder, name)
         weights[name] = weights[name].to(mine.dtype)
         if not checkpoint.is_sound(weights[name], finite=name in parameters):
-            raise RunError(f"{folder / checkpoint.WEIGHTS}: {name!r} is not finite; train it again")
+            raise RunError(
+                f"{folder / checkpoint.WEIGHTS_FILE}: {name!r} is not finite; train it again"
+            )
     autoencoder.load_state_dict(weights, assign=True)
     autoencoder.to(pick_device(device)).to(memory_format=torch.channels_last).eval()
     return Model(autoencoder.requires_grad_(False), modality=modality, config=config, folder=folder)
@@ -272,12 +283,12 @@ class Model:
         """The codes between two aligned items, `(parts, D)` for each step, and the labels of a."""
         if steps < 2:
             raise UsageError(f"an interpolation needs at least 2 steps, not {steps}")
-        if path not in PATHS:
-            raise UsageError(f"path {path!r}: choose from {', '.join(PATHS)}")
+        if path not in CODE_PATHS:
+            raise UsageError(f"path {path!r}: choose from {', '.join(CODE_PATHS)}")
         ends = [self.examples([item], labels) for item in (a, b)]
         first, last = (self.encode_examples(end).cpu() for end in ends)
         arcs = [
-            PATHS[path](first[i % len(first)], last[i % len(last)], steps)
+            CODE_PATHS[path](first[i % len(first)], last[i % len(last)], steps)
             for i in range(max(len(first), len(last)))
         ]
         codes = []
@@ -307,7 +318,7 @@ class Model:
         def run(piece: Tensor) -> Tensor:
             return net.translate(piece.to(self.device), c, step).cpu()
 
-        return (in_pieces(run, x, progress=progress) if net.any_size else run(x))[0]
+        return (apply_tiled(run, x, progress=progress) if net.any_size else run(x))[0]
 
     @torch.inference_mode()
     def encode_examples(self, examples: Examples) -> Tensor:
@@ -343,13 +354,13 @@ class Model:
             )
         columns = self._columns(labels, len(z))
         out = []
-        for start in range(0, len(z), CHUNK):
-            rows = z[start : start + CHUNK].to(self.device)
-            some = {name: column[start : start + CHUNK] for name, column in columns.items()}
+        for start in range(0, len(z), CHUNK_ITEMS):
+            rows = z[start : start + CHUNK_ITEMS].to(self.device)
+            some = {name: column[start : start + CHUNK_ITEMS] for name, column in columns.items()}
             if mask is None:
                 real = self.modality.mask(some, len(rows))
             else:
-                real = mask[start : start + CHUNK]
+                real = mask[start : start + CHUNK_ITEMS]
             values = self.autoencoder.decode(
                 self.levels(rows),
                 self._condition(some, rows),
@@ -397,7 +408,7 @@ class Model:
             return given.reshape(shape)
 
         c = self._condition(self._columns(labels, len(noise)), waiting)
-        step = Step(torch.ones((), device=self.device), hand_out, hand_out)
+        step = StepContext(torch.ones((), device=self.device), hand_out, hand_out)
         prior = self.autoencoder.bottleneck.prior
         return flatten(prior.sample(len(noise), c, temperature=1.0, step=step))
 
@@ -414,8 +425,8 @@ class Model:
         return batch._replace(y=self.modality.prepare(batch.y))
 
     def _inputs(self, examples: Examples) -> Iterator[tuple[Tensor, Tensor, Batch]]:
-        for start in range(0, len(examples), CHUNK):
-            batch = self.to_device(examples, start, start + CHUNK)
+        for start in range(0, len(examples), CHUNK_ITEMS):
+            batch = self.to_device(examples, start, start + CHUNK_ITEMS)
             yield batch.y, self._condition(batch.labels, batch.y), batch
 
     def _examples(

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from ae_toolkit.console import track
+from ae_toolkit.version import former_names
 
-PIECE = 512  #: positions along an axis that a piece answers for; a multiple of every stride
-MARGIN = 64  #: positions that it sees on either side beyond those; likewise
+TILE_SIZE = 512  #: positions along an axis that a piece answers for; a multiple of every stride
+TILE_MARGIN = 64  #: positions that it sees on either side beyond those; likewise
 
 
-def in_pieces(
-    run: Callable[[Tensor], Tensor], x: Tensor, *, margin: int = MARGIN, progress: bool = False
+def apply_tiled(
+    run: Callable[[Tensor], Tensor], x: Tensor, *, margin: int = TILE_MARGIN, progress: bool = False
 ) -> Tensor:
     """`run(x)`, piece by piece where `x` is large: exact where `run` sees no farther than margin.
 
@@ -30,7 +31,7 @@ def in_pieces(
         margin: overlap of the pieces.
         progress: show a bar where there are several pieces.
     """
-    axes = [_cuts(size, margin) for size in x.shape[2:]]
+    axes = [_tiles(size, margin) for size in x.shape[2:]]
     total = math.prod(map(len, axes))
     shown = progress and total > 1
     whole, scale = torch.empty(0), [1] * len(axes)
@@ -45,7 +46,7 @@ def in_pieces(
     return whole
 
 
-class _Cut(NamedTuple):
+class _Tile(NamedTuple):
     """A piece along one axis: it sees from low to high and answers for start to end."""
 
     low: int
@@ -54,13 +55,16 @@ class _Cut(NamedTuple):
     high: int
 
 
-def _cuts(size: int, margin: int) -> list[_Cut]:
-    if size <= PIECE + 2 * margin:
-        return [_Cut(0, 0, size, size)]
-    ends = [(start, min(start + PIECE, size)) for start in range(0, size, PIECE)]
-    return [_Cut(max(a - margin, 0), a, b, min(b + margin, size)) for a, b in ends]
+def _tiles(size: int, margin: int) -> list[_Tile]:
+    if size <= TILE_SIZE + 2 * margin:
+        return [_Tile(0, 0, size, size)]
+    ends = [(start, min(start + TILE_SIZE, size)) for start in range(0, size, TILE_SIZE)]
+    return [_Tile(max(a - margin, 0), a, b, min(b + margin, size)) for a, b in ends]
 
 
 def _index(spans: Sequence[tuple[int, int]], scale: Sequence[int]) -> tuple[Any, ...]:
     """An index of spans along the position axes, each so many times as large."""
     return (..., *(slice(k * a, k * b) for (a, b), k in zip(spans, scale, strict=True)))
+
+
+__getattr__ = former_names(__name__, {"in_pieces": "apply_tiled"})

@@ -12,9 +12,10 @@ from ae_toolkit.console import log
 from ae_toolkit.errors import RunError, UsageError, did_you_mean
 from ae_toolkit.files import check_input, checksum, is_signed, outputs, writing
 from ae_toolkit.runs import checkpoint
+from ae_toolkit.version import former_names
 
 
-def find(model: str) -> Path:
+def resolve(model: str) -> Path:
     """Finds the folder of a bundled name, a run directory, a model folder or a hub id.
 
     Raises:
@@ -22,19 +23,19 @@ def find(model: str) -> Path:
         RunError: the hub cannot be reached, or a run has no checkpoint yet.
     """
     path, known = Path(model), bundled()
-    if (path / checkpoint.WEIGHTS).is_file():
+    if (path / checkpoint.WEIGHTS_FILE).is_file():
         return path
     if (path / "checkpoints").is_dir():
         whole = {point.folder for point in checkpoint.checkpoints(path)}
         for _, folder in checkpoint.folders(path):
             if folder not in whole:
-                log(f"{folder}: its {checkpoint.CONFIG} is broken, it is passed over")
+                log(f"{folder}: its {checkpoint.CONFIG_FILE} is broken, it is passed over")
         if point := checkpoint.best(path):
             return point.folder
         raise RunError(f"{path}: this run has no whole checkpoint yet")
     if model in known:
         return known[model]
-    files = f"{checkpoint.CONFIG} and {checkpoint.WEIGHTS}"
+    files = f"{checkpoint.CONFIG_FILE} and {checkpoint.WEIGHTS_FILE}"
     if path.is_dir():
         raise UsageError(f"{path}: is neither a run directory nor a model folder with {files}")
     if path.is_file():
@@ -57,7 +58,7 @@ def bundled() -> dict[str, Path]:
         except (ImportError, ValueError):
             continue
         for place in (spec.submodule_search_locations or []) if spec else []:
-            for config in sorted(Path(place).glob(f"weights/*/{checkpoint.CONFIG}")):
+            for config in sorted(Path(place).glob(f"weights/*/{checkpoint.CONFIG_FILE}")):
                 found.setdefault(config.parent.name, config.parent)
     return found
 
@@ -79,7 +80,7 @@ def _from_hub(model: str) -> Path:
         ) from None
     fetch: Callable[..., str] = snapshot_download
     try:
-        return Path(fetch(model, allow_patterns=[checkpoint.CONFIG, "*.safetensors"]))
+        return Path(fetch(model, allow_patterns=[checkpoint.CONFIG_FILE, "*.safetensors"]))
     except Exception as error:
         first = str(error).strip().partition("\n")[0]
         raise RunError(
@@ -91,24 +92,26 @@ def export(model: str, out: Path, *, dtype: str = "fp32", card: Any = None) -> i
     """Writes a model without its training state and returns the bytes of its weights.
 
     Args:
-        model: as `find` takes it.
+        model: as `resolve` takes it.
         out: the folder to make.
         dtype: `fp32`, or `bf16` for half the size.
         card: replaces the model's own.
     """
-    folder = find(model)
+    folder = resolve(model)
     config, weights = checkpoint.load_config(folder), checkpoint.load_weights(folder)
     if dtype == "bf16":
         weights = {n: w.bfloat16() if w.is_floating_point() else w for n, w in weights.items()}
     if out.resolve() == folder.resolve():
         raise UsageError(f"{out}: is the model itself, which stays as it is; choose another folder")
-    if out.is_dir() and any(out.iterdir()) and not is_signed(out / checkpoint.CONFIG):
+    if out.is_dir() and any(out.iterdir()) and not is_signed(out / checkpoint.CONFIG_FILE):
         raise UsageError(f"{out}: is a folder with something else in it; choose another")
-    if any((out / name).exists() for name in ("checkpoints", "metrics.jsonl", checkpoint.STATE)):
+    if any(
+        (out / name).exists() for name in ("checkpoints", "metrics.jsonl", checkpoint.STATE_FILE)
+    ):
         raise UsageError(
             f"{out}: is a run or a checkpoint, which stays as it is; choose another folder"
         )
-    contents = {checkpoint.WEIGHTS: checkpoint.pack(weights)}
+    contents = {checkpoint.WEIGHTS_FILE: checkpoint.pack(weights)}
     for extra in folder.glob("*.safetensors"):  # what a data type ships beside its weights
         check_input(extra)
         contents.setdefault(extra.name, extra.read_bytes())
@@ -116,9 +119,12 @@ def export(model: str, out: Path, *, dtype: str = "fp32", card: Any = None) -> i
     text = checkpoint.config_json(
         config.recipe, metrics=config.metrics, card=card or config.card, files=files
     )
-    contents[checkpoint.CONFIG] = text.encode()
+    contents[checkpoint.CONFIG_FILE] = text.encode()
     with outputs():
         for name, content in contents.items():
             with writing(out / name) as temporary:
                 temporary.write_bytes(content)
-    return len(contents[checkpoint.WEIGHTS])
+    return len(contents[checkpoint.WEIGHTS_FILE])
+
+
+__getattr__ = former_names(__name__, {"find": "resolve"})

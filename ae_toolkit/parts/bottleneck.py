@@ -18,7 +18,7 @@ from ae_toolkit.contracts import (
     Prior,
     Shape,
     Size,
-    Step,
+    StepContext,
     flatten,
     repeat,
     unflatten,
@@ -55,7 +55,9 @@ class Deterministic(nn.Module):
         self.prior = prior(z_shapes=self.z_shapes)
         self.l1 = l1
 
-    def forward(self, h: tuple[Tensor, ...], c: Tensor, *, num_samples: int, step: Step) -> Code:
+    def forward(
+        self, h: tuple[Tensor, ...], c: Tensor, *, num_samples: int, step: StepContext
+    ) -> Code:
         z = self.mean(h, c)
         rate = z[0].new_zeros(num_samples, z[0].shape[0], 0)
         penalty = self.l1 * flatten(z).abs().sum(1)
@@ -95,7 +97,9 @@ class Gaussian(nn.Module):
         self.prior = prior(z_shapes=self.z_shapes)
         self.logvar_bound = logvar_bound
 
-    def forward(self, h: tuple[Tensor, ...], c: Tensor, *, num_samples: int, step: Step) -> Code:
+    def forward(
+        self, h: tuple[Tensor, ...], c: Tensor, *, num_samples: int, step: StepContext
+    ) -> Code:
         posterior = self.posterior(h, c)
         mean, logvar = posterior
         # Drawn with the batch axis first, as all noise is; then (K, B, D).

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ae_toolkit.contracts import Shape, Size, Step
+from ae_toolkit.contracts import Shape, Size, StepContext
 
 
 class Identity:
@@ -18,7 +18,7 @@ class Identity:
         return shape
 
     def __call__(
-        self, x: Tensor, y: Tensor, mask: Tensor | None, step: Step
+        self, x: Tensor, y: Tensor, mask: Tensor | None, step: StepContext
     ) -> tuple[Tensor, Tensor]:
         return x, y
 
@@ -43,7 +43,7 @@ class Noise:
         return shape
 
     def __call__(
-        self, x: Tensor, y: Tensor, mask: Tensor | None, step: Step
+        self, x: Tensor, y: Tensor, mask: Tensor | None, step: StepContext
     ) -> tuple[Tensor, Tensor]:
         x = x + self.mean + self.std * step.randn(tuple(x.shape))
         return (x if self.clip is None else x.clamp(*self.clip)), y
@@ -66,7 +66,7 @@ class Masking:
         return shape
 
     def __call__(
-        self, x: Tensor, y: Tensor, mask: Tensor | None, step: Step
+        self, x: Tensor, y: Tensor, mask: Tensor | None, step: StepContext
     ) -> tuple[Tensor, Tensor]:
         hidden = step.rand(tuple(x.shape)) < self.share
         return torch.where(hidden, torch.as_tensor(self.value, dtype=x.dtype), x), y
@@ -88,7 +88,7 @@ class Downsample:
         return (shape[0], *(size // self.factor for size in shape[1:]))
 
     def __call__(
-        self, x: Tensor, y: Tensor, mask: Tensor | None, step: Step
+        self, x: Tensor, y: Tensor, mask: Tensor | None, step: StepContext
     ) -> tuple[Tensor, Tensor]:
         for axis in range(2, x.dim()):
             shape = (*x.shape[:axis], -1, self.factor, *x.shape[axis + 1 :])
@@ -106,7 +106,7 @@ class Binarise:
         return shape
 
     def __call__(
-        self, x: Tensor, y: Tensor, mask: Tensor | None, step: Step
+        self, x: Tensor, y: Tensor, mask: Tensor | None, step: StepContext
     ) -> tuple[Tensor, Tensor]:
         y = (step.rand(tuple(y.shape)) < y).to(y.dtype)
         return y, y

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ae_toolkit.contracts import Step
+from ae_toolkit.contracts import StepContext
 from ae_toolkit.randomness import draw_classes
 
 
@@ -41,7 +41,7 @@ class Bernoulli(nn.Module):
     def supports(self, y: Tensor) -> bool:
         return bool(((y == 0) | (y == 1)).all())
 
-    def sample(self, params: Tensor, *, temperature: float, step: Step) -> Tensor:
+    def sample(self, params: Tensor, *, temperature: float, step: StepContext) -> Tensor:
         """At temperature 0, the probabilities: what is drawn when one draws a mean."""
         logits = params[:, 0]
         if temperature == 0:
@@ -68,7 +68,7 @@ class CrossEntropy(nn.Module):
     def supports(self, y: Tensor) -> bool:
         return False
 
-    def sample(self, params: Tensor, *, temperature: float, step: Step) -> Tensor:
+    def sample(self, params: Tensor, *, temperature: float, step: StepContext) -> Tensor:
         return params[:, 0].sigmoid()
 
 
@@ -93,7 +93,7 @@ class SquaredError(nn.Module):
     def supports(self, y: Tensor) -> bool:
         return False
 
-    def sample(self, params: Tensor, *, temperature: float, step: Step) -> Tensor:
+    def sample(self, params: Tensor, *, temperature: float, step: StepContext) -> Tensor:
         return self._mean(params)
 
     def _mean(self, params: Tensor) -> Tensor:
@@ -134,7 +134,7 @@ class Gaussian(nn.Module):
     def supports(self, y: Tensor) -> bool:
         return bool(torch.isfinite(y).all())
 
-    def sample(self, params: Tensor, *, temperature: float, step: Step) -> Tensor:
+    def sample(self, params: Tensor, *, temperature: float, step: StepContext) -> Tensor:
         mean, logvar = self._moments(params)
         if temperature == 0:
             return mean
@@ -164,7 +164,7 @@ class Categorical(nn.Module):
     def supports(self, y: Tensor) -> bool:
         return bool(((y >= 0) & (y < self.num_params)).all())
 
-    def sample(self, params: Tensor, *, temperature: float, step: Step) -> Tensor:
+    def sample(self, params: Tensor, *, temperature: float, step: StepContext) -> Tensor:
         """At temperature 0, the most likely class."""
         return draw_classes(params / temperature, step) if temperature > 0 else params.argmax(1)
 

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ae_toolkit.contracts import Step, Terms
+from ae_toolkit.contracts import StepContext, Terms
 
 
 class ELBO:
@@ -47,7 +47,7 @@ class ELBO:
         self.free_bits, self.free_bits_per = free_bits, free_bits_per
         self.num_samples = num_samples
 
-    def __call__(self, terms: Terms, step: Step) -> Tensor:
+    def __call__(self, terms: Terms, step: StepContext) -> Tensor:
         rate = terms.rate
         if self.free_bits_per == "total":
             rate = rate.sum(-1, keepdim=True)
@@ -55,7 +55,7 @@ class ELBO:
             rate = rate.clamp(min=self.free_bits)
         return (terms.distortion + self._beta(step) * rate.sum(-1)).mean(0) + terms.penalty
 
-    def _beta(self, step: Step) -> Tensor | float:
+    def _beta(self, step: StepContext) -> Tensor | float:
         if not self.warmup:
             return self.beta
         # The last moment belongs to the last cycle, not to a new one.
@@ -77,7 +77,7 @@ class IWAE:
             raise ValueError("num_samples must be at least 1")
         self.num_samples = num_samples
 
-    def __call__(self, terms: Terms, step: Step) -> Tensor:
+    def __call__(self, terms: Terms, step: StepContext) -> Tensor:
         return -logmeanexp(-(terms.distortion + terms.rate.sum(-1))) + terms.penalty
 
 

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ae_toolkit.contracts import Posterior, Shape, Size, Step, flatten, unflatten
+from ae_toolkit.contracts import Posterior, Shape, Size, StepContext, flatten, unflatten
 from ae_toolkit.parts.backbones.transformer import Caches, grow, stack
 
-PIECE = 250  #: codes at once, where an autoregressive prior's density is only looked at
+CHUNK_CODES = 250  #: codes at once, where an autoregressive prior's density is only looked at
 
 
 class StandardNormal(nn.Module):
@@ -32,7 +32,9 @@ class StandardNormal(nn.Module):
         mean, logvar = posterior
         return 0.5 * (mean.square() + logvar.exp() - logvar - 1)
 
-    def sample(self, num: int, c: Tensor, *, temperature: float, step: Step) -> tuple[Tensor, ...]:
+    def sample(
+        self, num: int, c: Tensor, *, temperature: float, step: StepContext
+    ) -> tuple[Tensor, ...]:
         return tuple(temperature * step.randn((num, *shape)) for shape in self.z_shapes)
 
 
@@ -70,7 +72,9 @@ class Flow(nn.Module):
     def kl(self, posterior: Posterior, c: Tensor) -> None:
         return None
 
-    def sample(self, num: int, c: Tensor, *, temperature: float, step: Step) -> tuple[Tensor, ...]:
+    def sample(
+        self, num: int, c: Tensor, *, temperature: float, step: StepContext
+    ) -> tuple[Tensor, ...]:
         x = temperature * step.randn((num, sum(math.prod(shape) for shape in self.z_shapes)))
         for coupling in reversed(list(self.couplings)):
             assert isinstance(coupling, Coupling)
@@ -140,15 +144,20 @@ class AutoregressivePrior(nn.Module):
             told = self.told(self.norm(h.float()))
             if torch.is_grad_enabled():
                 return self._log_mixture(x, told)
-            starts = range(0, len(x), PIECE)
+            starts = range(0, len(x), CHUNK_CODES)
             return torch.cat(
-                [self._log_mixture(x[at : at + PIECE], told[at : at + PIECE]) for at in starts]
+                [
+                    self._log_mixture(x[at : at + CHUNK_CODES], told[at : at + CHUNK_CODES])
+                    for at in starts
+                ]
             )
 
     def kl(self, posterior: Posterior, c: Tensor) -> None:
         return None
 
-    def sample(self, num: int, c: Tensor, *, temperature: float, step: Step) -> tuple[Tensor, ...]:
+    def sample(
+        self, num: int, c: Tensor, *, temperature: float, step: StepContext
+    ) -> tuple[Tensor, ...]:
         noise = temperature * step.randn((num, *self.shape))
         share = torch.special.ndtr(noise).reshape(num, self.dim, self.length)
         caches: Caches = [None] * len(self.layers)

@@ -34,7 +34,7 @@ from torch import Tensor
 from ae_toolkit import registry
 from ae_toolkit.errors import RunError, UsageError
 from ae_toolkit.files import (
-    CHECKSUM,
+    CHECKSUM_KEY,
     check_input,
     checksum,
     is_sealed,
@@ -45,16 +45,16 @@ from ae_toolkit.files import (
 )
 from ae_toolkit.files import write_text as write_text
 from ae_toolkit.files import writing as writing
-from ae_toolkit.recipe import Recipe, complaint
-from ae_toolkit.version import CONTRACT, __version__
+from ae_toolkit.recipe import Recipe, describe_invalid
+from ae_toolkit.version import CONTRACT_VERSION, __version__
 
-FORMAT = 1
+CONFIG_FORMAT = 1
 
-CONFIG, WEIGHTS, STATE = "config.json", "model.safetensors", "train_state.pt"
+CONFIG_FILE, WEIGHTS_FILE, STATE_FILE = "config.json", "model.safetensors", "train_state.pt"
 
-PICKLED = b"\x80"  #: what a pickle begins with
+PICKLE_PREFIX = b"\x80"  #: what a pickle begins with
 
-FREE = ("card",)  #: of a `config.json`: what may be edited
+EDITABLE_KEYS = ("card",)  #: of a `config.json`: what may be edited
 
 
 class _Card(BaseModel):
@@ -108,8 +108,8 @@ def config_json(
         files: the checksums of those that lie beside it.
     """
     config: dict[str, Any] = {
-        "format": FORMAT,
-        "written_by": f"ae-toolkit {__version__}, contract {CONTRACT}",
+        "format": CONFIG_FORMAT,
+        "written_by": f"ae-toolkit {__version__}, contract {CONTRACT_VERSION}",
         "recipe": recipe.model_dump(mode="json"),
         "requires": recipe.requires(),
     }
@@ -123,7 +123,7 @@ def config_json(
 
 
 def _text(config: Mapping[str, Any]) -> str:
-    return json.dumps(seal(config, but=FREE), indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(seal(config, but=EDITABLE_KEYS), indent=2, ensure_ascii=False) + "\n"
 
 
 def pack(weights: Mapping[str, Tensor]) -> bytes:
@@ -144,10 +144,10 @@ def save(
         RunError: the place cannot be written; what was there before stays.
     """
     with replacing(folder, folder=True) as temporary:
-        (temporary / WEIGHTS).write_bytes(pack(weights))
-        (temporary / CONFIG).write_text(config, encoding="utf-8")
+        (temporary / WEIGHTS_FILE).write_bytes(pack(weights))
+        (temporary / CONFIG_FILE).write_text(config, encoding="utf-8")
         if state is not None:
-            _save_state(dict(state), temporary / STATE)
+            _save_state(dict(state), temporary / STATE_FILE)
         note_checksums(temporary)
         sync(*temporary.iterdir(), temporary)
     sync(folder.parent)
@@ -160,10 +160,10 @@ def note_checksums(folder: Path) -> None:
         RunError: its `config.json` is broken.
         OSError: it cannot be written.
     """
-    raw, _ = _read(folder / CONFIG)
+    raw, _ = _read(folder / CONFIG_FILE)
     found = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".pt"))
     raw["files"] = {path.name: checksum(path) for path in found}
-    (folder / CONFIG).write_text(_text(raw), encoding="utf-8")
+    (folder / CONFIG_FILE).write_text(_text(raw), encoding="utf-8")
 
 
 def _save_state(state: dict[str, Any], path: Path) -> None:
@@ -198,7 +198,7 @@ def load_config(folder: Path) -> Config:
     Raises:
         RunError: it is broken, of a newer format, or needs a plugin that is not installed.
     """
-    path = folder / CONFIG
+    path = folder / CONFIG_FILE
     raw, config = _read(path)
     _need_plugins(path, config.requires, config.recipe)
     try:
@@ -214,31 +214,31 @@ def written_by(folder: Path) -> str:
     Raises:
         RunError: its `config.json` is broken.
     """
-    return _read(folder / CONFIG)[1].written_by
+    return _read(folder / CONFIG_FILE)[1].written_by
 
 
 def _read(path: Path) -> tuple[dict[str, Any], _Config]:
     """A `config.json` as it is, and what it says."""
     try:
         raw = read_json(path)
-        if isinstance(raw, dict) and raw.get("format", FORMAT) != FORMAT:
+        if isinstance(raw, dict) and raw.get("format", CONFIG_FORMAT) != CONFIG_FORMAT:
             raise RunError(
                 f"{path}: was written in format {raw['format']} by "
                 f"{raw.get('written_by', 'another version')}; this is ae-toolkit {__version__}, "
-                f"which reads format {FORMAT}"
+                f"which reads format {CONFIG_FORMAT}"
             )
         config = _Config.model_validate(raw)
     except UsageError as error:
         raise RunError(str(error)) from error
     except pydantic.ValidationError as error:
-        reason = complaint(error, _Config)
+        reason = describe_invalid(error, _Config)
         raise RunError(f"{path}: is not a model's configuration ({reason})") from None
     except ValueError as error:
         raise RunError(f"{path}: is not a model's configuration ({error})") from error
-    if not is_sealed(raw, but=FREE):
+    if not is_sealed(raw, but=EDITABLE_KEYS):
         raise RunError(
             f"{path}: has changed since it was written: take it from a copy, or, if you have "
-            f"edited it yourself, remove its {CHECKSUM!r}"
+            f"edited it yourself, remove its {CHECKSUM_KEY!r}"
         )
     return raw, config
 
@@ -250,13 +250,13 @@ def _need_plugins(path: Path, requires: Mapping[str, str], settings: Mapping[str
         name = part.get("name") if isinstance(part, dict) else None
         if not isinstance(name, str):
             continue  # validation will say it
-        known = registry.ALL[kind].names() if kind in registry.ALL else []
+        known = registry.ALL_REGISTRIES[kind].names() if kind in registry.ALL_REGISTRIES else []
         if name.rpartition(":")[2] in known:
             continue
         distribution = origin.partition(" ")[0]
         cure = (
             "register it first, as with 'ae --import FILE …'"
-            if origin == registry.HERE
+            if origin == registry.THIS_PROCESS
             else f"pip install {distribution}"
         )
         raise RunError(f"{path}: needs {kind} {name!r} of {origin}, which is not installed: {cure}")
@@ -272,7 +272,7 @@ def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  # it is no dict
 
 
-def load_weights(folder: Path, name: str = WEIGHTS) -> dict[str, Tensor]:
+def load_weights(folder: Path, name: str = WEIGHTS_FILE) -> dict[str, Tensor]:
     """Reads a file of a model folder that holds tensors and cannot hold code.
 
     Raises:
@@ -283,7 +283,7 @@ def load_weights(folder: Path, name: str = WEIGHTS) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _opening(folder: Path, name: str = WEIGHTS) -> Iterator[Path]:
+def _opening(folder: Path, name: str = WEIGHTS_FILE) -> Iterator[Path]:
     """Says what is wrong with the tensors of a folder."""
     path = folder / name
     if not path.is_file():
@@ -311,14 +311,16 @@ def load_state(folder: Path) -> dict[str, Any]:
     Raises:
         RunError: it is missing, cut short, damaged, or holds code.
     """
-    path = folder / STATE
+    path = folder / STATE_FILE
     try:
         check_input(path)
         with _verifying(path):
             _need_uncompressed(path)
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except UsageError:
-        raise RunError(f"{folder}: holds no {STATE}, so there is nothing to resume from") from None
+        raise RunError(
+            f"{folder}: holds no {STATE_FILE}, so there is nothing to resume from"
+        ) from None
     except pickle.UnpicklingError as error:
         if not _is_pickle(path):
             raise RunError(f"{path}: is cut short or broken") from error
@@ -335,7 +337,7 @@ def load_state(folder: Path) -> dict[str, Any]:
 def _need_uncompressed(path: Path) -> None:
     """Refuses an archive that would grow when it is read, as no training state does."""
     with path.open("rb") as file:
-        if file.read(1) == PICKLED:
+        if file.read(1) == PICKLE_PREFIX:
             raise pickle.UnpicklingError
     with zipfile.ZipFile(path) as archive:
         if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
@@ -349,7 +351,7 @@ def _verifying(path: Path) -> Iterator[None]:
     Raises:
         RunError: the file is damaged; one without a checksum is none.
     """
-    config = path.with_name(CONFIG)
+    config = path.with_name(CONFIG_FILE)
     known = _read(config)[1].files.get(path.name) if config.exists() else None
     if known is None:
         yield
@@ -364,7 +366,7 @@ def _verifying(path: Path) -> Iterator[None]:
 def _is_pickle(path: Path) -> bool:
     with path.open("rb") as file:
         start = file.read(4)
-    return start[:1] == PICKLED or start == b"PK\x03\x04"
+    return start[:1] == PICKLE_PREFIX or start == b"PK\x03\x04"
 
 
 class Checkpoint(NamedTuple):
@@ -395,7 +397,7 @@ def checkpoints(run: Path) -> list[Checkpoint]:
     found = []
     for step, folder in folders(run):
         try:
-            loss = _read(folder / CONFIG)[1].metrics.get("loss", math.inf)
+            loss = _read(folder / CONFIG_FILE)[1].metrics.get("loss", math.inf)
         except RunError:
             continue
         found.append(Checkpoint(folder, step, math.inf if math.isnan(loss) else loss))

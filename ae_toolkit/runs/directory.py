@@ -11,18 +11,18 @@ from ae_toolkit.recipe import Recipe
 from ae_toolkit.runs import checkpoint
 from ae_toolkit.runs.history import leaves
 
-FOLDERS = ("checkpoints", "figures", "tensorboard", "wandb")  #: that a training writes into
+RUN_FOLDERS = ("checkpoints", "figures", "tensorboard", "wandb")  #: that a training writes into
 
 #: What a killed training leaves: temporary folders, and checkpoints on their way out.
-LEFTOVERS = re.compile(
+TEMPORARY_NAME = re.compile(
     r"\.(config|engine|profile)\.json\.\w{8}|\.step_\d+(\.png)?(\.\w{8})?|\.step_\d+\.broken"
 )
 
 #: How a run is worked on, and how long: not what it is.
-HOW = {"train.compile", "train.parallel", "train.epochs", "train.patience"}
+RESUMABLE_SETTINGS = {"train.compile", "train.parallel", "train.epochs", "train.patience"}
 
 
-def claim(run: Path, recipe: Recipe, *, resume: bool, begun: bool = False) -> None:
+def check_resumable(run: Path, recipe: Recipe, *, resume: bool, begun: bool = False) -> None:
     """Makes sure that `run` holds this recipe's run, or none.
 
     Args:
@@ -34,7 +34,7 @@ def claim(run: Path, recipe: Recipe, *, resume: bool, begun: bool = False) -> No
     Raises:
         UsageError: `run` holds another recipe's run, one where none is expected, or none.
     """
-    config = run / checkpoint.CONFIG
+    config = run / checkpoint.CONFIG_FILE
     if not resume:
         if config.exists() or (run / "checkpoints").exists():
             raise UsageError(
@@ -52,7 +52,7 @@ def claim(run: Path, recipe: Recipe, *, resume: bool, begun: bool = False) -> No
         for each in (checkpoint.load_config(run).recipe, recipe)
     )
     # The recipe's own name says most, where it is another one.
-    keys = sorted({*former, *mine} - HOW, key=lambda key: (key != "name", key))
+    keys = sorted({*former, *mine} - RESUMABLE_SETTINGS, key=lambda key: (key != "name", key))
     differ = [key for key in keys if former.get(key) != mine.get(key)]
     if differ:
         named = [f"its {key} is {former.get(key)!r}, not {mine.get(key)!r}" for key in differ[:3]]
@@ -66,17 +66,17 @@ def _check_folders(run: Path) -> None:
     Raises:
         UsageError: a folder of the run is a link, or no folder.
     """
-    for folder in (run / name for name in FOLDERS):
+    for folder in (run / name for name in RUN_FOLDERS):
         if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
             raise UsageError(f"{folder}: must be a folder of the run itself; remove it")
 
 
-BROKEN = ".broken"  #: the ending of a checkpoint that was set aside
+BROKEN_SUFFIX = ".broken"  #: the ending of a checkpoint that was set aside
 
 
-def tidy(run: Path, *, keep: int) -> None:
+def remove_old_checkpoints(run: Path, *, keep: int) -> None:
     """Removes all checkpoints but the best and the last few, and what was left half-written."""
-    sweep(run, broken=True)
+    remove_temporaries(run, broken=True)
     points = checkpoint.checkpoints(run)
     kept = {point.folder for point in points[-keep:]}
     if best := checkpoint.best(run):
@@ -89,7 +89,7 @@ def tidy(run: Path, *, keep: int) -> None:
             shutil.rmtree(doomed, ignore_errors=True)
 
 
-def sweep(run: Path, *, broken: bool = False) -> None:
+def remove_temporaries(run: Path, *, broken: bool = False) -> None:
     """Removes what a training that was killed has left half-written or half removed.
 
     Args:
@@ -98,5 +98,5 @@ def sweep(run: Path, *, broken: bool = False) -> None:
     """
     for folder in (run, run / "checkpoints", run / "figures"):
         for left in folder.glob(".*"):
-            if LEFTOVERS.fullmatch(left.name) and (broken or left.suffix != BROKEN):
+            if TEMPORARY_NAME.fullmatch(left.name) and (broken or left.suffix != BROKEN_SUFFIX):
                 shutil.rmtree(left, ignore_errors=True)

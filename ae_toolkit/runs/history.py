@@ -18,7 +18,7 @@ from ae_toolkit.errors import RunError, UsageError
 from ae_toolkit.files import is_sealed, parse_json, read_bytes, read_json
 from ae_toolkit.runs.lock import in_training
 
-METRICS, TIMINGS, CONFIG = "metrics.jsonl", "timings.jsonl", "config.json"
+METRICS_FILE, TIMINGS_FILE, CONFIG_FILE = "metrics.jsonl", "timings.jsonl", "config.json"
 
 MAX_LOG_BYTES = 256 << 20
 LAST_SECOND = 253_402_300_799  #: of the year 9999, since 1970
@@ -65,18 +65,20 @@ def read(path: Path) -> Run:
         RunError: it is none, or broken.
     """
     try:
-        raw = read_json(path / CONFIG)
+        raw = read_json(path / CONFIG_FILE)
         sealed, settings = is_sealed(raw, but=("card",)), dict(leaves(raw["recipe"]))
         recipe, epochs = str(settings["name"]), _number(settings, "train.epochs", below=1e12)
         patience = _number(settings, "train.patience", whole=True)
     except (UsageError, ValueError, KeyError, TypeError, AttributeError) as error:
-        why = f" ({error})" if (path / CONFIG).exists() else ""
+        why = f" ({error})" if (path / CONFIG_FILE).exists() else ""
         raise RunError(f"{path}: holds no run, it is passed over{why}") from None
     if not sealed:
-        raise RunError(f"{path}: its {CONFIG} has changed since it was written, it is passed over")
-    if not ((path / METRICS).exists() or (path / "checkpoints").is_dir()):
+        raise RunError(
+            f"{path}: its {CONFIG_FILE} has changed since it was written, it is passed over"
+        )
+    if not ((path / METRICS_FILE).exists() or (path / "checkpoints").is_dir()):
         raise RunError(f"{path}: is a model, not a run; it is passed over")
-    rows, timings = _lines(path / METRICS), _lines(path / TIMINGS)
+    rows, timings = _lines(path / METRICS_FILE), _lines(path / TIMINGS_FILE)
     last: dict[str, Any] = rows[-1] if rows else {"step": 0, "epoch": 0.0}
     step = last["step"]
     ends = epochs * step / last["epoch"] if last["epoch"] else 0.0
@@ -93,7 +95,7 @@ def read(path: Path) -> Run:
         state = "running"
     else:
         state = "finished" if over and f"step_{step:07d}" in saved else "interrupted"
-    written = [path / CONFIG, path / METRICS, path / TIMINGS, path / "checkpoints"]
+    written = [path / CONFIG_FILE, path / METRICS_FILE, path / TIMINGS_FILE, path / "checkpoints"]
     return Run(
         path=path,
         recipe=recipe,
@@ -119,7 +121,7 @@ def find(folder: Path) -> tuple[list[Run], list[str]]:
     """
     if not folder.is_dir():
         raise UsageError(f"{folder}: there is no such folder; 'ae train' makes runs in runs/")
-    places = [folder] if (folder / CONFIG).exists() else sorted(folder.iterdir())
+    places = [folder] if (folder / CONFIG_FILE).exists() else sorted(folder.iterdir())
     found, passed = [], []
     for place in places:
         if not place.is_dir() or place.name.startswith("."):
@@ -155,7 +157,7 @@ def outcomes(runs: Sequence[Run]) -> dict[str, list[Any]]:
     return {name: row for name, row in table.items() if any(value is not None for value in row)}
 
 
-def draw_curves(runs: Sequence[Run], path: Path) -> None:
+def plot_curves(runs: Sequence[Run], path: Path) -> None:
     """Draws the losses of runs over their epochs: validation in full, training faintly.
 
     Raises:
@@ -165,11 +167,11 @@ def draw_curves(runs: Sequence[Run], path: Path) -> None:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    from ae_toolkit.figures import STYLE, save_figure
+    from ae_toolkit.figures import PLOT_STYLE, save_figure
 
     if not any(run.rows for run in runs):
         raise UsageError(f"{path}: there is no loss to draw yet")
-    style: Any = STYLE
+    style: Any = PLOT_STYLE
     with rc_context(style):
         figure = Figure(figsize=(5.2, 3.2), layout="constrained")
         plot = figure.subplots()
@@ -213,7 +215,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
             rows.append(row)
             _number(row, "step", whole=True, below=2**53)
             _number(row, "epoch", below=1e12)
-            if path.name == TIMINGS:
+            if path.name == TIMINGS_FILE:
                 _number(row, "examples_per_second", below=math.inf)
                 continue
             if row.get("split") not in ("train", "validation"):

@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 from ae_toolkit.errors import RunError, UsageError
 
-LOCK = ".lock"  #: the file in a run directory that is locked; it goes with the training
+LOCK_FILE = ".lock"  #: the file in a run directory that is locked; it goes with the training
 WAIT_SECONDS = 2.0  #: that a process which was killed just now, or only looks, may take to go
 
 
@@ -25,7 +25,7 @@ def locked(run: Path) -> Iterator[None]:
         RunError: There can be no such folder, or nobody may write there.
     """
     new = [path for path in (run, *run.parents) if not path.exists()]
-    lock = FileLock(run / LOCK, WAIT_SECONDS, mode=0o666)
+    lock = FileLock(run / LOCK_FILE, WAIT_SECONDS, mode=0o666)
     try:
         run.mkdir(parents=True, exist_ok=True)
         lock.acquire()
@@ -40,7 +40,7 @@ def locked(run: Path) -> Iterator[None]:
         yield
     finally:
         with suppress(OSError):
-            (run / LOCK).unlink()  # whoever waits for this very file sees that it is gone
+            (run / LOCK_FILE).unlink()  # whoever waits for this very file sees that it is gone
         lock.release()
         with suppress(OSError):  # where nothing came of it
             for empty in (run, *(path for path in new if path != run)):
@@ -64,4 +64,4 @@ def is_locked(path: Path) -> bool:
 
 def in_training(run: Path) -> bool:
     """Returns whether some process trains in a run directory, on this machine."""
-    return is_locked(run / LOCK)
+    return is_locked(run / LOCK_FILE)

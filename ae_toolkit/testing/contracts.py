@@ -11,7 +11,8 @@
     def test_my_data_type(tmp_path):
         check_modality(Ecg(), [an_item, another], tmp_path)
 
-Every check raises an `AssertionError` or a `PluginError` whose sentence names the part and what it broke.
+Every check raises an `AssertionError` or a `PluginError` whose sentence names the
+part and what it broke.
 """
 
 from __future__ import annotations
@@ -27,7 +28,15 @@ from torch import Tensor
 
 from ae_toolkit import registry
 from ae_toolkit.autoencoder import Autoencoder
-from ae_toolkit.contracts import SUPPLIED, Batch, Example, Shape, Step, Terms, flatten
+from ae_toolkit.contracts import (
+    SUPPLIED_ARGUMENTS,
+    Batch,
+    Example,
+    Shape,
+    StepContext,
+    Terms,
+    flatten,
+)
 from ae_toolkit.errors import RunError, UsageError
 from ae_toolkit.files import outputs
 from ae_toolkit.modality import Modality
@@ -35,7 +44,7 @@ from ae_toolkit.randomness import Source
 from ae_toolkit.recipe import Recipe
 from ae_toolkit.runs import checkpoint
 
-BATCH = 4
+BATCH_SIZE = 4
 
 
 class Tensors(Modality):
@@ -118,7 +127,7 @@ def tiny_recipe(
     return recipe.with_(changes or {})
 
 
-def tiny_batch(modality: Modality, *, num: int = BATCH, seed: int = 0) -> Batch:
+def tiny_batch(modality: Modality, *, num: int = BATCH_SIZE, seed: int = 0) -> Batch:
     """Random prepared targets: classes, or binary values, which every likelihood supports."""
     generator = torch.Generator().manual_seed(seed)
     high = modality.num_classes or 2
@@ -213,9 +222,9 @@ def _check_composed(recipe: Recipe, kind: str, label: str) -> None:
         step = source.step(2)
         x, _ = model.corruption(batch.y, batch.y, None, step)
         c = model.embed(batch.labels, like=x)
-        drawn = model.bottleneck.prior.sample(BATCH, c, temperature=1.0, step=step)
+        drawn = model.bottleneck.prior.sample(BATCH_SIZE, c, temperature=1.0, step=step)
         for i, (level, expected) in enumerate(zip(drawn, model.bottleneck.z_shapes, strict=True)):
-            _same(label, f"code level {i}", level.shape, (BATCH, *expected))
+            _same(label, f"code level {i}", level.shape, (BATCH_SIZE, *expected))
         density = model.bottleneck.prior.log_prob(drawn, c)
         assert bool(torch.isfinite(density).all()), f"{label}: a log density is not finite"
         for temperature in (0.0, 1.0):
@@ -387,11 +396,13 @@ def _check_likelihood(likelihood: Any, shape: Shape, source: Source, label: str)
         assert float(far.max()) < 8, f"{label}: what it draws does not come from its density"
 
 
-def _check_objective(objective: Any, step: Step, label: str) -> None:
+def _check_objective(objective: Any, step: StepContext, label: str) -> None:
     """Checks that a loss rises with every sample's distortion, with the penalty and the rate."""
     num = objective.num_samples
     terms = Terms(
-        torch.full((num, BATCH), 3.0), torch.full((num, BATCH, 2), 3.0), torch.ones(BATCH)
+        torch.full((num, BATCH_SIZE), 3.0),
+        torch.full((num, BATCH_SIZE, 2), 3.0),
+        torch.ones(BATCH_SIZE),
     )
     for term in terms:
         term.requires_grad_()
@@ -495,8 +506,8 @@ def check_arguments_are_keywords(kind: str, name: str) -> None:
     """Checks that a constructor is keyword-only and takes what is supplied to its kind."""
     import inspect
 
-    parameters = inspect.signature(registry.ALL[kind].get(name)).parameters
-    for supplied in SUPPLIED[kind]:
+    parameters = inspect.signature(registry.ALL_REGISTRIES[kind].get(name)).parameters
+    for supplied in SUPPLIED_ARGUMENTS[kind]:
         assert supplied in parameters, f"{kind} {name!r}: its constructor must take {supplied!r}"
     for parameter in parameters.values():
         assert parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL), (

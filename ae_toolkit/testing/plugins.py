@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ae_toolkit import registry
 from ae_toolkit.autoencoder import Autoencoder
-from ae_toolkit.contracts import SUPPLIED, Shape, label_row
+from ae_toolkit.contracts import SUPPLIED_ARGUMENTS, Shape, label_row
 from ae_toolkit.data.examples import Examples, load_data
 from ae_toolkit.errors import PluginError, RunError, UsageError, describe_error, did_you_mean
 from ae_toolkit.files import outputs
@@ -28,16 +28,21 @@ from ae_toolkit.inference.model import load
 from ae_toolkit.modality import Modality, read_items
 from ae_toolkit.randomness import Source
 from ae_toolkit.recipe import Recipe, named, summary
-from ae_toolkit.registry import HERE, Plugin, canonical
+from ae_toolkit.registry import THIS_PROCESS, Plugin, canonical
 from ae_toolkit.runs import checkpoint
 from ae_toolkit.testing.contracts import check_arguments_are_keywords, check_modality, check_part
 from ae_toolkit.training.optimizer import AdamWEMA, StepCoefficients
-from ae_toolkit.version import CONTRACT
+from ae_toolkit.version import CONTRACT_VERSION
 
-SOME = 4  #: examples that a recipe is tried on
+NUM_EXAMPLES = 4  #: examples that a recipe is tried on
 
 #: What a part that no recipe uses is tried on, in order, until it fits: a shape, and classes.
-SHAPES: tuple[tuple[Shape, int], ...] = (((1, 8, 8), 0), ((1, 64), 0), ((6,), 5), ((3, 16, 16), 0))
+TRIAL_SHAPES: tuple[tuple[Shape, int], ...] = (
+    ((1, 8, 8), 0),
+    ((1, 64), 0),
+    ((6,), 5),
+    ((3, 16, 16), 0),
+)
 
 
 class Entry(NamedTuple):
@@ -60,10 +65,12 @@ class Entry(NamedTuple):
     def __str__(self) -> str:
         contract = f"contract {self.contract}" if self.contract else "no contract declared"
         name = f"{self.distribution} {self.version}".rstrip()
-        return name if self.distribution == HERE or not self.parts else f"{name}, {contract}"
+        return (
+            name if self.distribution == THIS_PROCESS or not self.parts else f"{name}, {contract}"
+        )
 
 
-def inventory(*, verbs: Collection[str] = ()) -> list[Entry]:
+def list_plugins(*, verbs: Collection[str] = ()) -> list[Entry]:
     """Everything that is installed, by distribution, and what of it is broken and why.
 
     Args:
@@ -81,8 +88,8 @@ def inventory(*, verbs: Collection[str] = ()) -> list[Entry]:
             if why := _load(plugin, kind, name) or _shadowed(plugin, kind, name, verbs):
                 broken.append(why)
         found.append(Entry(*plugin.origin, ", ".join(plugin.contracts), parts, broken))
-    here = {kind: parts.here() for kind, parts in registry.ALL.items() if parts.here()}
-    return found + ([Entry(HERE, "", "", here, [])] if here else [])
+    here = {kind: parts.here() for kind, parts in registry.ALL_REGISTRIES.items() if parts.here()}
+    return found + ([Entry(THIS_PROCESS, "", "", here, [])] if here else [])
 
 
 class Check(NamedTuple):
@@ -141,7 +148,7 @@ def _checks(plugin: Plugin, verbs: Collection[str]) -> Iterator[Check]:
         if broken:
             continue
         good.append((kind, name))
-        if kind in SUPPLIED:
+        if kind in SUPPLIED_ARGUMENTS:
             full = _full(plugin, name)
             yield _try(
                 f"{kind} {name!r} names its arguments", check_arguments_are_keywords, kind, full
@@ -158,7 +165,7 @@ def _checks(plugin: Plugin, verbs: Collection[str]) -> Iterator[Check]:
                     failed = failed if check.ok else name
                     yield check
     for kind, name in good:
-        if kind in SUPPLIED and (kind, name) not in tried:
+        if kind in SUPPLIED_ARGUMENTS and (kind, name) not in tried:
             if kind in ("modality", "dataset"):
                 why = "no recipe of this package uses it, so it was not tried"
                 if failed:
@@ -175,14 +182,16 @@ def _contract(plugin: Plugin) -> Check:
     if plugin.outdated:
         return Check(what, False, plugin.outdated)
     if unknown := [word for word in plugin.contracts if not word.isdecimal()]:
-        return Check(what, False, f"a contract is a number such as {CONTRACT}, not {unknown[0]!r}")
+        return Check(
+            what, False, f"a contract is a number such as {CONTRACT_VERSION}, not {unknown[0]!r}"
+        )
     if not plugin.contracts:
         module = next(iter(plugin.points)).value.partition(":")[0].partition(".")[0]
         return Check(
             what,
             True,
-            f"declare it in pyproject.toml, so that another version of the toolkit can say what to "
-            f'do: [project.entry-points."{registry.CONTRACT_GROUP}"] {CONTRACT} = "{module}"',
+            f"declare it in pyproject.toml, so that another version of the toolkit can say what to do: "
+            f'[project.entry-points."{registry.CONTRACT_GROUP}"] {CONTRACT_VERSION} = "{module}"',
         )
     return Check(f"{what}, {', '.join(plugin.contracts)}", True)
 
@@ -211,7 +220,7 @@ def _recipe_checks(
         yield check
         if not check.ok:
             return
-    for kind in SUPPLIED:
+    for kind in SUPPLIED_ARGUMENTS:
         if kept.recipe.origin(kind) == plugin.origin and not (kind == "dataset" and kept.instead):
             tried.add((kind, kept.recipe.part(kind).name.rpartition(":")[2]))
 
@@ -309,7 +318,7 @@ class _Kept:
         if self._key in self.seen.pairs:
             self.pair = self.seen.pairs[self._key]
             return
-        some = self.train_split.at(range(min(SOME, len(self.train_split))))
+        some = self.train_split.at(range(min(NUM_EXAMPLES, len(self.train_split))))
         y = self.modality.prepare(some.y)
         items = [
             self.modality.from_tensor(row, labels=label_row(some.labels, i))
@@ -327,7 +336,7 @@ class _Kept:
 
     def train(self) -> None:
         data, modality = self.train_split, self.modality
-        batch = data.at(range(min(SOME, len(data))))
+        batch = data.at(range(min(NUM_EXAMPLES, len(data))))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self.model = Autoencoder(self.recipe, modality=modality)
@@ -366,7 +375,7 @@ class _Kept:
 def _check_part(plugin: Plugin, kind: str, name: str) -> None:
     """Tries a part in the tiny recipe on some shapes; one that fits is enough."""
     first: Exception | None = None
-    for shape, num_classes in SHAPES:
+    for shape, num_classes in TRIAL_SHAPES:
         try:
             check_part(kind, _full(plugin, name), shape=shape, num_classes=num_classes)
             return
@@ -395,7 +404,7 @@ def _check_command(plugin: Plugin, name: str) -> None:
 def _load(plugin: Plugin, kind: str, name: str) -> str:
     """Why a part cannot be had, in a sentence; empty: it can."""
     try:
-        part = registry.ALL[kind].get(_full(plugin, name))
+        part = registry.ALL_REGISTRIES[kind].get(_full(plugin, name))
     except (UsageError, RunError) as error:
         return str(error)
     if kind == "command" and not isinstance(part, click.Command):
@@ -405,7 +414,9 @@ def _load(plugin: Plugin, kind: str, name: str) -> str:
 
 def _clash(plugin: Plugin, kind: str, name: str, verbs: Collection[str]) -> str:
     """Who else has the name of a part, in a sentence; empty: nobody."""
-    owners = [origin for known, origin, _ in registry.ALL[kind].origins() if known == name]
+    owners = [
+        origin for known, origin, _ in registry.ALL_REGISTRIES[kind].origins() if known == name
+    ]
     others = [str(origin) for origin in owners if origin != plugin.origin]
     if kind == "command" and name in verbs:
         others.append("ae itself")
@@ -415,12 +426,12 @@ def _clash(plugin: Plugin, kind: str, name: str, verbs: Collection[str]) -> str:
 
 def _shadowed(plugin: Plugin, kind: str, name: str, verbs: Collection[str]) -> str:
     """Why a part of a stranger's must be called by its full name; empty: its name is its own."""
-    mine = plugin.origin.distribution == registry.OWN
+    mine = plugin.origin.distribution == registry.OWN_DISTRIBUTION
     return "" if mine else _clash(plugin, kind, name, verbs)
 
 
 def _misnamed(plugin: Plugin) -> list[str]:
-    known = {parts.group for parts in registry.ALL.values()} | {registry.CONTRACT_GROUP}
+    known = {parts.group for parts in registry.ALL_REGISTRIES.values()} | {registry.CONTRACT_GROUP}
     unknown = sorted({point.group for point in plugin.points} - known)
     colons = sorted(point.name for point in plugin.points if ":" in point.name)
     return [
@@ -431,7 +442,7 @@ def _misnamed(plugin: Plugin) -> list[str]:
 
 def _parts(plugin: Plugin) -> list[tuple[str, str]]:
     """`(kind, name)` of all that a distribution provides."""
-    kinds = {parts.group: kind for kind, parts in registry.ALL.items()}
+    kinds = {parts.group: kind for kind, parts in registry.ALL_REGISTRIES.items()}
     order = list(kinds)
     mine = [point for point in plugin.points if point.group in kinds]
     mine.sort(key=lambda point: (order.index(point.group), point.name))
@@ -450,7 +461,7 @@ def _try(what: str, function: Callable[..., Any], *arguments: Any) -> Check:
     except BaseException as error:  # whatever a stranger's code may raise
         if isinstance(error, KeyboardInterrupt):
             raise
-        return Check(what, False, registry.culprit(error) or describe_error(error))
+        return Check(what, False, registry.find_plugin_in_traceback(error) or describe_error(error))
     return Check(what, True, advice or "")
 
 

@@ -19,10 +19,20 @@ from string import Template
 from ae_toolkit import registry
 from ae_toolkit.errors import UsageError
 from ae_toolkit.files import replacing
-from ae_toolkit.version import CONTRACT, __version__
+from ae_toolkit.version import CONTRACT_VERSION, __version__
 
 #: Folders beside a package, and what the class of its data type is made of.
-RESERVED = ("test", "tests", "package", "build", "dist", "example", "failure", "modality", "recipe")
+RESERVED_NAMES = (
+    "test",
+    "tests",
+    "package",
+    "build",
+    "dist",
+    "example",
+    "failure",
+    "modality",
+    "recipe",
+)
 
 
 def write_plugin(name: str, out: Path) -> list[Path]:
@@ -45,7 +55,7 @@ def write_plugin(name: str, out: Path) -> list[Path]:
         "package": package,
         "class_name": "".join(word.title() for word in package.split("_")),
         "version": __version__,
-        "contract": str(CONTRACT),
+        "contract": str(CONTRACT_VERSION),
     }
     with replacing(out, folder=True) as folder:
         return [
@@ -81,7 +91,7 @@ def _package(name: str) -> str:
             f"{name!r} cannot be a package's name: choose lower-case letters and numbers, with '-' "
             f"between words, such as 'ecg' or 'my-sensor'"
         )
-    if keyword.iskeyword(package) or package in RESERVED:
+    if keyword.iskeyword(package) or package in RESERVED_NAMES:
         raise UsageError(f"{name!r} has a meaning of its own: choose another name")
     if owner := _taken(name, package):
         raise UsageError(f"{name!r} is taken by {owner}: choose another name")

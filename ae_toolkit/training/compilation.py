@@ -36,13 +36,15 @@ from ae_toolkit.training.step import TrainStep, compiles_whole_steps, make_step,
 
 COMPILE_SECONDS = 10.0  #: that compiling takes on two cores, and for each tensor of weights …
 TENSOR_SECONDS = 0.6  #: … so much more (measured: 15 s for 24, 29 s for 56, 75 s for 115)
-HOPED = 0.15  #: share of the time that a compiled step is hoped to save
-WORTH = 0.97  #: share of an eager step's time that a compiled one may take to be preferred
-TRIED = 10  #: steps that are timed; the fastest counts, since machines are busy with other things
+EXPECTED_SAVING = 0.15  #: share of the time that a compiled step is hoped to save
+MAX_TIME_RATIO = 0.97  #: share of an eager step's time that a compiled one may take to be preferred
+TIMED_STEPS = (
+    10  #: steps that are timed; the fastest counts, since machines are busy with other things
+)
 
-CACHE = "TORCHINDUCTOR_CACHE_DIR"  #: the variable by which a user chooses another place
+CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"  #: the variable by which a user chooses another place
 
-HEADER = struct.Struct(
+ELF_HEADER = struct.Struct(
     "<40xQ10xHH2x"
 )  #: of ELF64: where its sections are listed, their size, number
 
@@ -52,7 +54,7 @@ def use_own_cache() -> None:
 
     Where others may write there, it is kept in a folder that goes with this process.
     """
-    if chosen := os.environ.get(CACHE):
+    if chosen := os.environ.get(CACHE_VARIABLE):
         from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
         if chosen != default_cache_dir():  # PyTorch sets it too
@@ -62,7 +64,7 @@ def use_own_cache() -> None:
         log(f"{cache}: is not yours alone, so what is compiled now is not kept: chmod 700 it")
         cache = Path(tempfile.mkdtemp(prefix="ae-compiled-"))
         atexit.register(shutil.rmtree, cache, ignore_errors=True)
-    os.environ[CACHE] = str(cache)
+    os.environ[CACHE_VARIABLE] = str(cache)
 
 
 def _is_private(folder: Path) -> bool:
@@ -79,7 +81,7 @@ def _is_private(folder: Path) -> bool:
     return mine and stat.S_ISDIR(found.st_mode)
 
 
-def remove_cut_libraries(cache: Path | None = None) -> None:
+def remove_truncated_libraries(cache: Path | None = None) -> None:
     """Removes libraries from the compiler's cache that are cut short and that nobody writes now.
 
     Args:
@@ -90,23 +92,23 @@ def remove_cut_libraries(cache: Path | None = None) -> None:
 
         cache = Path(cache_dir())
     for library in cache.glob("*/*.so"):
-        if _is_cut(library) and not is_locked(
+        if _is_truncated(library) and not is_locked(
             cache / "locks" / f"{library.stem.partition('.')[0]}.lock"
         ):
             library.unlink(missing_ok=True)
 
 
-def _is_cut(path: Path) -> bool:
+def _is_truncated(path: Path) -> bool:
     """Whether a library lacks its end, where linkers list its sections; False if it is no ELF."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            start = file.read(HEADER.size)
-            if size >= HEADER.size and start[:5] != b"\x7fELF\x02":
+            start = file.read(ELF_HEADER.size)
+            if size >= ELF_HEADER.size and start[:5] != b"\x7fELF\x02":
                 return not start.strip(b"\0")  # nothing but zeros, as a power cut leaves it
-            if size < HEADER.size:
+            if size < ELF_HEADER.size:
                 return True
-            first, each, num = HEADER.unpack(start)
+            first, each, num = ELF_HEADER.unpack(start)
             if not first or size < first + each * num:
                 return True
             file.seek(first)
@@ -131,7 +133,7 @@ def compiling() -> Iterator[None]:
     from torch._inductor import exc
 
     use_own_cache()
-    remove_cut_libraries()
+    remove_truncated_libraries()
     chatter = logging.getLogger("torch.utils.cpp_extension")
     level = chatter.level
     chatter.setLevel(logging.ERROR)
@@ -174,12 +176,12 @@ def choose_step(setup: Setup, bar: Bar, *, first: int) -> tuple[TrainStep, bool]
 
     try:
         seconds(eager, 0)
-        hoped = HOPED * seconds(eager, 1) * (schedule.steps - first)
+        hoped = EXPECTED_SAVING * seconds(eager, 1) * (schedule.steps - first)
         cost = compile_seconds(optimizer)
         if not ranks.broadcast(hoped > cost and has_compiler(setup.device)):
             return eager, False
         bar.begin(f"Trying whether compiling pays, which takes about {duration(cost)}")
-        slow = min(seconds(eager, number) for number in range(TRIED))
+        slow = min(seconds(eager, number) for number in range(TIMED_STEPS))
         began, reason = time.perf_counter(), ""
         try:
             with compiling():
@@ -193,8 +195,8 @@ def choose_step(setup: Setup, bar: Bar, *, first: int) -> tuple[TrainStep, bool]
             log(f"The training goes on without compiling: {why}")
             return eager, False
         spent = time.perf_counter() - began
-        fast = min(seconds(compiled, number) for number in range(TRIED))
-        is_better = ranks.broadcast(fast < WORTH * slow)
+        fast = min(seconds(compiled, number) for number in range(TIMED_STEPS))
+        is_better = ranks.broadcast(fast < MAX_TIME_RATIO * slow)
         if is_better:
             gain = f"made a step {slow / fast:.2f} times as fast, so the rest of the training is"
             bar.log(f"Compiling took {duration(spent)} and {gain} compiled")

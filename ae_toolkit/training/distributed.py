@@ -27,7 +27,7 @@ from ae_toolkit.recipe import Train
 
 T = TypeVar("T")
 
-PATIENCE = "AE_RANK_TIMEOUT"  #: seconds that ranks wait for each other
+TIMEOUT_VARIABLE = "AE_RANK_TIMEOUT"  #: seconds that ranks wait for each other
 PATIENCE_SECONDS = 600.0
 
 
@@ -142,13 +142,13 @@ def local_rank() -> int:
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[Ranks]:
+def process_group(device: torch.device) -> Iterator[Ranks]:
     """Meets the other ranks for the length of a block; alone, there is nobody to meet.
 
     Raises:
         RunError: some do not arrive in time.
     """
-    seconds = _patience()
+    seconds = _timeout_seconds()
     if not launched():
         kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         yield Ranks(store=next(rendezvous("env://"))[0] if kept else None)
@@ -162,14 +162,14 @@ def joined(device: torch.device) -> Iterator[Ranks]:
         patience = timedelta(seconds=seconds)
         try:
             outliving, rank, num = next(rendezvous("env://", timeout=patience))
-            store = PrefixStore(_meet(outliving, rank, num, seconds), outliving)
+            store = PrefixStore(_rendezvous(outliving, rank, num, seconds), outliving)
             kind = "nccl" if device.type == "cuda" else "gloo"
             dist.init_process_group(kind, store=store, rank=rank, world_size=num, timeout=patience)
         except (RuntimeError, ValueError) as error:
             place = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
             raise RunError(
                 f"rank {rank} of {num} waited {seconds:g} s at {place}, and not all ranks came: "
-                f"start {num} processes that reach each other, or raise {PATIENCE}"
+                f"start {num} processes that reach each other, or raise {TIMEOUT_VARIABLE}"
             ) from error
     try:
         there = device if device.type == "cuda" else torch.device("cpu")
@@ -179,19 +179,19 @@ def joined(device: torch.device) -> Iterator[Ranks]:
             dist.destroy_process_group()
 
 
-def _patience() -> float:
-    text = os.environ.get(PATIENCE, str(PATIENCE_SECONDS))
+def _timeout_seconds() -> float:
+    text = os.environ.get(TIMEOUT_VARIABLE, str(PATIENCE_SECONDS))
     try:
         seconds = float(text)
         timedelta(seconds=seconds)
     except (ValueError, OverflowError):
         seconds = 0.0
     if seconds <= 0:
-        raise UsageError(f"{PATIENCE} is {text!r}, but must be a number of seconds")
+        raise UsageError(f"{TIMEOUT_VARIABLE} is {text!r}, but must be a number of seconds")
     return seconds
 
 
-def _meet(store: Store, rank: int, num: int, seconds: float) -> str:
+def _rendezvous(store: Store, rank: int, num: int, seconds: float) -> str:
     """Returns a word that only the ranks of this very start share.
 
     `torchrun` keeps the store when it starts ranks anew, and with it what the former ones have left

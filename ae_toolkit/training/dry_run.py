@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ae_toolkit.autoencoder import Autoencoder
 from ae_toolkit.console import duration
 from ae_toolkit.contracts import Batch, Shape
-from ae_toolkit.data.batches import WINDOW
+from ae_toolkit.data.batches import WINDOW_BYTES
 from ae_toolkit.data.examples import ON_DEVICE, Examples
 from ae_toolkit.device import pick_device
 from ae_toolkit.modality import Modality
@@ -31,11 +31,11 @@ from ae_toolkit.training.engine import Engine
 from ae_toolkit.training.memory import saved_bytes
 from ae_toolkit.training.setup import prepare
 from ae_toolkit.training.step import compute_loss, make_step, take_step
-from ae_toolkit.training.validation import CHUNK, validate
+from ae_toolkit.training.validation import CHUNK_EXAMPLES, validate
 
-STEPS = 30  #: at most, that are measured
-SECONDS = 2.0  #: after which no further one is begun
-FIRST = 3  #: steps that are not counted: compilation, allocation, first touches
+MAX_TIMED_STEPS = 30  #: at most, that are measured
+MAX_TIMED_SECONDS = 2.0  #: after which no further one is begun
+WARMUP_STEPS = 3  #: steps that are not counted: compilation, allocation, first touches
 
 
 class Estimate(NamedTuple):
@@ -112,7 +112,7 @@ def estimate(recipe: Recipe, *, device: str = "auto") -> Estimate:
     at_first = max(times[0] - usual, 0.0)
     checking = 0.0
     if len(held_out):
-        some = held_out.select(range(min(CHUNK, len(held_out))))
+        some = held_out.select(range(min(CHUNK_EXAMPLES, len(held_out))))
         began = time.perf_counter()
         validate(optimizer.ema_model(), modality, setup.objective, some, train.seed, Ranks())
         checking = (time.perf_counter() - began) * len(held_out) / len(some)
@@ -174,15 +174,17 @@ def _times(step: Callable[[int], None], device: torch.device) -> list[float]:
     """Seconds of the first step, then of as many usual ones as there is time for."""
     times: list[float] = []
     ends = float("inf")
-    while len(times) < FIRST + STEPS and (len(times) < FIRST + 2 or time.perf_counter() < ends):
-        if len(times) == FIRST:
-            ends = time.perf_counter() + SECONDS
+    while len(times) < WARMUP_STEPS + MAX_TIMED_STEPS and (
+        len(times) < WARMUP_STEPS + 2 or time.perf_counter() < ends
+    ):
+        if len(times) == WARMUP_STEPS:
+            ends = time.perf_counter() + MAX_TIMED_SECONDS
         began = time.perf_counter()
         step(len(times))
         if device.type != "cpu":
             torch.accelerator.synchronize(device)
         times.append(time.perf_counter() - began)
-    return [times[0], *times[FIRST:]]
+    return [times[0], *times[WARMUP_STEPS:]]
 
 
 def _tensors(tree: Any) -> Iterable[Tensor]:
@@ -202,7 +204,7 @@ def _bytes(tree: Any) -> int:
 
 def _data_bytes(examples: Examples) -> int:
     """What is in memory of some examples; of those that are read ahead, two windows."""
-    return examples.nbytes if examples.nbytes <= ON_DEVICE else 2 * WINDOW
+    return examples.nbytes if examples.nbytes <= ON_DEVICE else 2 * WINDOW_BYTES
 
 
 def in_words(found: Estimate) -> str:

@@ -12,11 +12,11 @@ from pydantic import Field, TypeAdapter, ValidationError
 from ae_toolkit.console import log
 from ae_toolkit.device import has_compiler, has_fast_bf16
 from ae_toolkit.errors import RunError, UsageError
-from ae_toolkit.files import CHECKSUM, is_sealed, read_json, seal
+from ae_toolkit.files import CHECKSUM_KEY, is_sealed, read_json, seal
 from ae_toolkit.recipe import Train
 from ae_toolkit.runs import checkpoint
 
-ENGINE = "engine.json"  #: in a run directory
+ENGINE_FILE = "engine.json"  #: in a run directory
 
 
 MAX_THREADS = 1024
@@ -49,19 +49,19 @@ class Engine(NamedTuple):
 
     def write(self, run: Path) -> None:
         """Writes it down, so that a training goes on as it began wherever it is killed."""
-        checkpoint.write_text(run / ENGINE, json.dumps(seal(self._asdict())) + "\n")
+        checkpoint.write_text(run / ENGINE_FILE, json.dumps(seal(self._asdict())) + "\n")
 
     @classmethod
     def written(cls, run: Path) -> Engine | None:
         """How a former training worked; None where it is not known, which is said."""
-        path = run / ENGINE
+        path = run / ENGINE_FILE
         if not path.exists():
             return None
         try:
             known = read_json(path)
             if not is_sealed(known):
                 raise ValueError("it has changed since it was written")
-            known.pop(CHECKSUM, None)
+            known.pop(CHECKSUM_KEY, None)
             return TypeAdapter(cls).validate_python(known, strict=True)
         except (ValueError, TypeError, AttributeError, RunError) as error:
             why = "" if isinstance(error, ValidationError) else f" ({error})"

@@ -8,7 +8,7 @@ import time
 from ae_toolkit.data.examples import need_finite
 from ae_toolkit.training.signals import Signals
 from ae_toolkit.training.state import Report, Training
-from ae_toolkit.training.step import TERMS
+from ae_toolkit.training.step import TERM_NAMES
 from ae_toolkit.training.validation import validate
 
 READ_SECONDS = 0.5  #: between two readings
@@ -82,7 +82,7 @@ class LossReader:
             training.watch = training.watch.after(loss)
         training.report = Report(
             training.epoch,
-            dict(zip(TERMS, means, strict=True)),
+            dict(zip(TERM_NAMES, means, strict=True)),
             seen,
             self.read_at - self.began_at,
             (training.step - self.num_reported) / self.seconds * setup.schedule.per_step,

@@ -24,13 +24,13 @@ from torch.overrides import TorchFunctionMode
 
 from ae_toolkit.errors import RunError
 
-COPIES = 5  #: of every weight: itself, its gradient, two moments and its average
+WEIGHT_COPIES = 5  #: of every weight: itself, its gradient, two moments and its average
 SPARE_NUMBERS = 1 << 26  #: that a model may have beside its weights, such as tables of positions
 SPARE_PIECES = 1000  #: modules, weights and tables that a model may have beside …
 PIECES_PER_TENSOR = 20  #: … so many for each tensor of weights
 TABLE_NUMBERS = 1 << 22  #: that a table may have to be made where a model is only planned
-FACTORIES = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn)
-FEW = 8  #: examples of a batch that is judged
+TENSOR_FACTORIES = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn)
+TRIAL_EXAMPLES = 8  #: examples of a batch that is judged
 
 
 def free(device: torch.device) -> int | None:
@@ -45,7 +45,9 @@ def free(device: torch.device) -> int | None:
 
 
 @contextmanager
-def weighing(device: torch.device, *, share: int = 1, copies: int = COPIES) -> Iterator[None]:
+def check_parameter_memory(
+    device: torch.device, *, share: int = 1, copies: int = WEIGHT_COPIES
+) -> Iterator[None]:
     """Ends the building of a model whose training cannot fit.
 
     Args:
@@ -79,7 +81,7 @@ def weighing(device: torch.device, *, share: int = 1, copies: int = COPIES) -> I
 
     hook = register_module_parameter_registration_hook(weigh)
     try:
-        with enough("this recipe does not fit in memory", "make its parts smaller"):
+        with catch_out_of_memory("this recipe does not fit in memory", "make its parts smaller"):
             yield
     finally:
         hook.remove()
@@ -95,7 +97,7 @@ class Planning(TorchFunctionMode):
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         named = dict(kwargs or {})
-        if func in FACTORIES:
+        if func in TENSOR_FACTORIES:
             sizes = args[:1] if func is torch.full else args
             kept = {key: named[key] for key in ("size", "dtype", "requires_grad") if key in named}
             planned = torch.empty(*sizes, **kept, device="meta")
@@ -152,7 +154,7 @@ def bounded(shapes: Collection[Sequence[int]], what: str) -> Iterator[None]:
             hook.remove()
 
 
-def weigh_batch(
+def check_batch_memory(
     loss_of: Callable[[int], Tensor], size: int, device: torch.device, *, accumulate: int
 ) -> None:
     """Judges whether a batch fits, before it is tried, where trying would not end well.
@@ -172,7 +174,7 @@ def weigh_batch(
 
     # What does not grow with the batch, such as weights that autocast copies, is told apart by a
     # second, smaller one.
-    few = max(min(FEW, size // FEW), min(size, 2))
+    few = max(min(TRIAL_EXAMPLES, size // TRIAL_EXAMPLES), min(size, 2))
     fewer = few // 2
     base = 0
     verdict: list[str] = []
@@ -206,11 +208,11 @@ def enough_for(size: int, *, accumulate: int) -> AbstractContextManager[None]:
         RunError: memory ran out within the block.
     """
     what = f"memory does not suffice for batches of {size:,} examples"
-    return enough(what, _smaller(size, accumulate))
+    return catch_out_of_memory(what, _smaller(size, accumulate))
 
 
 @contextmanager
-def enough(what: str, cure: str) -> Iterator[None]:
+def catch_out_of_memory(what: str, cure: str) -> Iterator[None]:
     """Turns what PyTorch says of a memory that is full into a sentence.
 
     Raises:
@@ -219,12 +221,12 @@ def enough(what: str, cure: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not is_full(error):
+        if not is_out_of_memory(error):
             raise
         raise RunError(f"{what}: {cure}") from error
 
 
-def is_full(error: BaseException | None) -> bool:
+def is_out_of_memory(error: BaseException | None) -> bool:
     """Whether an error, or one that it comes from, says that there is no more memory."""
     while error is not None:
         says = "can't allocate memory" in str(error) or "out of memory" in str(error)

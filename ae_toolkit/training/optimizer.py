@@ -12,7 +12,7 @@ from torch.optim.adamw import adamw
 from ae_toolkit.recipe import Train
 from ae_toolkit.runs.checkpoint import is_sound
 
-EPS = 1e-8  #: added to the root of AdamW's second moment, as in the paper
+ADAM_EPS = 1e-8  #: added to the root of AdamW's second moment, as in the paper
 
 
 class StepCoefficients(NamedTuple):
@@ -107,7 +107,7 @@ class AdamWEMA:
             second.lerp_(grad.square(), 1 - b2)
             if decay:
                 weight.mul_(1 - now.lr * decay)
-            weight.sub_(now.step_size * first / (second.sqrt() * now.bias_correction2 + EPS))
+            weight.sub_(now.step_size * first / (second.sqrt() * now.bias_correction2 + ADAM_EPS))
             if self.train.ema:
                 average.lerp_(weight, now.ema_weight)
 
@@ -120,7 +120,7 @@ class AdamWEMA:
             adamw(
                 weights, slopes, first, second, [], counts, foreach=False, fused=True,
                 amsgrad=False, beta1=b1, beta2=b2, lr=float(now.lr), weight_decay=decay,
-                eps=EPS, maximize=False,
+                eps=ADAM_EPS, maximize=False,
             )  # fmt: skip
         if self.train.ema:
             torch._foreach_lerp_(self.average, self.mine, float(now.ema_weight))

@@ -15,15 +15,15 @@ from torch import Tensor, nn
 
 from ae_toolkit.autoencoder import Autoencoder
 from ae_toolkit.console import log
-from ae_toolkit.contracts import Batch, Objective, Step
+from ae_toolkit.contracts import Batch, Objective, StepContext
 from ae_toolkit.data.batches import Batches
-from ae_toolkit.data.examples import Examples, hold_out, load_data
+from ae_toolkit.data.examples import Examples, load_data, train_test_split
 from ae_toolkit.errors import PluginError, RunError, describe_error
 from ae_toolkit.modality import Modality
-from ae_toolkit.parts.backbones.covering import let_cover
+from ae_toolkit.parts.backbones.covering import use_full_kernel
 from ae_toolkit.randomness import NoiseRecorder, Source
 from ae_toolkit.recipe import Recipe, Train
-from ae_toolkit.registry import culprit
+from ae_toolkit.registry import find_plugin_in_traceback
 from ae_toolkit.training import memory
 from ae_toolkit.training.distributed import Ranks, check_batch
 from ae_toolkit.training.engine import Engine
@@ -98,7 +98,7 @@ def prepare(
     check_batch(train, ranks.num)
     modality: Modality = recipe.make("modality")
     everything = ranks.main_process_first(lambda: load_data(recipe, modality, "train"))
-    examples, held_out = hold_out(everything, train.validation, seed=train.seed)
+    examples, held_out = train_test_split(everything, train.validation, seed=train.seed)
     del everything
     examples = examples.to(device)
     schedule = Schedule.of(train, len(examples), num_ranks=ranks.num)
@@ -138,7 +138,7 @@ def prepare(
     )
 
 
-def augmented(modality: Modality, batch: Batch, step: Step) -> Batch:
+def augmented(modality: Modality, batch: Batch, step: StepContext) -> Batch:
     """A batch in the storage dtype, prepared and augmented."""
     return batch._replace(y=modality.augment(modality.prepare(batch.y), step))
 
@@ -151,11 +151,11 @@ def _build(
     sharded = ranks.shards(train)
     torch.manual_seed(train.seed)
     # Sharded weights are whole twice, on the CPU, before they are shared.
-    copies = 2 if sharded else memory.COPIES
-    with memory.weighing(device, share=memory.neighbours(), copies=copies):
+    copies = 2 if sharded else memory.WEIGHT_COPIES
+    with memory.check_parameter_memory(device, share=memory.neighbours(), copies=copies):
         model = Autoencoder(recipe, modality=modality)
         if device.type == "cpu":
-            let_cover(model)
+            use_full_kernel(model)
         if not sharded:
             model = model.to(device).to(memory_format=torch.channels_last)
         ema_model = copy.deepcopy(model).eval()
@@ -185,7 +185,7 @@ def _try_first_step(
     source = Source(train.seed, "train", batch.y.device)
     size, accumulate = len(batch.y), train.accumulate
 
-    def loss_of(some: Batch, step: Step) -> Tensor:
+    def loss_of(some: Batch, step: StepContext) -> Tensor:
         with engine.autocast():
             made = model(augmented(modality, some, step), step, num_samples=objective.num_samples)
         return objective(made.terms, step).mean()
@@ -202,7 +202,7 @@ def _try_first_step(
                     model.check(augmented(modality, batch, step), step, objective=objective)
                 except PluginError:
                     raise error from None
-    memory.weigh_batch(
+    memory.check_batch_memory(
         lambda few: loss_of(batch.first(few), source.step(0, progress=0.0)),
         size,
         batch.y.device,
@@ -229,7 +229,7 @@ def _blaming_strangers(recipe: Recipe) -> Iterator[None]:
         yield
     except Exception as error:
         strangers = recipe.strangers()
-        if isinstance(error, RunError) or not strangers or culprit(error):
+        if isinstance(error, RunError) or not strangers or find_plugin_in_traceback(error):
             raise
         raise PluginError(
             f"recipe {recipe.name!r}, with parts of {', '.join(strangers)}, fails at its first "

@@ -25,15 +25,15 @@ from ae_toolkit.autoencoder import Autoencoder
 from ae_toolkit.console import log
 from ae_toolkit.data.examples import Examples, need_finite
 from ae_toolkit.errors import RunError, UsageError, describe_error
-from ae_toolkit.recipe import complaint
+from ae_toolkit.recipe import describe_invalid
 from ae_toolkit.runs import checkpoint
-from ae_toolkit.runs.directory import BROKEN
+from ae_toolkit.runs.directory import BROKEN_SUFFIX
 from ae_toolkit.runs.logs import LOG_NAMES, LogName, Logs
 from ae_toolkit.training.optimizer import whole_state
 from ae_toolkit.training.retries import Retries
 from ae_toolkit.training.schedule import Watch
 from ae_toolkit.training.setup import Setup
-from ae_toolkit.training.step import TERMS
+from ae_toolkit.training.step import TERM_NAMES
 from ae_toolkit.training.validation import Validation
 from ae_toolkit.version import __version__
 
@@ -115,16 +115,16 @@ class TrainState(_Strict):
             found = cls.model_validate(state)
             if folder.name != checkpoint.step_name(found.step):
                 raise RunError(
-                    f"{folder / checkpoint.STATE}: is of step {found.step:,}, in the folder of "
-                    f"another; begin another run"
+                    f"{folder / checkpoint.STATE_FILE}: is of step {found.step:,}, in the folder "
+                    f"of another; begin another run"
                 )
             return found
         except pydantic.ValidationError as error:
             raise _Foreign(
-                f"{folder / checkpoint.STATE}: was written by {checkpoint.written_by(folder)}, and "
-                f"this is ae-toolkit {__version__}, to which it is no training state "
-                f"({complaint(error, cls)}): go on with the version that began this run, or begin "
-                f"another"
+                f"{folder / checkpoint.STATE_FILE}: was written by {checkpoint.written_by(folder)}, "
+                f"and this is ae-toolkit {__version__}, to which it is no training state "
+                f"({describe_invalid(error, cls)}): go on with the version that began this run, or "
+                f"begin another"
             ) from None
 
 
@@ -133,7 +133,7 @@ class Report(NamedTuple):
 
     Attributes:
         epoch: how many were done.
-        train: means of `TERMS` over the steps.
+        train: means of `TERM_NAMES` over the steps.
         validation: what held-out examples say; None where there are none.
         seconds: since this process began to train.
         examples_per_second: in training, what else was done not counted.
@@ -155,11 +155,11 @@ class Training:
         run: the run directory.
         step: how many steps were taken.
         watch: the best validation, and how many have passed since.
-        history: rows of `TERMS`, `(evaluate_every, 4)` on the device; row `step % evaluate_every`
-            is the next one's.
+        history: rows of `TERM_NAMES`, `(evaluate_every, 4)` on the device; row
+            `step % evaluate_every` is the next one's.
         logs: what is written into the run directory; None where another rank writes.
         retries: survives what the disk refuses.
-        losses: rows of `TERMS` of the steps since they were looked at last, the latest last.
+        losses: rows of `TERM_NAMES` of the steps since they were looked at last, the latest last.
         examples_per_second: of those steps.
         report: of the latest validation.
         is_stopping: whether somebody has asked for it.
@@ -187,7 +187,7 @@ class Training:
     @classmethod
     def begin(cls, setup: Setup, run: Path) -> Training:
         """Returns a training before its first step."""
-        history = torch.zeros(setup.schedule.evaluate_every, len(TERMS), device=setup.device)
+        history = torch.zeros(setup.schedule.evaluate_every, len(TERM_NAMES), device=setup.device)
         return cls(setup, run, fingerprint(setup.examples, setup.held_out), history)
 
     @property
@@ -245,9 +245,9 @@ class Training:
         if state.step > former.steps:
             raise ValueError(f"it is at step {state.step:,} of {former.steps:,}")
         rows = state.step % former.evaluate_every
-        if state.history.shape != (rows, len(TERMS)) or state.history.dtype != torch.float32:
+        if state.history.shape != (rows, len(TERM_NAMES)) or state.history.dtype != torch.float32:
             shape = tuple(state.history.shape)
-            raise ValueError(f"its history is {shape}, not {(rows, len(TERMS))}")
+            raise ValueError(f"its history is {shape}, not {(rows, len(TERM_NAMES))}")
         self.setup.optimizer.load_state_dict(dict(state.learner), step=state.step)
         self.step, self.watch = state.step, Watch(*state.watch)
         self.history[:rows] = state.history.to(self.history.device)
@@ -277,7 +277,9 @@ class Training:
         """
         for number, row in enumerate(self.losses, start=first + 1):
             # The loss is the sum of the others: a part of it is the better clue.
-            for name, value in sorted(zip(TERMS, row, strict=True), key=lambda t: t[0] == "loss"):
+            for name, value in sorted(
+                zip(TERM_NAMES, row, strict=True), key=lambda t: t[0] == "loss"
+            ):
                 if not math.isfinite(value):
                     need_finite(self.setup.examples, self.setup.modality)
                     point = checkpoint.best(self.run)
@@ -314,7 +316,7 @@ def find_resumable(run: Path) -> Path | None:
         for former, reason in broken:
             log(f"{reason}; trying the one before")
             # Out of the way of what will be saved; `tidy` removes it when there is a newer one.
-            aside = former.with_name(f".{former.name}{BROKEN}")
+            aside = former.with_name(f".{former.name}{BROKEN_SUFFIX}")
             shutil.rmtree(aside, ignore_errors=True)
             former.rename(aside)
         log(f"resuming from {folder}")
@@ -326,7 +328,7 @@ def find_resumable(run: Path) -> Path | None:
 
 
 @contextmanager
-def restoring(run: Path) -> Iterator[None]:
+def wrap_misfit_errors(run: Path) -> Iterator[None]:
     """Turns what does not fit, where a training state is put back, into a sentence.
 
     Raises:
@@ -338,8 +340,8 @@ def restoring(run: Path) -> Iterator[None]:
         if isinstance(error, (RunError, UsageError)):
             raise
         raise RunError(
-            f"{run}: its last checkpoint does not fit what its recipe builds now ({describe_error(error)}): "
-            f"go on with the versions that began this run, or begin another"
+            f"{run}: its last checkpoint does not fit what its recipe builds now "
+            f"({describe_error(error)}): go on with the versions that began this run, or begin another"
         ) from error
 
 

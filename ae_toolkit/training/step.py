@@ -14,30 +14,30 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ae_toolkit.contracts import Batch, Step, Terms
+from ae_toolkit.contracts import Batch, StepContext, Terms
 from ae_toolkit.randomness import replay
 from ae_toolkit.training.optimizer import StepCoefficients
 from ae_toolkit.training.setup import Setup, augmented
 
-TERMS = ("loss", "distortion", "rate", "penalty")  #: means per example, nats or the like
+TERM_NAMES = ("loss", "distortion", "rate", "penalty")  #: means per example, nats or the like
 
 
 class TrainStep(Protocol):
-    """Learns from a batch, as `train_step` does; returns a row of `TERMS`, on the device."""
+    """Learns from a batch, as `train_step` does; returns a row of `TERM_NAMES`, on the device."""
 
     def __call__(
         self, batch: Batch, noise: list[Tensor], coefficients: Tensor, is_last: bool
     ) -> Tensor: ...
 
 
-def compute_loss(setup: Setup, batch: Batch, step: Step) -> tuple[Tensor, Tensor]:
-    """The loss `()` of a batch in the storage dtype, and a row of `TERMS` to log."""
+def compute_loss(setup: Setup, batch: Batch, step: StepContext) -> tuple[Tensor, Tensor]:
+    """The loss `()` of a batch in the storage dtype, and a row of `TERM_NAMES` to log."""
     terms = compute_terms(setup, batch, step)
     loss = setup.objective(terms, step).mean()
     return loss, terms_row(loss, terms)
 
 
-def compute_terms(setup: Setup, batch: Batch, step: Step) -> Terms:
+def compute_terms(setup: Setup, batch: Batch, step: StepContext) -> Terms:
     """What the loss of a batch in the storage dtype is made of."""
     batch = augmented(setup.modality, batch, step)
     with setup.engine.autocast():
@@ -52,7 +52,7 @@ def train_step(
     coefficients: Tensor,
     is_last: bool = True,
     *,
-    loss_of: Callable[[Setup, Batch, Step], tuple[Tensor, Tensor]] = compute_loss,
+    loss_of: Callable[[Setup, Batch, StepContext], tuple[Tensor, Tensor]] = compute_loss,
     update: Callable[[StepCoefficients], None] | None = None,
 ) -> Tensor:
     """Learns from a batch.
@@ -67,7 +67,7 @@ def train_step(
         update: `setup.optimizer.step`, or that compiled.
 
     Returns:
-        A row of `TERMS`, on the device.
+        A row of `TERM_NAMES`, on the device.
     """
     now = StepCoefficients(*coefficients.unbind())
     step = replay(now.progress.to(setup.device, non_blocking=True), noise)
@@ -137,7 +137,7 @@ def make_step(setup: Setup, *, compiled: bool) -> TrainStep:
 
 
 def take_step(setup: Setup, step: TrainStep, number: int, coefficients: Tensor) -> Tensor:
-    """Takes the optimiser step of a number; returns the mean row of `TERMS` of its batches."""
+    """Takes the optimiser step of a number; returns the mean row of `TERM_NAMES` of its batches."""
     if setup.optimizer.keeps_gradients:
         setup.optimizer.zero_grad()
     each = setup.train.accumulate
@@ -150,7 +150,7 @@ def take_step(setup: Setup, step: TrainStep, number: int, coefficients: Tensor) 
 
 
 def terms_row(loss: Tensor, terms: Terms) -> Tensor:
-    """A row of `TERMS`, means over a batch."""
+    """A row of `TERM_NAMES`, means over a batch."""
     means = terms.distortion.mean(), terms.rate.sum(-1).mean(), terms.penalty.mean()
     return torch.stack([loss.detach(), *(mean.detach() for mean in means)])
 

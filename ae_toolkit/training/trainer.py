@@ -39,12 +39,12 @@ from ae_toolkit.training.callbacks.profiler import Profiler
 from ae_toolkit.training.callbacks.progress import Progress
 from ae_toolkit.training.callbacks.trackers import Trackers
 from ae_toolkit.training.compilation import choose_step, compile_seconds, compiling
-from ae_toolkit.training.distributed import Ranks, joined, launched, local_rank
+from ae_toolkit.training.distributed import Ranks, launched, local_rank, process_group
 from ae_toolkit.training.engine import Engine
 from ae_toolkit.training.losses import LossReader
 from ae_toolkit.training.setup import prepare
 from ae_toolkit.training.signals import Signals, stop_signals
-from ae_toolkit.training.state import Training, TrainState, find_resumable, restoring
+from ae_toolkit.training.state import Training, TrainState, find_resumable, wrap_misfit_errors
 from ae_toolkit.training.step import TrainStep, make_step, take_step
 
 NUM_COEFFICIENTS = 1000  #: steps whose coefficients are worked out at once
@@ -92,17 +92,19 @@ def fit(
     begun = run.is_dir()
     with (
         _stopping(recipe, run) as signals,
-        joined(where) as ranks,
+        process_group(where) as ranks,
         locked(run) if ranks.is_main_process else nullcontext(),
         closing(trackers),
         Bar(f"Reading {recipe.data.name}", shown=progress) as bar,
     ):
         if ranks.is_main_process:
             # What `torchrun` starts anew goes on where it stood.
-            resume = resume or (ranks.remembers(str(run)) and (run / checkpoint.CONFIG).exists())
-            directory.claim(run, recipe, resume=resume, begun=begun)
+            resume = resume or (
+                ranks.remembers(str(run)) and (run / checkpoint.CONFIG_FILE).exists()
+            )
+            directory.check_resumable(run, recipe, resume=resume, begun=begun)
             ranks.remember(str(run))
-            directory.sweep(run)
+            directory.remove_temporaries(run)
         resume = ranks.broadcast(resume)
         eager = any(callback.needs_gradients for callback in others)
         training, step = _begin(recipe, run, where, ranks, bar, resume=resume, eager=eager)
@@ -145,13 +147,13 @@ def _begin(
         engine, is_decided = engine.as_before(former, train), engine.device == former.device
     if eager:
         engine, is_decided = engine._replace(compiled=False), True
-    setup = prepare(recipe, engine, device, ranks, say=bar.say)
+    setup = prepare(recipe, engine, device, ranks, say=bar.begin)
     setup.optimizer.keeps_gradients = eager
     training, state = Training.begin(setup, run), None
     if resume and (
         folder := ranks.broadcast(find_resumable(run) if ranks.is_main_process else None)
     ):
-        with restoring(run):
+        with wrap_misfit_errors(run):
             state = TrainState.load(folder)
             former_train = checkpoint.load_config(folder).recipe.train
             training.load_state_dict(state, former_epochs=former_train.epochs)
@@ -163,7 +165,7 @@ def _begin(
             step, is_compiled = choose_step(setup, bar, first=training.step)
     training.setup = setup = replace(setup, engine=engine._replace(compiled=is_compiled))
     if ranks.is_main_process:
-        checkpoint.write_text(run / checkpoint.CONFIG, checkpoint.config_json(recipe))
+        checkpoint.write_text(run / checkpoint.CONFIG_FILE, checkpoint.config_json(recipe))
         setup.engine.write(run)
         sizes, waiting = (state.log_size, state.log_waiting) if state else ({}, {})
         training.logs = Logs(run, sizes, waiting)

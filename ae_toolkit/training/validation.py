@@ -14,9 +14,9 @@ from ae_toolkit.data.examples import Examples
 from ae_toolkit.modality import Modality
 from ae_toolkit.randomness import Source
 from ae_toolkit.training.distributed import Ranks
-from ae_toolkit.training.step import TERMS, terms_row
+from ae_toolkit.training.step import TERM_NAMES, terms_row
 
-CHUNK = 1000  #: examples per validation batch
+CHUNK_EXAMPLES = 1000  #: examples per validation batch
 
 
 class Validation(NamedTuple):
@@ -55,13 +55,16 @@ def validate(
     Ranks look at every so manieth batch, and each of them gets the numbers of all.
     """
     device = next(model.parameters()).device
-    source, totals = Source(seed, "validate", device), torch.zeros(len(TERMS), dtype=torch.float64)
+    source, totals = (
+        Source(seed, "validate", device),
+        torch.zeros(len(TERM_NAMES), dtype=torch.float64),
+    )
     units = LatentUsage()
-    for first in range(0, len(examples), CHUNK * ranks.num):
-        start = first + CHUNK * ranks.rank
-        index = range(start, min(start + CHUNK, len(examples)))
+    for first in range(0, len(examples), CHUNK_EXAMPLES * ranks.num):
+        start = first + CHUNK_EXAMPLES * ranks.rank
+        index = range(start, min(start + CHUNK_EXAMPLES, len(examples)))
         # Sharded weights need every rank at every batch: one that has none left repeats the first.
-        batch = examples.at(index or range(min(CHUNK, len(examples)))).to(device)
+        batch = examples.at(index or range(min(CHUNK_EXAMPLES, len(examples)))).to(device)
         now = source.step(start)
         batch = batch._replace(y=modality.prepare(batch.y))
         with units.counting(model, counted=bool(index)):
@@ -70,10 +73,12 @@ def validate(
         totals += len(index) * row.cpu().double()
     units.gather(ranks)
     totals = ranks.total(totals) / len(examples)
-    return Validation(dict(zip(TERMS, totals.tolist(), strict=True)), units.active, units.rates)
+    return Validation(
+        dict(zip(TERM_NAMES, totals.tolist(), strict=True)), units.active, units.rates
+    )
 
 
-ACTIVE = 0.01  #: Var_x(E[z|x]) of a dimension in use (Burda et al. 2016, section 5.2)
+MIN_ACTIVE_VARIANCE = 0.01  #: Var_x(E[z|x]) of a dimension in use (Burda et al. 2016, section 5.2)
 
 
 class LatentUsage:
@@ -121,7 +126,7 @@ class LatentUsage:
         if self.num < 2:
             return None
         spread = self.within + self.between - self.mean.square() / self.num
-        return int((spread / (self.num - 1) > ACTIVE).sum())
+        return int((spread / (self.num - 1) > MIN_ACTIVE_VARIANCE).sum())
 
     @property
     def rates(self) -> list[float]:

@@ -1,3 +1,3 @@
 """Single notes and short sounds, as a plugin of ae-toolkit that uses its public names only."""
 
-SUFFIXES = (".wav", ".flac", ".ogg")  #: of sound files, read and written
+SOUND_SUFFIXES = (".wav", ".flac", ".ogg")  #: of sound files, read and written

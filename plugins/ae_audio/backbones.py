@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ae_audio.dsp.pitch import hertz_of
-from ae_audio.dsp.spectrum import RANGE_DECIBELS, RATE, WINDOW_SAMPLES
+from ae_audio.dsp.spectrum import RANGE_DECIBELS, SAMPLE_RATE, WINDOW_SAMPLES
 from ae_audio.modality import NUM_PITCHES
 from ae_toolkit.contracts import Shape, Size
 from ae_toolkit.parts.backbones.layers import FeedForward
@@ -185,7 +185,7 @@ def _plane(shape: Shape, num_classes: int, cond_dim: int) -> tuple[int, int]:
 
 def _pitches() -> Tensor:
     """Of every MIDI number, its frequency in bins, `(128, 1)`."""
-    return hertz_of(torch.arange(NUM_PITCHES))[:, None] * (WINDOW_SAMPLES / RATE)
+    return hertz_of(torch.arange(NUM_PITCHES))[:, None] * (WINDOW_SAMPLES / SAMPLE_RATE)
 
 
 def _bins_of_harmonics(bins: int) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ae_audio.dsp import spectrum
 from ae_audio.dsp.sound import Sound, check_sound
-from ae_toolkit.contracts import Shape, Step
+from ae_toolkit.contracts import Shape, StepContext
 
 if TYPE_CHECKING:
     from ae_toolkit import Model
@@ -43,7 +43,7 @@ class Hiss:
         return shape
 
     def __call__(
-        self, x: Tensor, y: Tensor, mask: Tensor | None, step: Step
+        self, x: Tensor, y: Tensor, mask: Tensor | None, step: StepContext
     ) -> tuple[Tensor, Tensor]:
         drawn = step.rand((len(x), *(1 for _ in x.shape[1:])))
         decibels = self.quietest + (self.loudest - self.quietest) * drawn
@@ -64,8 +64,8 @@ def clean(model: Model, sound: Sound) -> Sound:
         sound: up to a minute.
     """
     found = spectrum.magnitudes_of(model.restore(sound).clamp(0, 1)).square()
-    samples = check_sound(sound).at(spectrum.RATE).samples
-    recorded = spectrum.transform(spectrum.fitted(samples, found.shape[2])[None])
+    samples = check_sound(sound).at(spectrum.SAMPLE_RATE).samples
+    recorded = spectrum.transform(spectrum.fit_length(samples, found.shape[2])[None])
     power = recorded.abs().square()
     power = power / power.max()
     noise = power[found < power / 4]  # where the model hears no note
@@ -73,6 +73,6 @@ def clean(model: Model, sound: Sound) -> Sound:
     strength = noise.median() / math.log(2) if len(noise) else power.new_zeros(())
     gain = found / (found + strength).clamp_min(1e-12)
     cleaned = spectrum.inverse(recorded * gain)[0, : len(samples)]
-    made = Sound(cleaned, spectrum.RATE).at(sound.rate).samples[: len(sound.samples)]
+    made = Sound(cleaned, spectrum.SAMPLE_RATE).at(sound.rate).samples[: len(sound.samples)]
     missing = len(sound.samples) - len(made)
     return Sound(torch.nn.functional.pad(made, (0, missing)), sound.rate, sound.name)

@@ -12,9 +12,9 @@ from typing import Any
 from ae_audio.modality import Notes
 from ae_toolkit import Examples, RunError, UsageError
 from ae_toolkit.data.examples import Split, data_roots
-from ae_toolkit.data.folder import part_of, read_corpus
+from ae_toolkit.data.folder import read_folder, split_of
 
-FOLDER = "gm-notes"
+DATA_FOLDER = "gm-notes"
 
 
 def gm_notes(*, modality: Notes, split: Split) -> Examples:
@@ -22,12 +22,12 @@ def gm_notes(*, modality: Notes, split: Split) -> Examples:
 
     Looked for in `gm-notes/` of the places where data sets are; `scripts/make_notes.py` makes it.
     """
-    root = next((r / FOLDER for r in data_roots() if (r / FOLDER).is_dir()), None)
+    root = next((r / DATA_FOLDER for r in data_roots() if (r / DATA_FOLDER).is_dir()), None)
     if root is None:
         raise RunError(
-            f"data set 'gm-notes': the folder {FOLDER} is not there; make it by 'python "
-            f"scripts/make_notes.py data/{FOLDER}', train on a folder of yours with --data FOLDER, "
-            f"or use --data notes-sample, which is bundled"
+            f"data set 'gm-notes': the folder {DATA_FOLDER} is not there; make it by 'python "
+            f"scripts/make_notes.py data/{DATA_FOLDER}', train on a folder of yours with --data "
+            f"FOLDER, or use --data notes-sample, which is bundled"
         )
     return _split(root, "gm-notes", modality, split)
 
@@ -48,5 +48,5 @@ def _split(root: Path, name: str, modality: Notes, split: Split) -> Examples:
         raise UsageError(
             f"data set {name!r} holds notes, which this recipe's data type does not read"
         )
-    corpus = read_corpus([root], modality, group=instrument_of, report=split == "train")
-    return part_of(corpus.examples, modality, split)
+    corpus = read_folder([root], modality, group=instrument_of, report=split == "train")
+    return split_of(corpus.examples, modality, split)

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.image import AxesImage
 
-INK = "#33373d"
+INK_COLOUR = "#33373d"
 
-STYLE = figures.STYLE | {
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
+PLOT_STYLE = figures.PLOT_STYLE | {
+    "text.color": INK_COLOUR,
+    "axes.labelcolor": INK_COLOUR,
+    "xtick.labelcolor": INK_COLOUR,
+    "ytick.labelcolor": INK_COLOUR,
 }
 
 MAX_COLUMNS = 10  #: panels in a row at most; of more, as many, evenly chosen
@@ -45,7 +45,7 @@ def spectrogram_figure(rows: Mapping[str, Sequence[Sound]], path: Path) -> None:
     """
     shown = {name: _chosen(row) for name, row in rows.items()}
     columns = max(map(len, shown.values()))
-    with rc_context(STYLE):
+    with rc_context(PLOT_STYLE):
         size = PANEL_INCHES[0] * columns + 0.6, PANEL_INCHES[1] * len(shown) + 0.5
         figure = Figure(figsize=size, layout="constrained")
         grid = figure.subplots(len(shown), columns, squeeze=False)
@@ -62,17 +62,17 @@ def spectrogram_figure(rows: Mapping[str, Sequence[Sound]], path: Path) -> None:
         bar = figure.colorbar(image, ax=grid, shrink=0.8, aspect=25 * len(shown), pad=0.01)
         bar.set_label("dB")
         bar.outline.set_linewidth(0.6)
-    figures.save_figure(figure, path, style=STYLE)
+    figures.save_figure(figure, path, style=PLOT_STYLE)
 
 
 def _draw(panel: Axes, sound: Sound, *, labelled: bool) -> AxesImage:
     """One spectrogram in axes; `labelled` says whether hertz are written beside it."""
-    samples = sound.at(spectrum.RATE).samples
+    samples = sound.at(spectrum.SAMPLE_RATE).samples
     missing = max(spectrum.WINDOW_SAMPLES - len(samples), 0)
     levels = spectrum.analyse(torch.nn.functional.pad(samples, (0, missing))[None])[0].numpy()
-    octaves = math.log2(spectrum.RATE / 2 / MIN_HERTZ)
+    octaves = math.log2(spectrum.SAMPLE_RATE / 2 / MIN_HERTZ)
     hertz = MIN_HERTZ * 2 ** np.linspace(0, octaves, PANEL_ROWS)
-    rows = (hertz * spectrum.WINDOW_SAMPLES / spectrum.RATE - 1).clip(0, levels.shape[1] - 1)
+    rows = (hertz * spectrum.WINDOW_SAMPLES / spectrum.SAMPLE_RATE - 1).clip(0, levels.shape[1] - 1)
     low = rows.astype(int)
     high = (low + 1).clip(max=levels.shape[1] - 1)
     plane = levels[:, low] * (1 - (rows - low)) + levels[:, high] * (rows - low)
@@ -83,7 +83,7 @@ def _draw(panel: Axes, sound: Sound, *, labelled: bool) -> AxesImage:
         cmap="magma_r",
         vmin=-spectrum.RANGE_DECIBELS,
         vmax=0,
-        extent=(0, len(samples) / spectrum.RATE, 0, octaves),
+        extent=(0, len(samples) / spectrum.SAMPLE_RATE, 0, octaves),
     )
     panel.set_yticks([math.log2(tick / MIN_HERTZ) for tick in TICK_HERTZ])
     panel.set_yticklabels(

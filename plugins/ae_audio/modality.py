@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 from torchaudio.transforms import Resample
 
-from ae_audio import SUFFIXES
+from ae_audio import SOUND_SUFFIXES
 from ae_audio.dsp import spectrum
-from ae_audio.dsp.pitch import hear_pitch
+from ae_audio.dsp.pitch import detect_pitch
 from ae_audio.dsp.sound import (
     MIN_SECONDS,
     TARGET_PEAK,
@@ -33,7 +33,7 @@ from ae_audio.dsp.sound import (
     write_sounds,
 )
 from ae_toolkit import Modality, UsageError
-from ae_toolkit.contracts import Example, Shape, Step
+from ae_toolkit.contracts import Example, Shape, StepContext
 
 NUM_PITCHES = 128
 ONSET_SHARE = 0.02  #: share of the peak at which a note begins
@@ -52,7 +52,7 @@ class Notes(Modality):
             smoothly and anew each time, as rooms, microphones and players do.
     """
 
-    suffixes: ClassVar[tuple[str, ...]] = SUFFIXES
+    suffixes: ClassVar[tuple[str, ...]] = SOUND_SUFFIXES
 
     def __init__(self, *, tune: bool = True, equalise: float = 0.0):
         if equalise < 0:
@@ -70,8 +70,8 @@ class Notes(Modality):
 
     def to_tensor(self, item: Sound) -> Example:
         """Levels as uint8, in steps of a third of a decibel, and the pitch that is heard."""
-        note = note_of(item, tune=self.tune)
-        levels = spectrum.analyse(spectrum.fitted(note.samples)[None])
+        note = align_note(item, tune=self.tune)
+        levels = spectrum.analyse(spectrum.fit_length(note.samples)[None])
         return Example(_stored(levels), {"pitch": note.pitch}, "")
 
     def to_input(self, item: Sound, shape: Shape | None = None) -> Tensor:
@@ -80,9 +80,9 @@ class Notes(Modality):
             raise UsageError(f"notes have shape {self.shape}, not {shape}")
         if shape == self.shape:
             return self.to_tensor(item).y
-        samples = check_sound(item).at(spectrum.RATE).samples
+        samples = check_sound(item).at(spectrum.SAMPLE_RATE).samples
         frames = max(-(-len(samples) // spectrum.HOP_SAMPLES) + 1, spectrum.NUM_FRAMES)
-        return _stored(spectrum.analyse(spectrum.fitted(samples, frames)[None]))
+        return _stored(spectrum.analyse(spectrum.fit_length(samples, frames)[None]))
 
     def prepare(self, y: Tensor) -> Tensor:
         return y.float() / 255
@@ -93,15 +93,19 @@ class Notes(Modality):
         """Made into sound; where there is an original, at its rate, as loud, and no longer."""
         samples = spectrum.synthesise(y.float().clamp(0, 1))[0]
         if like is None:
-            return Sound(faded(samples), spectrum.RATE).scaled(TARGET_PEAK)
+            return Sound(fade_out(samples), spectrum.SAMPLE_RATE).scaled(TARGET_PEAK)
         if self.tune:
-            note = note_of(like)
+            note = align_note(like)
             samples = retuned(samples[: len(note.samples)], note.cents)
         else:
-            samples = samples[: len(like.at(spectrum.RATE).samples)]
-        return Sound(faded(samples), spectrum.RATE, like.name).at(like.rate).scaled(like.peak)
+            samples = samples[: len(like.at(spectrum.SAMPLE_RATE).samples)]
+        return (
+            Sound(fade_out(samples), spectrum.SAMPLE_RATE, like.name)
+            .at(like.rate)
+            .scaled(like.peak)
+        )
 
-    def augment(self, y: Tensor, step: Step) -> Tensor:
+    def augment(self, y: Tensor, step: StepContext) -> Tensor:
         """Each note in a room of its own, played in a way of its own."""
         if not self.equalise:
             return y
@@ -115,9 +119,9 @@ class Notes(Modality):
 
     def align(self, a: Sound, b: Sound) -> tuple[Sound, Sound]:
         """Equally loud, at a's rate and tuning: nothing but the timbre changes on the way."""
-        first, second = note_of(a), note_of(b)
+        first, second = align_note(a), align_note(b)
         samples = retuned(second.samples, first.cents)
-        other = Sound(samples, spectrum.RATE, b.name).at(a.rate)
+        other = Sound(samples, spectrum.SAMPLE_RATE, b.name).at(a.rate)
         return a.scaled(TARGET_PEAK), other.scaled(TARGET_PEAK)
 
     def metrics(self, y: Tensor, y_hat: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
@@ -157,18 +161,18 @@ class Note(NamedTuple):
     clarity: float
 
 
-def note_of(sound: Sound, *, tune: bool = True) -> Note:
+def align_note(sound: Sound, *, tune: bool = True) -> Note:
     """Finds the onset and the pitch of a sound, and brings it into tune or leaves it.
 
     Raises:
         RunError: it is silent, too short, or has samples that are no numbers.
     """
-    samples = check_sound(sound).at(spectrum.RATE).samples
+    samples = check_sound(sound).at(spectrum.SAMPLE_RATE).samples
     loud = (samples.abs() >= ONSET_SHARE * samples.abs().max()).nonzero()
-    latest = len(samples) - int(MIN_SECONDS * spectrum.RATE)  # a click at the very end
+    latest = len(samples) - int(MIN_SECONDS * spectrum.SAMPLE_RATE)  # a click at the very end
     start = max(min(int(loud[0]) - LEAD_SAMPLES, latest), 0)
     samples = samples[start : start + spectrum.num_samples(spectrum.NUM_FRAMES + 2)]
-    heard = hear_pitch(samples[None])
+    heard = detect_pitch(samples[None])
     number = float(heard.number.clamp(0, NUM_PITCHES - 1))
     pitch = round(number)
     cents = 100 * (number - pitch)
@@ -176,7 +180,7 @@ def note_of(sound: Sound, *, tune: bool = True) -> Note:
     return Note(tuned, pitch, cents, float(heard.clarity))
 
 
-def _curves(place: Tensor, num: int, waves: int, decibels: float, step: Step) -> Tensor:
+def _curves(place: Tensor, num: int, waves: int, decibels: float, step: StepContext) -> Tensor:
     """Sums of cosines at places `(P,)` in [0, 1], in levels, drawn anew for each of `(num, P)`."""
     cosines = torch.cos(math.pi * torch.arange(1, waves + 1, device=place.device)[:, None] * place)
     return step.randn((num, waves)) * (decibels / spectrum.RANGE_DECIBELS) @ cosines
@@ -189,7 +193,7 @@ def retuned(samples: Tensor, cents: float) -> Tensor:
     return tuned
 
 
-def faded(samples: Tensor) -> Tensor:
+def fade_out(samples: Tensor) -> Tensor:
     """Samples `(N,)` that end without a click."""
     fade = min(FADE_SAMPLES, len(samples))
     return torch.cat([samples[:-fade], samples[-fade:] * torch.linspace(1, 0, fade)])

@@ -22,7 +22,7 @@ from ae_image.modality import Image
 from ae_toolkit import Examples, RunError, UsageError
 from ae_toolkit.data.examples import Split, data_roots
 
-LABELS = {
+CLASS_LABELS = {
     "mnist": "digit",
     "fashion-mnist": "garment",
     "kmnist": "character",
@@ -116,5 +116,5 @@ def _examples(
         y = F.interpolate(y.float(), size, mode="bilinear", antialias=True).round().byte()
     y = y.expand(-1, channels, -1, -1).contiguous()
     groups = [f"{split}/{i}" for i in range(len(y))]
-    labels = {LABELS[name]: classes.long()} if LABELS[name] in modality.labels else {}
+    labels = {CLASS_LABELS[name]: classes.long()} if CLASS_LABELS[name] in modality.labels else {}
     return Examples(y, None, labels, groups)

@@ -20,7 +20,7 @@ from ae_image.pixels import Picture, flatten
 Invert = Literal["auto", "yes", "no"]
 Box = tuple[int, int, int, int]  #: left, top, right, bottom, in pixels
 
-BICUBIC, LANCZOS = Pictures.Resampling.BICUBIC, Pictures.Resampling.LANCZOS
+BICUBIC_FILTER, LANCZOS_FILTER = Pictures.Resampling.BICUBIC, Pictures.Resampling.LANCZOS
 
 PAPER_LEVEL = 0.8 * 255  #: a median above this is paper, not darkness
 
@@ -86,7 +86,7 @@ class Framed(NamedTuple):
         """A reconstruction where the ink was, on even paper, in the tones of the picture."""
         sheet = Pictures.new("L", self.frame)
         left, top, right, bottom = self.box
-        cut = made.crop(self.place).resize((right - left, bottom - top), BICUBIC)
+        cut = made.crop(self.place).resize((right - left, bottom - top), BICUBIC_FILTER)
         sheet.paste(cut, (left, top))
         paper, ink = self.tones
         return sheet.point(lambda value: round(paper + (ink - paper) * value / 255))
@@ -101,7 +101,7 @@ def as_digit(picture: Picture) -> Framed:
 
     share = DIGIT_PIXELS / max(cropped.size)
     size = [max(round(share * side), 1) for side in cropped.size]
-    small = np.asarray(cropped.resize(size, LANCZOS), dtype=np.float64)
+    small = np.asarray(cropped.resize(size, LANCZOS_FILTER), dtype=np.float64)
     small = small * (255 / max(small.max(), 1))
     centred, place = _centred(small)
     name = "inverted" if inverted else "evened"
@@ -113,7 +113,7 @@ def as_digit(picture: Picture) -> Framed:
 def in_frame(picture: Picture) -> Picture:
     """A picture in grey, at most 512 pixels a side."""
     grey = flatten(picture, "L").copy()
-    grey.thumbnail((512, 512), LANCZOS)
+    grey.thumbnail((512, 512), LANCZOS_FILTER)
     return grey
 
 

@@ -15,7 +15,7 @@ from PIL import Image as Pictures
 
 from ae_image.pixels import flatten
 from ae_toolkit import figures
-from ae_toolkit.files import SIGNATURE, writing
+from ae_toolkit.files import RESULT_SIGNATURE, writing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,12 +24,12 @@ Picture = Pictures.Image
 
 #: Ten colours that stay apart in the common kinds of colour blindness (after Okabe and Ito 2008,
 #: and Petroff 2021, arXiv:2107.02270), in an order that keeps neighbours far from each other.
-COLOURS = (
+CLASS_COLOURS = (
     "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6",
     "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
 )  # fmt: skip
 
-STYLE = figures.STYLE | {
+PLOT_STYLE = figures.PLOT_STYLE | {
     "axes.titlesize": 10,
     "xtick.direction": "out",
     "ytick.direction": "out",
@@ -38,7 +38,7 @@ STYLE = figures.STYLE | {
 CELL_PIXELS = 224  #: pixels of a place in a figure of unlike pictures: eight for each of a digit's
 
 
-save_figure = partial(figures.save_figure, style=STYLE)  #: whole or not at all
+save_figure = partial(figures.save_figure, style=PLOT_STYLE)  #: whole or not at all
 
 
 def montage(rows: Sequence[Sequence[Picture]], *, gap: int = 0) -> Picture:
@@ -76,7 +76,7 @@ def rows_figure(
     pictures = [[in_cell(picture, cell) for picture in row] for row in rows.values()]
     sheet = montage(pictures, gap=max(cell[0] // 14, 2))
     step = [side + max(cell[0] // 14, 2) for side in cell]
-    with rc_context(STYLE):
+    with rc_context(PLOT_STYLE):
         width = 6.0 if len(pictures[0]) > 3 else 2.0 * len(pictures[0])
         figure = Figure(figsize=(width, width * sheet.height / sheet.width))
         axes = figure.add_axes((0, 0, 1, 1))
@@ -130,7 +130,7 @@ def grid_figure(
     """
     sheet = montage(pictures)
     width, height = pictures[0][0].size
-    with rc_context(STYLE):
+    with rc_context(PLOT_STYLE):
         figure = Figure(figsize=(5.0, 5.0 * sheet.height / sheet.width))
         axes = figure.add_axes((0, 0, 1, 1))
         show(axes, sheet)
@@ -183,7 +183,7 @@ def animate(pictures: Sequence[Picture], path: Path, *, scale: int = 8) -> None:
             append_images=there_and_back[1:],
             duration=120,
             loop=0,
-            comment=SIGNATURE.encode(),
+            comment=RESULT_SIGNATURE.encode(),
         )
 
 
@@ -197,7 +197,7 @@ def scatter_figure(
         classes: `(N,)`.
         name: what the classes are, for the legend.
     """
-    with rc_context(STYLE):
+    with rc_context(PLOT_STYLE):
         figure = Figure(figsize=(3.6 * len(panels), 3.6), layout="constrained")
         shuffled = np.random.default_rng(0).permutation(len(classes))  # no class on top of all
         for axes, (title, (points, x, y)) in zip(
@@ -205,7 +205,7 @@ def scatter_figure(
         ):
             axes.scatter(
                 *points[shuffled].T,
-                c=[COLOURS[k % len(COLOURS)] for k in classes[shuffled]],
+                c=[CLASS_COLOURS[k % len(CLASS_COLOURS)] for k in classes[shuffled]],
                 s=2.5,
                 linewidths=0,
                 alpha=0.7,
@@ -215,7 +215,8 @@ def scatter_figure(
                 middle = np.median(points[classes == k], 0)
                 axes.text(
                     *middle, str(k), ha="center", va="center", fontsize=10, fontweight="bold",
-                    bbox=dict(boxstyle="circle,pad=0.2", fc="white", ec=COLOURS[k % 10], lw=1.2),
+                    bbox=dict(boxstyle="circle,pad=0.2", fc="white", lw=1.2,
+                              ec=CLASS_COLOURS[k % 10]),
                 )  # fmt: skip
             # The outermost points would make the crowd small.
             low, high = np.quantile(points, [0.002, 0.998], axis=0)
@@ -227,7 +228,7 @@ def scatter_figure(
             axes.set_ylabel(y)
             axes.spines[["top", "right"]].set_visible(False)
         handles = [
-            axes.scatter([], [], s=16, color=COLOURS[k % len(COLOURS)], label=str(k))
+            axes.scatter([], [], s=16, color=CLASS_COLOURS[k % len(CLASS_COLOURS)], label=str(k))
             for k in np.unique(classes)
         ]
         figure.legend(

@@ -22,10 +22,10 @@ from torch import Tensor
 
 from ae_image.pixels import BLOCK_ROWS, Picture, flatten, pad
 from ae_toolkit import Modality, RunError
-from ae_toolkit.contracts import Example, Shape, Size, Step
-from ae_toolkit.files import SIGNATURE, check_input
+from ae_toolkit.contracts import Example, Shape, Size, StepContext
+from ae_toolkit.files import RESULT_SIGNATURE, check_input
 
-FORMATS = ("PNG", "JPEG", "WEBP")
+PICTURE_FORMATS = ("PNG", "JPEG", "WEBP")
 
 MAX_SIDE = 16_384  #: pixels; a longer side is refused before it is decoded
 MAX_PIXELS = 51_000_000  #: as many as fit into 1 GB on any way through a model; phones have 50
@@ -75,7 +75,7 @@ class Image(Modality):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about metadata that nobody needs
                 warnings.simplefilter("error", Pictures.DecompressionBombWarning)
-                with Pictures.open(path, formats=FORMATS) as file:
+                with Pictures.open(path, formats=PICTURE_FORMATS) as file:
                     picture: Picture = file
                     width, height = picture.size
                     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
@@ -119,7 +119,7 @@ class Image(Modality):
     def prepare(self, y: Tensor) -> Tensor:
         return y.float() / 255
 
-    def augment(self, y: Tensor, step: Step) -> Tensor:
+    def augment(self, y: Tensor, step: StepContext) -> Tensor:
         """Random shifts, rotations and scalings, bilinear, with black beyond the border."""
         if not (self.shift or self.rotate or self.scale):
             return y
@@ -152,8 +152,10 @@ class Image(Modality):
                 strip.paste(item, (at, 0))
                 at += item.width + 2
         software = PngInfo()
-        software.add_text("Software", SIGNATURE)
-        strip.save(path, pnginfo=software, comment=SIGNATURE)  # each format takes what it knows
+        software.add_text("Software", RESULT_SIGNATURE)
+        strip.save(
+            path, pnginfo=software, comment=RESULT_SIGNATURE
+        )  # each format takes what it knows
 
     def metrics(self, y: Tensor, y_hat: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """Per picture: mean squared error, PSNR in dB, and binary cross-entropy per pixel."""

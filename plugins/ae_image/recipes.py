@@ -6,11 +6,16 @@ from typing import Any
 
 from ae_toolkit import Recipe
 
-DIGITS: dict[str, Any] = {"name": "image", "size": 28, "channels": 1, "labels": {"digit": 10}}
-CLOTHES: dict[str, Any] = {"name": "image", "size": 28, "channels": 1, "labels": {"garment": 10}}
+DIGIT_IMAGES: dict[str, Any] = {"name": "image", "size": 28, "channels": 1, "labels": {"digit": 10}}
+CLOTHES_IMAGES: dict[str, Any] = {
+    "name": "image",
+    "size": 28,
+    "channels": 1,
+    "labels": {"garment": 10},
+}
 
 #: Patches of 4x4 pixels keep all work on 7x7 positions, where a CPU is fastest.
-RESNET: dict[str, Any] = {"patch": 4, "activation": "gelu", "norm": False}
+RESNET_SETTINGS: dict[str, Any] = {"patch": 4, "activation": "gelu", "norm": False}
 
 
 def mnist_2d() -> Recipe:
@@ -19,7 +24,7 @@ def mnist_2d() -> Recipe:
         {
             "name": "mnist-2d",
             "data": {"name": "mnist"},
-            "modality": DIGITS,
+            "modality": DIGIT_IMAGES,
             "encoder": {"name": "mlp", "hidden": [512, 256, 256, 256, 256], "activation": "gelu"},
             "bottleneck": {"name": "gaussian", "z_dim": 2},
             "decoder": {"name": "mlp", "hidden": [256, 256, 256, 256, 512], "activation": "gelu"},
@@ -39,7 +44,7 @@ def mnist_2d_bernoulli() -> Recipe:
 def fashion_2d() -> Recipe:
     """Dense VAE of clothes with a two-number code and squared error."""
     return mnist_2d().with_(
-        {"name": "fashion-2d", "data.name": "fashion-mnist", "modality": CLOTHES}
+        {"name": "fashion-2d", "data.name": "fashion-mnist", "modality": CLOTHES_IMAGES}
     )
 
 
@@ -49,12 +54,12 @@ def mnist_vae() -> Recipe:
         {
             "name": "mnist-vae",
             "data": {"name": "mnist"},
-            "modality": DIGITS,
+            "modality": DIGIT_IMAGES,
             "corruption": {"name": "binarise"},
-            "encoder": {"name": "resnet", "widths": [64], "blocks": 1, **RESNET},
+            "encoder": {"name": "resnet", "widths": [64], "blocks": 1, **RESNET_SETTINGS},
             "bottleneck": {"name": "gaussian", "z_dim": 32},
             "prior": {"name": "flow"},
-            "decoder": {"name": "resnet", "widths": [64], "blocks": 2, **RESNET},
+            "decoder": {"name": "resnet", "widths": [64], "blocks": 2, **RESNET_SETTINGS},
             "likelihood": {"name": "bernoulli"},
             "train": {"epochs": 80, "batch_size": 64, "lr": 1e-3, "ema": 0.9995},
         }
@@ -67,10 +72,10 @@ def mnist_ae() -> Recipe:
         {
             "name": "mnist-ae",
             "data": {"name": "mnist"},
-            "modality": DIGITS,
-            "encoder": {"name": "resnet", "widths": [64, 128], "blocks": 1, **RESNET},
+            "modality": DIGIT_IMAGES,
+            "encoder": {"name": "resnet", "widths": [64, 128], "blocks": 1, **RESNET_SETTINGS},
             "bottleneck": {"name": "deterministic", "z_dim": 8, "spatial": True},
-            "decoder": {"name": "resnet", "widths": [128, 64], "blocks": [2, 3], **RESNET},
+            "decoder": {"name": "resnet", "widths": [128, 64], "blocks": [2, 3], **RESNET_SETTINGS},
             "likelihood": {"name": "cross-entropy"},
             "train": {"epochs": 16, "batch_size": 64, "lr": 1.5e-3, "clip": 1.0},
         }
@@ -83,7 +88,7 @@ def mnist_dense_ae() -> Recipe:
         {
             "name": "mnist-dense-ae",
             "data": {"name": "mnist"},
-            "modality": DIGITS,
+            "modality": DIGIT_IMAGES,
             "encoder": {"name": "mlp", "hidden": [512, 256], "activation": "gelu"},
             "bottleneck": {"name": "deterministic", "z_dim": 49},
             "decoder": {"name": "mlp", "hidden": [256, 512], "activation": "gelu"},
@@ -106,11 +111,11 @@ def mnist_denoise() -> Recipe:
         {
             "name": "mnist-denoise",
             "data": {"name": "mnist"},
-            "modality": DIGITS,
+            "modality": DIGIT_IMAGES,
             "corruption": {"name": "noise", "mean": 0.5, "std": 0.5},
-            "encoder": {"name": "resnet", "widths": [64], "blocks": 3, **RESNET},
+            "encoder": {"name": "resnet", "widths": [64], "blocks": 3, **RESNET_SETTINGS},
             "bottleneck": {"name": "deterministic", "z_dim": 64, "spatial": True},
-            "decoder": {"name": "resnet", "widths": [64], "blocks": 5, **RESNET},
+            "decoder": {"name": "resnet", "widths": [64], "blocks": 5, **RESNET_SETTINGS},
             "likelihood": {"name": "cross-entropy"},
             "train": {"epochs": 14, "batch_size": 64, "lr": 1e-3, "clip": 1.0},
         }
@@ -123,11 +128,17 @@ def mnist_superres() -> Recipe:
         {
             "name": "mnist-superres",
             "data": {"name": "mnist"},
-            "modality": DIGITS,
+            "modality": DIGIT_IMAGES,
             "corruption": {"name": "downsample", "factor": 2},
-            "encoder": {"name": "resnet", "widths": [64], "blocks": 2, **RESNET, "patch": 2},
+            "encoder": {
+                "name": "resnet",
+                "widths": [64],
+                "blocks": 2,
+                **RESNET_SETTINGS,
+                "patch": 2,
+            },
             "bottleneck": {"name": "deterministic", "z_dim": 64, "spatial": True},
-            "decoder": {"name": "resnet", "widths": [64], "blocks": 4, **RESNET},
+            "decoder": {"name": "resnet", "widths": [64], "blocks": 4, **RESNET_SETTINGS},
             "likelihood": {"name": "cross-entropy"},
             "train": {"epochs": 10, "batch_size": 64, "lr": 1e-3, "clip": 1.0},
         }
@@ -147,13 +158,13 @@ def mnist_cvae() -> Recipe:
         {
             "name": "mnist-cvae",
             "data": {"name": "mnist"},
-            "modality": DIGITS,
+            "modality": DIGIT_IMAGES,
             "condition": ["digit"],
-            "encoder": {"name": "resnet", "widths": [64], "blocks": 1, **RESNET},
+            "encoder": {"name": "resnet", "widths": [64], "blocks": 1, **RESNET_SETTINGS},
             "bottleneck": {"name": "gaussian", "z_dim": 16},
             # What N(0, I) draws where no digit's code lies is no digit.
             "prior": {"name": "flow"},
-            "decoder": {"name": "resnet", "widths": [64], "blocks": 2, **RESNET},
+            "decoder": {"name": "resnet", "widths": [64], "blocks": 2, **RESNET_SETTINGS},
             "likelihood": {"name": "cross-entropy"},
             "objective": {"name": "elbo", "warmup": 0.1},
             "train": {"epochs": 12, "batch_size": 64, "lr": 1e-3, "clip": 1.0},

@@ -14,9 +14,9 @@ from typing import Any
 from ae_music.modality import Melodies
 from ae_toolkit import Examples, RunError, UsageError
 from ae_toolkit.data.examples import Split, data_roots
-from ae_toolkit.data.folder import part_of, read_corpus
+from ae_toolkit.data.folder import read_folder, split_of
 
-COLLECTIONS = ("oneills-1850", "ryans-mammoth")
+TUNE_COLLECTIONS = ("oneills-1850", "ryans-mammoth")
 
 
 def folk_tunes(*, modality: Melodies, split: Split) -> Examples:
@@ -25,7 +25,7 @@ def folk_tunes(*, modality: Melodies, split: Split) -> Examples:
     Looked for in `midi/oneills-1850` and `midi/ryans-mammoth` of the places where data sets are.
     """
     root = next(
-        (r for r in data_roots() if all((r / "midi" / c).is_dir() for c in COLLECTIONS)), None
+        (r for r in data_roots() if all((r / "midi" / c).is_dir() for c in TUNE_COLLECTIONS)), None
     )
     if root is None:
         raise RunError(
@@ -33,7 +33,9 @@ def folk_tunes(*, modality: Melodies, split: Split) -> Examples:
             "there; set AE_DATA to the folder that holds midi/, train on a folder of yours with "
             "--data FOLDER, or use --data tunes-sample, which is bundled"
         )
-    return _split([root / "midi" / name for name in COLLECTIONS], "folk-tunes", modality, split)
+    return _split(
+        [root / "midi" / name for name in TUNE_COLLECTIONS], "folk-tunes", modality, split
+    )
 
 
 def tunes_sample(*, modality: Melodies, split: Split) -> Examples:
@@ -54,5 +56,5 @@ def _split(roots: list[Path], name: str, modality: Melodies, split: Split) -> Ex
         raise UsageError(
             f"data set {name!r} holds melodies, which this recipe's data type does not read"
         )
-    corpus = read_corpus(roots, modality, group=title_of, report=split == "train")
-    return part_of(corpus.examples, modality, split)
+    corpus = read_folder(roots, modality, group=title_of, report=split == "train")
+    return split_of(corpus.examples, modality, split)

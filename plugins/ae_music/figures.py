@@ -22,19 +22,21 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 #: From A to B, which stay apart in the common kinds of colour blindness: blue, plum, orange.
-BLEND = LinearSegmentedColormap.from_list("blend", ("#2b6cb0", "#8b5c9e", "#c9607a", "#df7d1f"))
+BLEND_COLOURS = LinearSegmentedColormap.from_list(
+    "blend", ("#2b6cb0", "#8b5c9e", "#c9607a", "#df7d1f")
+)
 
 #: Of rows and lines: those of A and B, a green, a grey.
-COLOURS = ("#2b6cb0", "#df7d1f", "#3a8f76", "#7a7f87")
+VOICE_COLOURS = ("#2b6cb0", "#df7d1f", "#3a8f76", "#7a7f87")
 
-INK, BAR_LINE, LINE = "#33373d", "#c3c7cd", "#e8eaed"
+INK_COLOUR, BAR_LINE_COLOUR, LINE_COLOUR = "#33373d", "#c3c7cd", "#e8eaed"
 
-STYLE = figures.STYLE | {
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
+PLOT_STYLE = figures.PLOT_STYLE | {
+    "text.color": INK_COLOUR,
+    "axes.labelcolor": INK_COLOUR,
+    "axes.titlecolor": INK_COLOUR,
+    "xtick.labelcolor": INK_COLOUR,
+    "ytick.labelcolor": INK_COLOUR,
 }
 
 MAX_WIDTH_INCHES = 10.0  #: inches, of the widest figure
@@ -43,13 +45,13 @@ MAX_MINIATURES, BARS_IN_MINIATURE = 12, 66  #: of one row of small rolls
 LINE_HEIGHT = 0.12  #: inches between the names of two notes, at least
 
 MAJOR_SCALE = (0, 2, 4, 5, 7, 9, 11)
-SHARPS = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
-FLATS = ("C", "Db", "D", "Eb", "E", "F", "Gb", "G", "Ab", "A", "Bb", "B")
-SIGNS = {"#": r"$\,\sharp\,$", "b": r"$\flat$", "": ""}
+SHARP_NAMES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
+FLAT_NAMES = ("C", "Db", "D", "Eb", "E", "F", "Gb", "G", "Ab", "A", "Bb", "B")
+ACCIDENTAL_SIGNS = {"#": r"$\,\sharp\,$", "b": r"$\flat$", "": ""}
 WITH_FLATS = {5, 10, 3, 8, 1}  #: the major keys that are written with flats
 
 
-save_figure = partial(figures.save_figure, style=STYLE)  #: whole or not at all
+save_figure = partial(figures.save_figure, style=PLOT_STYLE)  #: whole or not at all
 
 
 def rolls_figure(rows: Mapping[str, Sequence[Melody]]) -> Figure:
@@ -64,12 +66,12 @@ def rolls_figure(rows: Mapping[str, Sequence[Melody]]) -> Figure:
     shown = [list(row)[:columns] for row in rows.values()]
     low, high = _range(melody for row in shown for melody in row)
     pitches = _pitches(low, high, height=0.8, key=None)
-    with rc_context(STYLE):
+    with rc_context(PLOT_STYLE):
         size = min(0.6 + 0.5 * longest * columns, MAX_WIDTH_INCHES), 0.9 * len(shown) + 0.1
         figure = Figure(figsize=size, layout=_layout(0.04))
         grid = figure.subplots(len(shown), columns, squeeze=False, sharey=True)
         for panels, name, row, colour in zip(
-            grid, rows, shown, _cycle(COLOURS, len(shown)), strict=True
+            grid, rows, shown, _cycle(VOICE_COLOURS, len(shown)), strict=True
         ):
             for panel in panels[len(row) :]:
                 panel.set_visible(False)
@@ -94,7 +96,7 @@ def blend_figure(steps: Sequence[Melody], *, names: tuple[str, str]) -> Figure:
     low, high = _range(steps)
     pitches = _pitches(low, high, height=height, key=steps[0].key)
     length = max(map(len, steps))
-    with rc_context(STYLE):
+    with rc_context(PLOT_STYLE):
         width = min(0.6 + 0.75 * longest * columns, MAX_WIDTH_INCHES)
         figure = Figure(figsize=(width, (height + 0.25) * rows + 0.3), layout=_layout(0.03))
         panels = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
@@ -103,13 +105,13 @@ def blend_figure(steps: Sequence[Melody], *, names: tuple[str, str]) -> Figure:
         across = (width - 0.5) / columns
         for i, (panel, melody) in enumerate(zip(panels, steps, strict=False)):
             share = i / max(num - 1, 1)
-            draw_roll(panel, melody, BLEND(share), low=low, high=high, pitches=pitches)
+            draw_roll(panel, melody, BLEND_COLOURS(share), low=low, high=high, pitches=pitches)
             panel.set_xlim(0, length)
             title = f"{100 * share:.3g}%"
             if i in (0, num - 1):
                 title = f"{'B' if i else 'A'}: {names[i > 0]}"
             title = "\n".join(textwrap.wrap(title, max(int(14 * across), 8), max_lines=3))
-            text = dict(color=BLEND(share), va="bottom", linespacing=1.0, parse_math=False)
+            text = dict(color=BLEND_COLOURS(share), va="bottom", linespacing=1.0, parse_math=False)
             panel.set_title(title, loc="left", pad=2, **text)
             _number_bars(panel, melody, across * len(melody) / length, last=i + columns >= num)
     return figure
@@ -122,13 +124,13 @@ def path_figure(curves: Mapping[str, Sequence[float]], *, ylabel: str) -> Figure
         curves: name -> values, the first at A, the last at B.
         ylabel: what they measure.
     """
-    with rc_context(STYLE):
+    with rc_context(PLOT_STYLE):
         figure = Figure(figsize=(4.2, 2.8), layout="constrained")
         axes = figure.subplots()
-        axes.grid(color=LINE, linewidth=0.6)
+        axes.grid(color=LINE_COLOUR, linewidth=0.6)
         axes.set_axisbelow(True)
         for (name, values), colour in zip(
-            curves.items(), _cycle(COLOURS, len(curves)), strict=True
+            curves.items(), _cycle(VOICE_COLOURS, len(curves)), strict=True
         ):
             way = np.linspace(0, 100, len(values))
             (line,) = axes.plot(way, values, color=colour, linewidth=1.5, label=name, clip_on=False)
@@ -139,9 +141,9 @@ def path_figure(curves: Mapping[str, Sequence[float]], *, ylabel: str) -> Figure
         axes.set_ylabel(ylabel)
         axes.set_ylim(bottom=min(0.0, *(min(values) for values in curves.values())))
         axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(length=2, color=BAR_LINE)
+        axes.tick_params(length=2, color=BAR_LINE_COLOUR)
         for side in ("left", "bottom"):
-            axes.spines[side].set_color(BAR_LINE)
+            axes.spines[side].set_color(BAR_LINE_COLOUR)
         if len(curves) > 1:
             figure.legend(loc="outside upper left", ncols=len(curves), frameon=False)
     return figure
@@ -161,9 +163,15 @@ def draw_roll(
         pitches: MIDI number -> name, each with a thin line.
     """
     bar_lines = np.arange(0, len(melody) + 1, melody.meter.steps)
-    panel.hlines(list(pitches), 0, len(melody), colors=LINE, linewidth=0.5, zorder=0.4)
+    panel.hlines(list(pitches), 0, len(melody), colors=LINE_COLOUR, linewidth=0.5, zorder=0.4)
     panel.vlines(
-        bar_lines, low - 0.5, high + 0.5, colors=BAR_LINE, linewidth=0.6, zorder=0.5, clip_on=False
+        bar_lines,
+        low - 0.5,
+        high + 0.5,
+        colors=BAR_LINE_COLOUR,
+        linewidth=0.6,
+        zorder=0.5,
+        clip_on=False,
     )
     notes = read_steps(melody.steps)
     corners = [
@@ -196,7 +204,7 @@ def _range(melodies: Iterable[Melody]) -> tuple[int, int]:
 def _pitches(low: int, high: int, *, height: float, key: int | None) -> dict[int, str]:
     """The notes of a scale between two MIDI numbers, or as many as have room in so many inches."""
     major = 0 if key is None else key if key < 12 else (key - 9) % 12
-    names = FLATS if major in WITH_FLATS else SHARPS
+    names = FLAT_NAMES if major in WITH_FLATS else SHARP_NAMES
     scale = {(major + step) % 12 for step in MAJOR_SCALE}
     shown: list[int] = []
     for classes in (scale, {0, 4, 7}, {0, 7}, {0}):
@@ -205,7 +213,9 @@ def _pitches(low: int, high: int, *, height: float, key: int | None) -> dict[int
         if gap * height / (high - low + 1) >= LINE_HEIGHT:
             break
     parts = [(pitch, names[pitch % 12], pitch // 12 - 1) for pitch in shown]
-    return {pitch: f"{name[0]}{SIGNS[name[1:]]}{octave}" for pitch, name, octave in parts}
+    return {
+        pitch: f"{name[0]}{ACCIDENTAL_SIGNS[name[1:]]}{octave}" for pitch, name, octave in parts
+    }
 
 
 def _number_bars(panel: Axes, melody: Melody, width: float, *, last: bool) -> None:

@@ -1,7 +1,7 @@
 """Melodies on a grid of sixteenths, as MusicVAE writes them (Roberts et al. 2018, section 4.1).
 
-A step holds one of 90 values: `HOLD` (go on with what sounds, or with silence), `NOTE_OFF`, or the
-onset of one of the 88 keys of a piano. Two arrays and a few numbers are all there is to a melody.
+A step holds one of 90 values: `NO_EVENT` (go on with what sounds, or with silence), `NOTE_OFF`, or
+the onset of one of the 88 keys of a piano. Two arrays and a few numbers are all there is to a melody.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from ae_toolkit import UsageError
 
-HOLD, NOTE_OFF, FIRST = 0, 1, 2  #: values of a step; `FIRST` is the lowest key
+NO_EVENT, NOTE_OFF, LOWEST_KEY = 0, 1, 2  #: values of a step; `LOWEST_KEY` is the lowest key
 MIN_PITCH, MAX_PITCH = 21, 108  #: MIDI numbers of the keys
-NUM_VALUES = FIRST + MAX_PITCH - MIN_PITCH + 1
+NUM_VALUES = LOWEST_KEY + MAX_PITCH - MIN_PITCH + 1
 STEPS_PER_QUARTER = 4
 
 Steps = NDArray[np.uint8]
@@ -44,16 +44,16 @@ class Meter(NamedTuple):
         return int(steps) if steps == int(steps) else 0
 
 
-COMMON = Meter(4, 4)
+COMMON_TIME = Meter(4, 4)
 
 #: The meters that models know, in the order of their class numbers.
-METERS = (COMMON, Meter(2, 4), Meter(3, 4), Meter(6, 8), Meter(9, 8))
-LONGEST_BAR = max(meter.steps for meter in METERS)
+KNOWN_METERS = (COMMON_TIME, Meter(2, 4), Meter(3, 4), Meter(6, 8), Meter(9, 8))
+LONGEST_BAR = max(meter.steps for meter in KNOWN_METERS)
 
 #: Meters that count as another: their bars are as long, or two of one make one of the other.
-ALIKE = {
-    **{meter: meter for meter in METERS},
-    **dict.fromkeys([Meter(2, 2), Meter(4, 2), Meter(8, 8), Meter(4, 8)], COMMON),
+METER_CLASSES = {
+    **{meter: meter for meter in KNOWN_METERS},
+    **dict.fromkeys([Meter(2, 2), Meter(4, 2), Meter(8, 8), Meter(4, 8)], COMMON_TIME),
     **dict.fromkeys([Meter(1, 2), Meter(1, 4), Meter(2, 8)], Meter(2, 4)),
     **dict.fromkeys([Meter(3, 2), Meter(6, 4)], Meter(3, 4)),
     **dict.fromkeys([Meter(3, 8), Meter(12, 8)], Meter(6, 8)),
@@ -62,7 +62,7 @@ ALIKE = {
 
 def meter_class(meter: Meter) -> int:
     """The class of a meter, for a model; one that is like no other is barred as 4/4."""
-    return METERS.index(ALIKE.get(meter, COMMON))
+    return KNOWN_METERS.index(METER_CLASSES.get(meter, COMMON_TIME))
 
 
 @dataclass(frozen=True, eq=False)  # of arrays there is no one truth: it equals itself only
@@ -82,7 +82,7 @@ class Melody:
 
     steps: Steps
     velocities: Steps
-    meter: Meter = COMMON
+    meter: Meter = COMMON_TIME
     tempo: float = 120.0
     key: int | None = None
     program: int = 0
@@ -98,12 +98,12 @@ class Melody:
 
     @property
     def num_notes(self) -> int:
-        return int((self.steps >= FIRST).sum())
+        return int((self.steps >= LOWEST_KEY).sum())
 
     @property
     def pitches(self) -> NDArray[np.int64]:
         """MIDI numbers of the notes, in order."""
-        return self.steps[self.steps >= FIRST].astype(np.int64) + MIN_PITCH - FIRST
+        return self.steps[self.steps >= LOWEST_KEY].astype(np.int64) + MIN_PITCH - LOWEST_KEY
 
     def bars(self, first: int, last: int) -> Melody:
         """Bars `first` to `last`, counted from 1, both included.
@@ -126,7 +126,7 @@ class Melody:
         if not semitones:
             return self
         steps = self.steps.copy()
-        sounding = steps >= FIRST
+        sounding = steps >= LOWEST_KEY
         steps[sounding] = to_values(self.pitches + semitones)
         return replace(self, steps=steps)
 
@@ -180,7 +180,7 @@ def to_values(pitches: NDArray[np.int64]) -> Steps:
     """MIDI numbers to values of steps; what no piano has moves by octaves until one has it."""
     low = np.maximum(-(-(MIN_PITCH - pitches) // 12), 0)
     high = np.maximum(-(-(pitches - MAX_PITCH) // 12), 0)
-    return (pitches + 12 * (low - high) - MIN_PITCH + FIRST).astype(np.uint8)
+    return (pitches + 12 * (low - high) - MIN_PITCH + LOWEST_KEY).astype(np.uint8)
 
 
 def write_steps(notes: Notes, length: int) -> tuple[Steps, Steps]:
@@ -194,30 +194,30 @@ def write_steps(notes: Notes, length: int) -> tuple[Steps, Steps]:
 
 def read_steps(steps: Steps, velocities: Steps | None = None, *, velocity: int = 80) -> Notes:
     """Steps `(T,)` to the notes that they hold; the last one ends with the steps at the latest."""
-    start = np.flatnonzero(steps >= FIRST)
-    events = np.append(np.flatnonzero(steps != HOLD), len(steps))
+    start = np.flatnonzero(steps >= LOWEST_KEY)
+    events = np.append(np.flatnonzero(steps != NO_EVENT), len(steps))
     end = events[np.searchsorted(events, start, side="right")]
     loud = np.full(len(start), velocity) if velocities is None else velocities[start].astype(int)
     loud[loud == 0] = velocity
-    return Notes(start, end, steps[start].astype(np.int64) + MIN_PITCH - FIRST, loud)
+    return Notes(start, end, steps[start].astype(np.int64) + MIN_PITCH - LOWEST_KEY, loud)
 
 
 def sounds_at_end(steps: Steps) -> bool:
     """Whether a note is still held when the steps end."""
-    events = steps[steps != HOLD]
-    return bool(len(events)) and int(events[-1]) >= FIRST
+    events = steps[steps != NO_EVENT]
+    return bool(len(events)) and int(events[-1]) >= LOWEST_KEY
 
 
-def tidy(steps: Steps) -> Steps:
+def canonical(steps: Steps) -> Steps:
     """The shortest way to write what sounds: no note-off where nothing does."""
-    events = np.flatnonzero(steps != HOLD)
+    events = np.flatnonzero(steps != NO_EVENT)
     values = steps[events]
     before = np.concatenate([[NOTE_OFF], values[:-1]])
     idle = events[(values == NOTE_OFF) & (before == NOTE_OFF)]
     if not len(idle):
         return steps
     steps = steps.copy()
-    steps[idle] = HOLD
+    steps[idle] = NO_EVENT
     return steps
 
 
@@ -226,7 +226,7 @@ def windows(melody: Melody, num_bars: int, *, hop: int) -> list[Steps]:
 
     The last piece is the one that reaches the melody's end.
     """
-    bar = METERS[meter_class(melody.meter)].steps
+    bar = KNOWN_METERS[meter_class(melody.meter)].steps
     size = num_bars * bar
     num = max(math.ceil((len(melody) - size) / (hop * bar)), 0) + 1
     whole = melody.padded((num - 1) * hop * bar + size)

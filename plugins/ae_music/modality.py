@@ -19,26 +19,26 @@ import torch
 from torch import Tensor
 
 from ae_music.grid import (
-    ALIKE,
-    COMMON,
-    FIRST,
-    HOLD,
+    COMMON_TIME,
+    KNOWN_METERS,
     LONGEST_BAR,
+    LOWEST_KEY,
     MAX_PITCH,
-    METERS,
+    METER_CLASSES,
     MIN_PITCH,
+    NO_EVENT,
     NOTE_OFF,
     NUM_VALUES,
     Melody,
     Meter,
+    canonical,
     meter_class,
-    tidy,
     windows,
 )
 from ae_music.midi.extract import melodies_of
 from ae_music.midi.score import MIDI_SUFFIXES, NOTATION_SUFFIXES, Score, read_score, score_of
 from ae_toolkit import Modality, UsageError
-from ae_toolkit.contracts import Example, Size, Step
+from ae_toolkit.contracts import Example, Size, StepContext
 from ae_toolkit.files import printable
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Melodies(Modality):
         self.bars, self.transpose, self.transposed = bars, transpose, transposed
         self.shape = (bars * LONGEST_BAR,)
         self.num_classes = NUM_VALUES
-        self.labels = {"meter": len(METERS)}
+        self.labels = {"meter": len(KNOWN_METERS)}
 
     # Files and objects.
 
@@ -131,19 +131,19 @@ class Melodies(Modality):
                 bars where the windows are as many as its own.
             labels: the meter, where there is nothing to be like.
         """
-        chosen = int((labels or {}).get("meter", meter_class(like.meter if like else COMMON)))
-        size = self.bars * METERS[chosen].steps
+        chosen = int((labels or {}).get("meter", meter_class(like.meter if like else COMMON_TIME)))
+        size = self.bars * KNOWN_METERS[chosen].steps
         values = torch.cat([part[:size] for part in parts]).byte().numpy()
-        steps = tidy(values)
+        steps = canonical(values)
         if like is None:
-            return Melody(steps, _loudness(steps, None), METERS[chosen])
+            return Melody(steps, _loudness(steps, None), KNOWN_METERS[chosen])
         if meter_class(like.meter) != chosen:
-            like = replace(like, meter=METERS[chosen])
+            like = replace(like, meter=KNOWN_METERS[chosen])
         made = replace(like, steps=steps, velocities=_loudness(steps, like))
         bar = like.meter.steps
         ends = len(like) if math.ceil(len(like) / size) == len(parts) else len(steps)
         made = made.padded(max(ends // bar, 1) * bar)
-        return made.transposed(-12 * octaves_off(like))
+        return made.transposed(-12 * octave_shift(like))
 
     def align(self, a: Any, b: Any) -> tuple[Melody, Melody]:
         """Bar by bar: where models know their meters as two, b's bar lines are drawn anew in a's.
@@ -157,22 +157,22 @@ class Melodies(Modality):
         return first, rebarred(second, first)
 
     def mask(self, labels: Mapping[str, Tensor], num: int) -> Tensor | None:
-        bars = torch.tensor([meter.steps for meter in METERS])
+        bars = torch.tensor([meter.steps for meter in KNOWN_METERS])
         meter = labels.get("meter", torch.zeros(num, dtype=torch.long)).cpu().long()
         return torch.arange(self.shape[0]) < self.bars * bars[meter][:, None]
 
     def fingerprints(self, y: Tensor) -> list[bytes]:
         """Windows are the same in whatever key."""
         values = y.numpy().astype(np.int16)
-        sounding = values >= FIRST
+        sounding = values >= LOWEST_KEY
         lowest = np.where(sounding, values, NUM_VALUES).min(1, keepdims=True)
-        relative = np.where(sounding, values - lowest + FIRST, values).astype(np.uint8)
+        relative = np.where(sounding, values - lowest + LOWEST_KEY, values).astype(np.uint8)
         return [row.tobytes() for row in relative]
 
     def prepare(self, y: Tensor) -> Tensor:
         return y.long()
 
-    def augment(self, y: Tensor, step: Step) -> Tensor:
+    def augment(self, y: Tensor, step: StepContext) -> Tensor:
         """Each window in a key of its own, as far as the keyboard reaches."""
         if not self.transpose:
             return y
@@ -181,10 +181,10 @@ class Melodies(Modality):
         noise = step.rand((y.shape[0], 2))
         by = ((2 * self.transpose + 1) * noise[:, :1]).floor().long() - self.transpose
         by = torch.where(noise[:, 1:] < share, by, 0)
-        sounding = y >= FIRST
+        sounding = y >= LOWEST_KEY
         low = torch.where(sounding, y, NUM_VALUES - 1).amin(1, keepdim=True)
-        high = torch.where(sounding, y, FIRST).amax(1, keepdim=True)
-        by = torch.maximum(torch.minimum(by, NUM_VALUES - 1 - high), FIRST - low)
+        high = torch.where(sounding, y, LOWEST_KEY).amax(1, keepdim=True)
+        by = torch.maximum(torch.minimum(by, NUM_VALUES - 1 - high), LOWEST_KEY - low)
         return torch.where(sounding, y + by, y)
 
     # Judging and looking.
@@ -204,10 +204,10 @@ class Melodies(Modality):
 
     def _examples(self, melody: Melody, *, hop: int, different: bool = False) -> list[Example]:
         labels = {"meter": meter_class(melody.meter)}
-        rows = windows(melody.transposed(12 * octaves_off(melody)), self.bars, hop=hop)
+        rows = windows(melody.transposed(12 * octave_shift(melody)), self.bars, hop=hop)
         if different:
             by_content = {row.tobytes(): row for row in rows}
-            idle = bytes([HOLD, NOTE_OFF])
+            idle = bytes([NO_EVENT, NOTE_OFF])
             rows = [row for content, row in by_content.items() if content.strip(idle)]
         return [Example(torch.from_numpy(row), labels, "") for row in rows]
 
@@ -232,7 +232,7 @@ def as_written(item: Any) -> Melody:
         return item
     if not any(instrument.notes for instrument in item.instruments):
         meters = [Meter(m.numerator, m.denominator) for m in item.time_signature_changes]
-        meter = next((meter for meter in meters if meter.steps), COMMON)
+        meter = next((meter for meter in meters if meter.steps), COMMON_TIME)
         silence = np.zeros(meter.steps, np.uint8)
         return Melody(silence, silence.copy(), meter)
     return _longest(replace(score_of(item), knows_bars=True))
@@ -256,7 +256,7 @@ def modality_of(model: Model) -> Melodies:
     return model.modality
 
 
-def octaves_off(melody: Melody) -> int:
+def octave_shift(melody: Melody) -> int:
     """By how many octaves a melody must rise for its median pitch to lie in the register.
 
     No farther than the keyboard reaches for every note of it.
@@ -276,7 +276,7 @@ def rebarred(melody: Melody, like: Melody) -> Melody:
     """A melody with the bar lines of another, if its own are of another kind; notes stay."""
     if meter_class(melody.meter) == meter_class(like.meter):
         return melody
-    meter = like.meter if like.meter in ALIKE else COMMON
+    meter = like.meter if like.meter in METER_CLASSES else COMMON_TIME
     bar = meter.steps
     return replace(melody, meter=meter).padded(bar * math.ceil(len(melody) / bar))
 
@@ -284,7 +284,7 @@ def rebarred(melody: Melody, like: Melody) -> Melody:
 def has_pickup(melody: Melody) -> bool:
     """Whether the first bar holds no more than an upbeat."""
     bar = melody.meter.steps
-    begins = np.flatnonzero(melody.steps >= FIRST)
+    begins = np.flatnonzero(melody.steps >= LOWEST_KEY)
     return melody.num_bars > 1 and len(begins) > 0 and int(begins[0]) >= bar / 2
 
 
@@ -296,7 +296,7 @@ def without_pickup(melody: Melody) -> Melody:
 def _loudness(steps: np.ndarray, like: Melody | None) -> np.ndarray:
     """Velocities: those of `like` where it has a note at the same step, else its usual one."""
     velocities = np.zeros(len(steps), np.uint8)
-    at = np.flatnonzero(steps >= FIRST)
+    at = np.flatnonzero(steps >= LOWEST_KEY)
     loud = like.velocities[like.velocities > 0] if like is not None else np.array([])
     velocities[at] = int(np.median(loud)) if len(loud) else 80
     if like is not None:

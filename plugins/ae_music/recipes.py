@@ -12,8 +12,8 @@ from ae_toolkit import Recipe
 
 #: Half of a training's first windows are in other keys; at its end nearly all are in their own, so
 #: that the prior learns those of the corpus.
-KEYS = {"transpose": 5, "transposed": [0.5, 0.05]}
-QUARTERS = {"name": "transformer", "width": 128, "layers": 2, "heads": 4, "patch": 4}
+KEY_AUGMENTATION = {"transpose": 5, "transposed": [0.5, 0.05]}
+QUARTER_ENCODER = {"name": "transformer", "width": 128, "layers": 2, "heads": 4, "patch": 4}
 
 
 def melody_2bar() -> Recipe:
@@ -22,12 +22,12 @@ def melody_2bar() -> Recipe:
         {
             "name": "melody-2bar",
             "data": {"name": "folk-tunes"},
-            "modality": {"name": "melody", "bars": 2, **KEYS},
+            "modality": {"name": "melody", "bars": 2, **KEY_AUGMENTATION},
             "condition": ["meter"],
-            "encoder": QUARTERS,
+            "encoder": QUARTER_ENCODER,
             "bottleneck": {"name": "gaussian", "z_dim": 8, "spatial": True},
             "prior": {"name": "autoregressive", "layers": 3, "hidden": 192},
-            "decoder": QUARTERS,
+            "decoder": QUARTER_ENCODER,
             "likelihood": {"name": "categorical"},
             "objective": {"name": "elbo", "beta": 0.3, "warmup": 0.2},
             "train": {"epochs": 16, "batch_size": 64, "lr": 2e-3, "clip": 50.0},

@@ -111,7 +111,7 @@ def measured(changes: Mapping[str, Any], name: str, device: str) -> dict[str, An
 
     from ae_toolkit import fit
     from ae_toolkit.recipe import named
-    from ae_toolkit.training.callbacks.profiler import RECORDED
+    from ae_toolkit.training.callbacks.profiler import RECORDED_STEPS
     from ae_toolkit.training.step import compiles_whole_steps
 
     on_card = device != "cpu"
@@ -127,8 +127,8 @@ def measured(changes: Mapping[str, Any], name: str, device: str) -> dict[str, An
     speeds = [row["examples_per_second"] for row in timings]
     speed = statistics.median(speeds[1:])  # the first stretch compiles and is recorded
     events = json.loads((run / "profile.json").read_text())["traceEvents"]
-    busy_ms = busy_us(events, COMPUTING[device]) / RECORDED / 1000
-    launches = sum(event.get("name") == "cudaGraphLaunch" for event in events) / RECORDED
+    busy_ms = busy_us(events, COMPUTING[device]) / RECORDED_STEPS / 1000
+    launches = sum(event.get("name") == "cudaGraphLaunch" for event in events) / RECORDED_STEPS
     row = {
         "losses": losses,
         "examples_per_s": speed,

@@ -15,8 +15,8 @@ import torch
 from ae_toolkit import Examples, RunError
 from ae_toolkit.data import batches, examples
 from ae_toolkit.data.batches import Batches
-from ae_toolkit.data.columns import Groups, Runs, Stored
-from ae_toolkit.data.examples import hold_out
+from ae_toolkit.data.columns import ArrayFile, GroupColumn, IndexRuns
+from ae_toolkit.data.examples import train_test_split
 from ae_toolkit.randomness import Source
 
 NUM, CPU = 1000, torch.device("cpu")
@@ -27,7 +27,7 @@ def stored(folder: Path, num: int = NUM) -> Examples:
     np.save(folder / "y.npy", np.arange(num * 6, dtype=np.int32).reshape(num, 2, 3))
     np.save(folder / "mask.npy", np.arange(num * 2).reshape(num, 2) % 3 > 0)
     np.save(folder / "kind.npy", np.arange(num))
-    y, mask, kind = (Stored(folder / f"{name}.npy") for name in ("y", "mask", "kind"))
+    y, mask, kind = (ArrayFile(folder / f"{name}.npy") for name in ("y", "mask", "kind"))
     return Examples(y, mask, {"kind": kind}, [f"file {i // 4}" for i in range(num)])
 
 
@@ -35,11 +35,11 @@ def stored(folder: Path, num: int = NUM) -> Examples:
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything is too large for memory."""
     row = 24 + 2 + 8
-    monkeypatch.setattr(examples, "COPIED", 0)
+    monkeypatch.setattr(examples, "MAX_COPY_BYTES", 0)
     monkeypatch.setattr(batches, "ON_DEVICE", 0)
-    monkeypatch.setattr(batches, "NUMBERS", 0)
-    monkeypatch.setattr(batches, "BLOCK", 7 * row)
-    monkeypatch.setattr(batches, "WINDOW", 130 * row)
+    monkeypatch.setattr(batches, "ROW_INDEX_BYTES", 0)
+    monkeypatch.setattr(batches, "BLOCK_BYTES", 7 * row)
+    monkeypatch.setattr(batches, "WINDOW_BYTES", 130 * row)
 
 
 def rows_of(made: Batches, numbers: range) -> list[list[int]]:
@@ -114,16 +114,16 @@ def test_views_of_views_read_what_copies_hold(
     tmp_path: Path, tiny: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     examples = stored(tmp_path)
-    mine, held = hold_out(examples, 0.3, seed=1)
-    inner, _ = hold_out(mine, 0.3, seed=2)
+    mine, held = train_test_split(examples, 0.3, seed=1)
+    inner, _ = train_test_split(mine, 0.3, seed=2)
     picked = inner.select([5, 3, 3, 200]).select(np.array([False, True, True, True]))
     assert all(part.rows is not None for part in (mine, held, inner, picked))
     assert not set(mine.groups) & set(held.groups)
     assert len(mine) + len(held) == NUM and 0 < len(inner) < len(mine)
     views = [mine, held, inner, picked, examples.select([])]
-    monkeypatch.setattr("ae_toolkit.data.examples.COPIED", 1 << 30)
-    mine, held = hold_out(examples, 0.3, seed=1)
-    inner, _ = hold_out(mine, 0.3, seed=2)
+    monkeypatch.setattr("ae_toolkit.data.examples.MAX_COPY_BYTES", 1 << 30)
+    mine, held = train_test_split(examples, 0.3, seed=1)
+    inner, _ = train_test_split(mine, 0.3, seed=2)
     copies = [mine, held, inner, inner.select([3, 3, 200]), examples.select([])]
     for view, copy in zip(views, copies, strict=True):
         assert copy.rows is None
@@ -160,28 +160,28 @@ def test_digest_notices_another_size_kind_and_content(tmp_path: Path) -> None:
 
 
 def test_groups_and_their_names() -> None:
-    groups = Groups(np.array([3, 0, 0, 2]), ["ä", "", "b" * 70, "c"])
+    groups = GroupColumn(np.array([3, 0, 0, 2]), ["ä", "", "b" * 70, "c"])
     assert groups == ["c", "ä", "ä", "b" * 70] and groups[1] == "ä" and groups[2:] == groups[2:4]
     assert groups != ["c"] and groups.present().tolist() == [True, False, True, True]
-    assert Groups.of([*groups]) == groups and "'c'" in repr(groups)
+    assert GroupColumn.of([*groups]) == groups and "'c'" in repr(groups)
 
 
 def test_rows_of_several_files(tmp_path: Path) -> None:
     rows = np.arange(60).reshape(20, 3)
     for name, some in (("a", rows[:7]), ("b", rows[7:8]), ("c", rows[8:])):
         np.save(tmp_path / f"{name}.npy", some)
-    stored = Stored(*(tmp_path / f"{name}.npy" for name in "abc"))
+    stored = ArrayFile(*(tmp_path / f"{name}.npy" for name in "abc"))
     assert len(stored) == 20 and stored.shape == (20, 3)
     for index in ([19, 0, 7, 7, 6, 8], [3], [], [*range(20)]):
-        assert np.array_equal(stored.take(np.array(index, np.int64)), rows[index])
+        assert np.array_equal(stored.gather_rows(np.array(index, np.int64)), rows[index])
 
 
 def test_runs_of_any_rows() -> None:
     rows = np.array([4, 5, 6, 9, 2, 3, 3, 0, 1])
-    runs = Runs([rows[:2], rows[2:2], rows[2:]])
+    runs = IndexRuns([rows[:2], rows[2:2], rows[2:]])
     assert len(runs) == 9 and runs.at(np.arange(9)).tolist() == rows.tolist()
     assert runs.at(np.array([8, 0, 3])).tolist() == [1, 4, 9]
-    assert len(Runs([])) == 0
+    assert len(IndexRuns([])) == 0
 
 
 @pytest.mark.parametrize("how", ["cut", "removed", "emptied"])
@@ -215,19 +215,19 @@ from ae_toolkit import Examples
 from ae_toolkit.data import batches
 from ae_toolkit.data import examples
 from ae_toolkit.data.batches import Batches
-from ae_toolkit.data.columns import Stored
-from ae_toolkit.data.examples import hold_out
+from ae_toolkit.data.columns import ArrayFile
+from ae_toolkit.data.examples import train_test_split
 
-examples.COPIED, batches.ON_DEVICE, batches.WINDOW = 1 << 20, 1 << 20, 8 << 20
+examples.MAX_COPY_BYTES, batches.ON_DEVICE, batches.WINDOW_BYTES = 1 << 20, 1 << 20, 8 << 20
 
 def used(of):
     lines = open("/proc/self/status").read().splitlines()
     return next(int(line.split()[1]) / 1e3 for line in lines if line.startswith(of))
 
 def go_through(path):
-    y = Stored(path)
+    y = ArrayFile(path)
     every = Examples(y, None, {"kind": torch.zeros(len(y))}, [str(i // 10) for i in range(len(y))])
-    mine, held = hold_out(every, 0.1, seed=0)
+    mine, held = train_test_split(every, 0.1, seed=0)
     num, device = len(mine) // 128, torch.device("cpu")
     with Batches.of(mine, batch_size=128, batches=num, seed=0, device=device) as made:
         total = sum(int(made.at(i).y[0, 0]) for i in range(num))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ae_toolkit.data import examples, folder, store
-from ae_toolkit.data.folder import find_files, part_of, read_corpus
+from ae_toolkit.data.folder import find_files, read_folder, split_of
 from ae_toolkit.testing.contracts import Tensors
 
 
@@ -40,7 +40,7 @@ def test_files_are_sorted_folder_by_folder(tmp_path: Path) -> None:
 def test_what_changed_is_read_anew(change: str, tmp_path: Path) -> None:
     for i in range(3):
         write(tmp_path / f"{i}.npy", i)
-    first = read_corpus([tmp_path], Tensors(shape=(3, 2)))
+    first = read_folder([tmp_path], Tensors(shape=(3, 2)))
     path, shape = tmp_path / "1.npy", (3, 2)
     before = path.stat()
     if change == "size":
@@ -59,7 +59,7 @@ def test_what_changed_is_read_anew(change: str, tmp_path: Path) -> None:
         shape = (3, 2, 1)
         for i in range(3):
             np.save(tmp_path / f"{i}.npy", np.full(shape, i))
-    again = read_corpus([tmp_path], Tensors(shape=shape))
+    again = read_folder([tmp_path], Tensors(shape=shape))
     assert first.is_new and again.is_new == (change != "none")
     if change == "content":
         assert 7 in again.examples.y
@@ -72,11 +72,11 @@ def test_names_of_skipped_files_do_not_steer_the_terminal(
     (tmp_path / "\x1b[2J\nwhole.npy").write_text("no array")
     for i in range(12):
         (tmp_path / f"z{i}.npy").write_text("no array")
-    assert len(read_corpus([tmp_path], Tensors(shape=(3, 2))).skipped) == 13
+    assert len(read_folder([tmp_path], Tensors(shape=(3, 2))).skipped) == 13
     said = capfd.readouterr().err
     assert r"  \x1b[2J\nwhole.npy: is not a .npy file" in said and "\x1b" not in said
     assert "skipped 13 of 14 files" in said and "… and 3 more" in said
-    read_corpus([tmp_path], Tensors(shape=(3, 2)), report=False)
+    read_folder([tmp_path], Tensors(shape=(3, 2)), report=False)
     assert not capfd.readouterr().err
 
 
@@ -85,13 +85,13 @@ def test_large_split_is_compared_in_pieces(tmp_path: Path, monkeypatch: pytest.M
         same = i >= 60  # as others, and as each other
         np.save(tmp_path / f"{i}.npy", np.full((3, 2), 29 if same else i, np.int16))
     modality = Tensors(shape=(3, 2))
-    whole = read_corpus([tmp_path], modality).examples
-    copies = [part_of(whole, modality, split) for split in ("train", "test")]
-    monkeypatch.setattr(store, "COPIED", 0)
+    whole = read_folder([tmp_path], modality).examples
+    copies = [split_of(whole, modality, split) for split in ("train", "test")]
+    monkeypatch.setattr(store, "MAX_COPY_BYTES", 0)
     monkeypatch.setattr(folder, "COMPARED_BYTES", 50)
-    monkeypatch.setattr(examples, "COPIED", 0)
-    lazy = read_corpus([tmp_path], modality).examples
-    views = [part_of(lazy, modality, split) for split in ("train", "test")]
+    monkeypatch.setattr(examples, "MAX_COPY_BYTES", 0)
+    lazy = read_folder([tmp_path], modality).examples
+    views = [split_of(lazy, modality, split) for split in ("train", "test")]
     for view, copy in zip(views, copies, strict=True):
         assert view.rows is not None and copy.rows is None
         assert torch.equal(view.y, copy.y) and view.groups == copy.groups

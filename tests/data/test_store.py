@@ -22,8 +22,8 @@ from conftest import Site
 
 from ae_toolkit import RunError, console
 from ae_toolkit.data import shards, store
-from ae_toolkit.data.columns import Stored
-from ae_toolkit.data.folder import Corpus, read_corpus
+from ae_toolkit.data.columns import ArrayFile
+from ae_toolkit.data.folder import FolderDataset, read_folder
 from ae_toolkit.files import seal
 from ae_toolkit.modality import Modality
 from ae_toolkit.registry import modalities
@@ -123,7 +123,7 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "SHARD_BYTES", 300)
 
 
-def same(a: Corpus, b: Corpus) -> None:
+def same(a: FolderDataset, b: FolderDataset) -> None:
     assert a.skipped == b.skipped and a.examples.groups == b.examples.groups
     one, other = a.examples, b.examples
     assert one.y.dtype == other.y.dtype and torch.equal(one.y, other.y)
@@ -152,8 +152,8 @@ def test_many_processes_read_what_one_reads(
     found = []
     for num in (1, 3):
         anew(monkeypatch, tmp_path / f"cache {num}")
-        found.append(read_corpus([folder], lines(), group=group, processes=num))
-        assert read_corpus([folder], lines(), group=group).skipped == found[-1].skipped
+        found.append(read_folder([folder], lines(), group=group, processes=num))
+        assert read_folder([folder], lines(), group=group).skipped == found[-1].skipped
     same(*found)
     first = found[0]
     names = sorted((p.relative_to(folder) for p in folder.rglob("*.lines")), key=lambda p: p.parts)
@@ -183,7 +183,7 @@ def test_a_crash_or_hang_skips_its_file(num: int, lines, site, tmp_path: Path, m
         "last": "crash",
     }
     folder = folder_of(tmp_path, texts, num=num)
-    found = read_corpus([folder], lines())
+    found = read_folder([folder], lines())
     assert found.skipped == [
         ("!crash.lines", "the process that read it crashed (SIGSEGV)"),
         ("!hang.lines", "the process that read it hung for 1 seconds"),
@@ -191,19 +191,19 @@ def test_a_crash_or_hang_skips_its_file(num: int, lines, site, tmp_path: Path, m
         ("last.lines", "the process that read it crashed (SIGSEGV)"),
     ]
     assert len(found.examples) == 1 + sum(i % 4 for i in range(num))
-    assert read_corpus([folder], lines()).skipped == found.skipped
+    assert read_folder([folder], lines()).skipped == found.skipped
     if num == 1:
         anew(monkeypatch, tmp_path / "a folder of crashes only")
         (folder / "killed.lines").unlink()
         with pytest.raises(RunError, match=r"none of 5 files could be read, the process that read"):
-            read_corpus([folder], lines())
+            read_folder([folder], lines())
 
 
 @pytest.mark.slow
 def test_other_systems_begin_processes_anew(lines, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(store, "CONTEXT", get_context("spawn"))
+    monkeypatch.setattr(store, "PROCESS_CONTEXT", get_context("spawn"))
     monkeypatch.setattr(shards, "SHARD_FILES", 30)
-    found = read_corpus([folder_of(tmp_path, {"0/!": "crash"})], lines(), processes=1)
+    found = read_folder([folder_of(tmp_path, {"0/!": "crash"})], lines(), processes=1)
     assert found.skipped == [("0/!.lines", "the process that read it crashed (SIGSEGV)")]
     assert len(found.examples) == sum(i % 4 for i in range(30))
 
@@ -214,21 +214,21 @@ def test_a_data_type_that_cannot_be_imported(
 ) -> None:
     """As it is written in a notebook: a copy of this process knows it, another one does not."""
     anew(monkeypatch, tmp_path / "cache")
-    monkeypatch.setattr(store, "CONTEXT", get_context(start))
+    monkeypatch.setattr(store, "PROCESS_CONTEXT", get_context(start))
 
     class Here(lines):  # type: ignore[misc,valid-type]
         pass
 
     Here.__module__ = "__main__"
-    found = read_corpus([folder_of(tmp_path, {})], Here(), processes=2)
+    found = read_folder([folder_of(tmp_path, {})], Here(), processes=2)
     assert len(found.examples) == sum(i % 4 for i in range(30))
 
 
 def test_processes_that_cannot_import_it_leave_it(lines, site, tmp_path: Path, monkeypatch) -> None:
     """The module was changed on the disk in a way that another process cannot import."""
-    monkeypatch.setattr(store, "CONTEXT", get_context("spawn"))
+    monkeypatch.setattr(store, "PROCESS_CONTEXT", get_context("spawn"))
     (site.folder / "lines_module.py").write_text("raise RuntimeError('not twice')")
-    found = read_corpus([folder_of(tmp_path, {})], lines(), processes=1)
+    found = read_folder([folder_of(tmp_path, {})], lines(), processes=1)
     assert len(found.examples) == sum(i % 4 for i in range(30))
 
 
@@ -240,10 +240,10 @@ def test_killed_reading_goes_on(lines, site, tmp_path: Path, monkeypatch) -> Non
     script = tmp_path / "script.py"
     script.write_text(
         "import sys; from pathlib import Path; from lines_module import Lines\n"
-        "from ae_toolkit.data import shards; from ae_toolkit.data.folder import read_corpus\n"
+        "from ae_toolkit.data import shards; from ae_toolkit.data.folder import read_folder\n"
         "from ae_toolkit.registry import modalities; modalities.register('lines')(Lines)\n"
         "shards.SHARD_FILES, shards.SHARD_BYTES = 4, 100\n"
-        f"read_corpus([Path({str(folder)!r})], Lines(delay=0.05), processes=2)\n"
+        f"read_folder([Path({str(folder)!r})], Lines(delay=0.05), processes=2)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(site.folder)}
 
@@ -263,22 +263,22 @@ def test_killed_reading_goes_on(lines, site, tmp_path: Path, monkeypatch) -> Non
         said = process.communicate(timeout=60)[1]
         assert ("files were read before: going on from there" in said) == (seen > 0)
     assert process.returncode == 0, said
-    mine = read_corpus([folder], lines(delay=0.05))
+    mine = read_folder([folder], lines(delay=0.05))
     assert mine.folder and mine.folder.is_relative_to(tmp_path / "cache") and not mine.is_new
     assert not [*mine.folder.glob(".*")], "what was half-written was left"
     anew(monkeypatch, tmp_path / "another")
-    same(mine, read_corpus([folder], lines(delay=0.05), processes=1))
+    same(mine, read_folder([folder], lines(delay=0.05), processes=1))
 
 
 def test_nobody_reads_on_for_a_process_that_was_killed(lines, site, tmp_path: Path) -> None:
     (site.folder / "slow.py").write_text(
         "import os, sys, time; from pathlib import Path; from lines_module import Lines\n"
-        "from ae_toolkit.data.folder import read_corpus\n"
+        "from ae_toolkit.data.folder import read_folder\n"
         "class Slow(Lines):\n"
         "    def read(self, path):\n"
         f"        Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid()))\n"
         "        time.sleep(0.2); yield [1, 2, 3]\n"
-        f"read_corpus([Path({str(folder_of(tmp_path, {}, num=90))!r})], Slow(), processes=1)\n"
+        f"read_folder([Path({str(folder_of(tmp_path, {}, num=90))!r})], Slow(), processes=1)\n"
     )
     process = subprocess.Popen(
         [sys.executable, site.folder / "slow.py"], env={**os.environ, "XDG_CACHE_HOME": "/nowhere"}
@@ -310,13 +310,13 @@ def test_a_cache_that_was_damaged_is_made_anew(
 ) -> None:
     anew(monkeypatch, tmp_path / "cache")
     folder = folder_of(tmp_path, BAD)
-    whole = read_corpus([folder], lines(), processes=1)
+    whole = read_folder([folder], lines(), processes=1)
     assert whole.folder
     path = max(whole.folder.glob(f"*/{name}.*"), key=lambda path: path.stat().st_size)
     content = path.read_bytes()
     flip(path, len(content) - 2 if path.suffix == ".json" else -1)
     damaged = path.read_bytes()
-    same(whole, read_corpus([folder], lines(), processes=1))
+    same(whole, read_folder([folder], lines(), processes=1))
     assert path.read_bytes() not in (damaged, b"")
 
 
@@ -327,7 +327,7 @@ def test_a_shard_that_is_not_whole_is_read_anew(
     """And only that one."""
     anew(monkeypatch, tmp_path / "cache")
     folder = folder_of(tmp_path, BAD)
-    whole = read_corpus([folder], lines(), processes=1)
+    whole = read_folder([folder], lines(), processes=1)
     assert whole.folder
     shard = sorted(whole.folder.glob("0*"))[2]
     about = shard / "shard.json"
@@ -345,7 +345,7 @@ def test_a_shard_that_is_not_whole_is_read_anew(
         first, stop = map(int, shard.name.split("-"))
         shard.rename(shard.with_name(f"{first - 1:09d}-{stop - 1:09d}"))
     capfd.readouterr()
-    same(whole, read_corpus([folder], lines(), processes=1))
+    same(whole, read_folder([folder], lines(), processes=1))
     num = len([*folder.rglob("*.lines")])
     said = re.search(rf"(\d+) of {num} files were read before", capfd.readouterr().err)
     assert said and int(said[1]) >= num - 4
@@ -355,18 +355,18 @@ def test_a_damaged_shard_of_a_large_cache_is_noticed_when_it_is_used(
     lines, tmp_path: Path, monkeypatch
 ) -> None:
     anew(monkeypatch, tmp_path / "cache")
-    monkeypatch.setattr(store, "COPIED", 0)
+    monkeypatch.setattr(store, "MAX_COPY_BYTES", 0)
     folder = folder_of(tmp_path, {})
-    whole = read_corpus([folder], lines(), processes=1)
+    whole = read_folder([folder], lines(), processes=1)
     assert whole.folder
     y = whole.examples.at(range(len(whole.examples))).y
     flip(sorted(whole.folder.glob("*/y.npy"))[-1], -1)
-    damaged = read_corpus([folder], lines(), processes=1).examples
+    damaged = read_folder([folder], lines(), processes=1).examples
     assert torch.equal(damaged.at(range(3)).y, y[:3])
     for _ in range(2):
         with pytest.raises(RunError, match=r"y.npy: is damaged or was cut .* is made anew"):
             damaged.at(range(len(y) - 2, len(y)))
-    again = read_corpus([folder], lines(), processes=1).examples
+    again = read_folder([folder], lines(), processes=1).examples
     assert torch.equal(again.at(range(len(y))).y, y)
 
 
@@ -380,7 +380,7 @@ def test_a_cache_that_goes_away_in_use_is_one_sentence(lines, tmp_path: Path, mo
     anew(monkeypatch, tmp_path / "cache")
     monkeypatch.setattr(store, "_fill", harmed)
     with pytest.raises(RunError, match="was removed or damaged while it was in use: run it again"):
-        read_corpus([folder_of(tmp_path, {})], lines(), processes=1)
+        read_folder([folder_of(tmp_path, {})], lines(), processes=1)
 
 
 def test_where_no_other_process_can_begin_this_one_goes_on(
@@ -396,7 +396,7 @@ def test_where_no_other_process_can_begin_this_one_goes_on(
         begin(self, *arguments)
 
     monkeypatch.setattr(store._Process, "__init__", once)
-    found = read_corpus([folder], lines())
+    found = read_folder([folder], lines())
     assert found.skipped == [("0/000.lines", "the process that read it crashed (exit code 3)")]
     assert len(found.examples) == sum(i % 4 for i in range(30))
 
@@ -405,16 +405,16 @@ def test_a_defect_in_reading_is_said(lines, tmp_path: Path, monkeypatch) -> None
     anew(monkeypatch, tmp_path / "cache")
     monkeypatch.setattr(shards._Rows, "save", lambda self, folder: [][1])
     with pytest.raises(RunError, match="IndexError: list index out of range"):
-        read_corpus([folder_of(tmp_path, {})], lines())
+        read_folder([folder_of(tmp_path, {})], lines())
 
 
 def test_one_process_waits_for_another(lines, tmp_path: Path, monkeypatch, capfd) -> None:
     anew(monkeypatch, tmp_path / "cache")
     folder = folder_of(tmp_path, {}, num=10)
-    found: list[Corpus] = []
+    found: list[FolderDataset] = []
     both = [
         threading.Thread(
-            target=lambda: found.append(read_corpus([folder], lines(delay=0.1), processes=1))
+            target=lambda: found.append(read_folder([folder], lines(delay=0.1), processes=1))
         )
         for _ in range(2)
     ]
@@ -432,7 +432,7 @@ def test_tensors_of_several_kinds_are_refused(lines, tmp_path: Path) -> None:
     folder = folder_of(tmp_path, {})
     for num in (1, 2):
         with pytest.raises(RunError, match="must make tensors of one dtype, with the same labels"):
-            read_corpus([folder], lines_module.Kinds(), processes=num)
+            read_folder([folder], lines_module.Kinds(), processes=num)
 
 
 def test_full_disk_is_one_sentence(lines, tmp_path: Path, monkeypatch) -> None:
@@ -443,17 +443,17 @@ def test_full_disk_is_one_sentence(lines, tmp_path: Path, monkeypatch) -> None:
 
     monkeypatch.setattr(shards.np, "save", full)
     with pytest.raises(RunError, match="cannot be written, No space left on device"):
-        read_corpus([folder_of(tmp_path, {})], lines(), processes=1)
+        read_folder([folder_of(tmp_path, {})], lines(), processes=1)
 
 
 def test_cache_that_cannot_be_written(lines, tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "plain").write_text("")
     anew(monkeypatch, tmp_path / "plain")
-    found = read_corpus([folder_of(tmp_path, {})], lines())
+    found = read_folder([folder_of(tmp_path, {})], lines())
     assert found.folder is None and found.examples.y.sum() > 0
-    monkeypatch.setattr(store, "COPIED", 0)
-    found = read_corpus([tmp_path / "files"], lines())
-    assert isinstance(found.examples.columns.y, Stored) and found.examples.y.sum() > 0
+    monkeypatch.setattr(store, "MAX_COPY_BYTES", 0)
+    found = read_folder([tmp_path / "files"], lines())
+    assert isinstance(found.examples.columns.y, ArrayFile) and found.examples.y.sum() > 0
 
 
 def test_names_that_are_no_text(lines, tmp_path: Path) -> None:
@@ -463,7 +463,7 @@ def test_names_that_are_no_text(lines, tmp_path: Path) -> None:
         (folder / odd).write_text("1 2 3")
     except OSError:
         pytest.skip("this file system has no such names")
-    assert odd in [*read_corpus([folder], lines(), processes=2).examples.groups]
+    assert odd in [*read_folder([folder], lines(), processes=2).examples.groups]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="copies no processes")

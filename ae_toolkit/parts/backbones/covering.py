@@ -35,7 +35,7 @@ class Overlap(NamedTuple):
         return cls(slice(seen), slice(padding, padding + seen))
 
 
-class CoveringConv2d(nn.Conv2d):
+class FullKernelConv2d(nn.Conv2d):
     """A convolution that is a matrix product wherever its output has one position."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -62,8 +62,8 @@ class CoveringConv2d(nn.Conv2d):
         return (rows, columns) if rows and columns else None
 
 
-def let_cover(model: nn.Module) -> None:
-    """Makes a `CoveringConv2d` of every `Conv2d` in a model; its state stays as it is."""
+def use_full_kernel(model: nn.Module) -> None:
+    """Makes a `FullKernelConv2d` of every `Conv2d` in a model; its state stays as it is."""
     for module in model.modules():
         if type(module) is nn.Conv2d:
-            module.__class__ = CoveringConv2d
+            module.__class__ = FullKernelConv2d

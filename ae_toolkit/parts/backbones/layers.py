@@ -10,11 +10,11 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ae_toolkit.contracts import Shape, Step
+from ae_toolkit.contracts import Shape, StepContext
 
 ActivationName = Literal["relu", "silu", "gelu", "elu", "tanh"]
 
-_ACTIVATIONS: dict[str, type[nn.Module]] = {
+_ACTIVATION_LAYERS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
     "silu": nn.SiLU,
     "gelu": nn.GELU,
@@ -31,7 +31,13 @@ class FeedForward(nn.Module, ABC):
         """Codes `(N, *z_shapes[i])` and conditions `(N, cond_dim)` to `(N, P, *shape)`."""
 
     def forward(
-        self, z: tuple[Tensor, ...], c: Tensor, mask: Tensor | None, *, target: Tensor, step: Step
+        self,
+        z: tuple[Tensor, ...],
+        c: Tensor,
+        mask: Tensor | None,
+        *,
+        target: Tensor,
+        step: StepContext,
     ) -> Tensor:
         return self.params(z, c, mask)
 
@@ -47,7 +53,7 @@ class FeedForward(nn.Module, ABC):
 
 
 def make_activation(name: ActivationName) -> nn.Module:
-    return _ACTIVATIONS[name]()
+    return _ACTIVATION_LAYERS[name]()
 
 
 def group_norm(channels: int) -> nn.GroupNorm:

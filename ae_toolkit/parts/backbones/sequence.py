@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ae_toolkit.contracts import Shape, Step, flatten
+from ae_toolkit.contracts import Shape, StepContext, flatten
 from ae_toolkit.randomness import draw_classes
 
 
@@ -139,7 +139,13 @@ class Autoregressive(nn.Module, ABC):
         """The value `(N,)` before position `at` to its parameters `(N, P)` and a new state."""
 
     def forward(
-        self, z: tuple[Tensor, ...], c: Tensor, mask: Tensor | None, *, target: Tensor, step: Step
+        self,
+        z: tuple[Tensor, ...],
+        c: Tensor,
+        mask: Tensor | None,
+        *,
+        target: Tensor,
+        step: StepContext,
     ) -> Tensor:
         if self.training and self.scheduled_sampling:
             with torch.no_grad():

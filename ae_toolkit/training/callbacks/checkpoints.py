@@ -45,5 +45,5 @@ class Checkpoints(Callback):
                 folder = run / "checkpoints" / checkpoint.step_name(training.step)
                 checkpoint.save(folder, weights, config, state=state)
                 training.is_saved = True
-                directory.tidy(run, keep=self.keep)
+                directory.remove_old_checkpoints(run, keep=self.keep)
         training.saved_at = time.perf_counter()

@@ -17,9 +17,13 @@ from ae_toolkit.console import log
 from ae_toolkit.contracts import Callback, Terms
 from ae_toolkit.randomness import Source
 
-NATS = 0.01  #: a dimension that carries less carries nothing
-MOST = 0.8  #: share of such dimensions that is worth a word; some are so in every good model
-EARLY = 0.25  #: share of a training in which nothing is said: codes die and come to life again
+MIN_ACTIVE_NATS = 0.01  #: a dimension that carries less carries nothing
+MAX_INACTIVE_SHARE = (
+    0.8  #: share of such dimensions that is worth a word; some are so in every good model
+)
+SILENT_SHARE = (
+    0.25  #: share of a training in which nothing is said: codes die and come to life again
+)
 
 
 class CollapseWarning(Callback):
@@ -50,12 +54,12 @@ class CollapseWarning(Callback):
             distortion: in the mean.
             progress: share of the training that is done.
         """
-        num, empty = len(rates), sum(rate < NATS for rate in rates)
-        kind = "all" if empty == num else "most" if empty > MOST * num else ""
-        if not (rates and kind) or kind in self.said or progress < EARLY:
+        num, empty = len(rates), sum(rate < MIN_ACTIVE_NATS for rate in rates)
+        kind = "all" if empty == num else "most" if empty > MAX_INACTIVE_SHARE * num else ""
+        if not (rates and kind) or kind in self.said or progress < SILENT_SHARE:
             return ""
         now, full = (
-            charge(self.objective, num, distortion=distortion, progress=moment)
+            rate_weight(self.objective, num, distortion=distortion, progress=moment)
             for moment in (progress, 1.0)
         )
         if not bool(((full > 0) & (now > 0.95 * full)).all()):
@@ -68,17 +72,17 @@ class CollapseWarning(Callback):
         cure = " or ".join([*known, "a weaker decoder"])
         if kind == "most":
             return (
-                f"most of the code is idle: {empty} of its {num} numbers carry less than {NATS} "
-                f"nats; a smaller bottleneck.z_dim would do, or try {cure}"
+                f"most of the code is idle: {empty} of its {num} numbers carry less than "
+                f"{MIN_ACTIVE_NATS} nats; a smaller bottleneck.z_dim would do, or try {cure}"
             )
         carries = f"each of its {num} numbers carries" if num > 1 else "it carries"
         return (
-            f"the code has collapsed: {carries} less than {NATS} nats, and the decoder does "
-            f"without; try {cure}"
+            f"the code has collapsed: {carries} less than {MIN_ACTIVE_NATS} nats, and the decoder "
+            f"does without; try {cure}"
         )
 
 
-def charge(objective: Any, num: int, *, distortion: float, progress: float) -> Tensor:
+def rate_weight(objective: Any, num: int, *, distortion: float, progress: float) -> Tensor:
     """By how much the loss of an example rises with the first nat of each dimension, `(num,)`."""
     k = objective.num_samples
     step = Source(0, "charge").step(0, progress=progress)

@@ -36,7 +36,7 @@ class Figures(Callback):
         if model := training.ema_model():
             examples = setup.held_out if len(setup.held_out) else setup.examples
             with training.retries.surviving("figures"):
-                draw(model, setup.modality, examples, figure_path(training))
+                draw_figure(model, setup.modality, examples, figure_path(training))
 
 
 def figure_path(training: Training) -> Path:
@@ -45,7 +45,7 @@ def figure_path(training: Training) -> Path:
 
 
 @torch.no_grad()
-def draw(model: Autoencoder, modality: Modality, examples: Examples, path: Path) -> None:
+def draw_figure(model: Autoencoder, modality: Modality, examples: Examples, path: Path) -> None:
     """Writes a figure of originals, reconstructions and samples.
 
     Raises:

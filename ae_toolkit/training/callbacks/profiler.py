@@ -16,12 +16,12 @@ from ae_toolkit.errors import RunError
 from ae_toolkit.files import replacing
 from ae_toolkit.training.state import Training
 
-PASSED = 10  #: steps before anything is recorded: compilation and first touches
-WARM = 3  #: steps that warm the recorder itself up
-RECORDED = 10  #: steps
-SHOWN = 8  #: operators in the table
+SKIPPED_STEPS = 10  #: steps before anything is recorded: compilation and first touches
+WARMUP_STEPS = 3  #: steps that warm the recorder itself up
+RECORDED_STEPS = 10  #: steps
+MAX_TABLE_ROWS = 8  #: operators in the table
 
-TRACE = "profile.json"
+TRACE_FILE = "profile.json"
 
 
 class Profiler(Callback):
@@ -34,7 +34,7 @@ class Profiler(Callback):
     def on_start(self, training: Training) -> None:
         if not training.is_main_process:
             return
-        device, path = training.setup.device, training.run / TRACE
+        device, path = training.setup.device, training.run / TRACE_FILE
         kinds = {ProfilerActivity.CPU}
         if device.type == "cuda":
             kinds.add(ProfilerActivity.CUDA)
@@ -42,7 +42,7 @@ class Profiler(Callback):
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
         def keep(recorder: profile) -> None:
-            if self.passed <= PASSED + WARM:
+            if self.passed <= SKIPPED_STEPS + WARMUP_STEPS:
                 return
             self.is_done = True
             try:
@@ -50,9 +50,10 @@ class Profiler(Callback):
                     recorder.export_chrome_trace(str(temporary))
             except RunError as error:
                 log(f"--profile: {error}")
-            log(f"{path}: {table(recorder, device, num_steps=self.passed - PASSED - WARM)}")
+            num_steps = self.passed - SKIPPED_STEPS - WARMUP_STEPS
+            log(f"{path}: {table(recorder, device, num_steps=num_steps)}")
 
-        when = schedule(wait=PASSED, warmup=WARM, active=RECORDED, repeat=1)
+        when = schedule(wait=SKIPPED_STEPS, warmup=WARMUP_STEPS, active=RECORDED_STEPS, repeat=1)
         self.recorder = profile(
             activities=kinds, schedule=when, on_trace_ready=keep, acc_events=True
         )
@@ -71,7 +72,7 @@ class Profiler(Callback):
             return
         self.recorder.stop()
         if not self.is_done:
-            few = PASSED + WARM
+            few = SKIPPED_STEPS + WARMUP_STEPS
             log(f"--profile: nothing was recorded, the training has {few} steps or fewer")
 
 
@@ -84,7 +85,7 @@ def table(recorder: profile, device: torch.device, *, num_steps: int) -> str:
     where = "CPU" if device.type == "cpu" else "GPU"
     head = f"{total / num_steps / 1000:.2f} ms of {where} time a step, in the mean of {num_steps}"
     lines = []
-    for spent, count, name in rows[:SHOWN]:
+    for spent, count, name in rows[:MAX_TABLE_ROWS]:
         each = f"{spent / num_steps / 1000:9.3f} ms {count / num_steps:6.1f}x"
         lines.append(f"  {spent / total:6.1%} {each}  {name}")
     return "\n".join([head, *lines])

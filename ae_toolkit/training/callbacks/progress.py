@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from ae_toolkit.console import Bar
 from ae_toolkit.contracts import Callback
 from ae_toolkit.training.state import Training
-from ae_toolkit.training.step import TERMS
+from ae_toolkit.training.step import TERM_NAMES
 
 
 class Progress(Callback):
@@ -48,10 +48,12 @@ class Progress(Callback):
 
 
 def terms_in_words(row: Iterable[float]) -> str:
-    """Returns a row of `TERMS` for people: the loss, and its parts where it has several."""
+    """Returns a row of `TERM_NAMES` for people: the loss, and its parts where it has several."""
     loss, *others = (f"{value:.2f}" if abs(value) >= 10 else f"{value:.3g}" for value in row)
     parts = [
-        f"{name} {value}" for name, value in zip(TERMS[1:], others, strict=True) if float(value)
+        f"{name} {value}"
+        for name, value in zip(TERM_NAMES[1:], others, strict=True)
+        if float(value)
     ]
     return f"{loss} ({', '.join(parts)})" if len(parts) > 1 else loss
 

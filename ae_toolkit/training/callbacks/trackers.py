@@ -79,7 +79,8 @@ class Trackers(Callback):
             except Exception as error:  # a network, a full disk, a stranger's code
                 del self.open[name]
                 log(
-                    f"{name} fails and is told nothing more of this training: {describe_error(error)}"
+                    f"{name} fails and is told nothing more of this training: "
+                    f"{describe_error(error)}"
                 )
 
 

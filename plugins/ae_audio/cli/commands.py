@@ -35,7 +35,7 @@ from ae_toolkit.files import announce
 if TYPE_CHECKING:
     from ae_audio.dsp.sound import Sound
 
-SOUND = click.Path(path_type=Path, readable=False)  #: what cannot be read is said when it is
+SOUND_PATH = click.Path(path_type=Path, readable=False)  #: what cannot be read is said when it is
 
 
 @click.group()
@@ -51,7 +51,7 @@ def audio() -> None:
 
 
 @audio.command()
-@click.argument("sounds", nargs=-1, required=True, type=SOUND)
+@click.argument("sounds", nargs=-1, required=True, type=SOUND_PATH)
 @model_option("note-timbre")
 @out_each_options("reconstructed")
 @json_option
@@ -99,8 +99,8 @@ def reconstruct(
 
 
 @audio.command()
-@click.argument("a", type=SOUND)
-@click.argument("b", type=SOUND)
+@click.argument("a", type=SOUND_PATH)
+@click.argument("b", type=SOUND_PATH)
 @model_option("note-timbre")
 @out_options("morph.wav")
 @click.option("--steps", default=5, show_default=True, type=click.IntRange(2, 200),
@@ -220,9 +220,9 @@ def sample(
 @click.argument("model")
 @click.argument("melody", type=click.Path(path_type=Path))
 @out_option("song.wav", "Sound to write (.wav, .flac or .ogg).")
-@click.option("--from", "a", default="flute", show_default=True, type=SOUND,
+@click.option("--from", "a", default="flute", show_default=True, type=SOUND_PATH,
               help="A note in the one timbre.")  # fmt: skip
-@click.option("--to", "b", default="guitar", show_default=True, type=SOUND,
+@click.option("--to", "b", default="guitar", show_default=True, type=SOUND_PATH,
               help="A note in the other.")  # fmt: skip
 @click.option("--mix", default=0.5, show_default=True, type=FiniteRange(0, 1),
               help="Where between the two: 0 is the one, 1 the other.")  # fmt: skip
@@ -258,7 +258,7 @@ def play_with(
 
 
 @audio.command()
-@click.argument("sounds", nargs=-1, required=True, type=SOUND)
+@click.argument("sounds", nargs=-1, required=True, type=SOUND_PATH)
 @model_option("note-denoise")
 @out_each_options("clean")
 @device_option
@@ -295,7 +295,7 @@ def denoise(
 
 
 @audio.command()
-@click.argument("sounds", nargs=-1, required=True, type=SOUND)
+@click.argument("sounds", nargs=-1, required=True, type=SOUND_PATH)
 @out_option("spectrograms.png", "Picture to write (.png, .svg or .pdf).")
 def figure(sounds: tuple[Path, ...], out: Path) -> None:
     """Draw the spectrograms of SOUNDS side by side.
@@ -333,14 +333,14 @@ def evaluate(
     Example:
       ae audio evaluate --model note-timbre --limit 200 --json
     """
-    from ae_audio.latent.evaluate import WORDS, measure
+    from ae_audio.latent.evaluate import MEASURE_WORDS, measure
 
     loaded = load_timbres(model, device)
     report = measure(loaded, data=data, limit=limit, seed=seed, progress=not as_json)
     if as_json:
         print_json({"model": model, **report})
         return
-    for key, words in WORDS.items():
+    for key, words in MEASURE_WORDS.items():
         if key in report:
             click.echo(f"{words:64} {report[key]:.4g}")
 
@@ -349,10 +349,10 @@ def _heard(sound: Sound) -> Sound:
     """What a model takes of a sound: its first second from the onset."""
     from ae_audio.dsp import spectrum
     from ae_audio.dsp.sound import Sound
-    from ae_audio.modality import note_of
+    from ae_audio.modality import align_note
 
-    samples = note_of(sound).samples[: spectrum.num_samples(spectrum.NUM_FRAMES)]
-    return Sound(samples, spectrum.RATE, sound.name)
+    samples = align_note(sound).samples[: spectrum.num_samples(spectrum.NUM_FRAMES)]
+    return Sound(samples, spectrum.SAMPLE_RATE, sound.name)
 
 
 def _titled(sound: Sound, name: str) -> Sound:
@@ -364,9 +364,9 @@ def _titled(sound: Sound, name: str) -> Sound:
 def _compare(original: Sound, made: Sound) -> dict[str, float | str]:
     from ae_audio.dsp.pitch import pitch_name
     from ae_audio.latent.evaluate import distance_of
-    from ae_audio.modality import note_of
+    from ae_audio.modality import align_note
 
-    one, other = note_of(original), note_of(made)
+    one, other = align_note(original), align_note(made)
     cents = 100 * (other.pitch - one.pitch) + other.cents - one.cents
     return {
         "pitch": pitch_name(one.pitch),

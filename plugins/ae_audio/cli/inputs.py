@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ae_audio import SUFFIXES
+from ae_audio import SOUND_SUFFIXES
 from ae_toolkit import UsageError
 from ae_toolkit.cli.options import (
     FIGURE_ENDINGS,
@@ -51,7 +51,7 @@ def out_each_options(default: str) -> Callable[[Command], Command]:
 
 def check_endings(out: Path | None, png: Path | None) -> None:
     """Refuses names of other formats early, before any work is done."""
-    need_ending(out, SUFFIXES)
+    need_ending(out, SOUND_SUFFIXES)
     need_ending(png, FIGURE_ENDINGS)
 
 
@@ -125,8 +125,8 @@ class Sounds:
         A sound that was named twice counts once.
 
         Raises:
-            UsageError: `out` is not what it should be, names another format, or has a file in it that
-                nobody asked to replace.
+            UsageError: `out` is not what it should be, names another format, or has a file in it
+                that nobody asked to replace.
         """
         if out is None:
             out = Path(default if self.many else f"{default}.wav")
@@ -135,7 +135,7 @@ class Sounds:
         if not self.many:
             self.place_of = {self.files[0]: out}
             return
-        if out.suffix.lower() in SUFFIXES or out.is_file():
+        if out.suffix.lower() in SOUND_SUFFIXES or out.is_file():
             raise UsageError(f"{out}: of several sounds, -o is the folder for the results")
         if png:
             raise UsageError(f"{png}: --png draws one sound; draw several with 'ae audio figure'")
@@ -173,11 +173,11 @@ def open_sound(path: Path) -> Sound:
 def open_note(path: Path) -> Sound:
     """Reads a sound as `open_sound` does, and says where it has no pitch."""
     from ae_audio.dsp.pitch import pitch_name
-    from ae_audio.modality import note_of
+    from ae_audio.modality import align_note
     from ae_toolkit.console import log
 
     sound = open_sound(path)
-    note = note_of(sound)
+    note = align_note(sound)
     if note.clarity < MIN_CLARITY:
         log(f"{path}: no clear pitch is heard in it; it is taken for {pitch_name(note.pitch)}")
     return sound

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ae_audio.dsp.spectrum import RATE
+from ae_audio.dsp.spectrum import SAMPLE_RATE
 from ae_toolkit import UsageError
 
 MIN_HERTZ, MAX_HERTZ = 30.0, 2500.0  #: hertz
@@ -41,18 +41,18 @@ class Pitch(NamedTuple):
 
 
 def find_pitch(samples: Tensor) -> Tensor:
-    """The pitch of samples `(B, N)` at `RATE`, `(B,)` as MIDI numbers with fractions."""
-    return hear_pitch(samples).number
+    """The pitch of samples `(B, N)` at `SAMPLE_RATE`, `(B,)` as MIDI numbers with fractions."""
+    return detect_pitch(samples).number
 
 
-def hear_pitch(samples: Tensor) -> Pitch:
-    """The pitch of samples `(B, N)` at `RATE`, and how clearly they have one.
+def detect_pitch(samples: Tensor) -> Pitch:
+    """The pitch of samples `(B, N)` at `SAMPLE_RATE`, and how clearly they have one.
 
     A median over windows, each counting for its energy and for how periodic it is.
     """
     num = samples.shape[1]
-    longest = int(RATE / MIN_HERTZ) + 2
-    shortest = int(RATE / MAX_HERTZ)
+    longest = int(SAMPLE_RATE / MIN_HERTZ) + 2
+    shortest = int(SAMPLE_RATE / MAX_HERTZ)
     missing = WINDOW_SAMPLES + longest - num
     if missing > 0:
         samples = torch.nn.functional.pad(samples, (0, missing))
@@ -66,7 +66,7 @@ def hear_pitch(samples: Tensor) -> Pitch:
     lag = torch.where(good.any(-1), first, deepest) + shortest
     before, here, after = (dips.gather(-1, (lag + o)[..., None])[..., 0] for o in (-1, 0, 1))
     shift = (before - after) / (2 * (before - 2 * here + after).clamp_min(1e-9))
-    hertz = RATE / (lag + shift.clamp(-0.5, 0.5))
+    hertz = SAMPLE_RATE / (lag + shift.clamp(-0.5, 0.5))
     energy = windows[..., :WINDOW_SAMPLES].square().sum(-1)
     periodic = (1 - here).clamp(0, 1)
     number = _weighted_median(69 + 12 * torch.log2(hertz / 440), energy * periodic.square())
@@ -127,7 +127,7 @@ def _refined(samples: Tensor, pitch: Tensor) -> Tensor:
     cents = cents[cents.abs().argsort(stable=True)]  # of equals, the nearest
     numbers = torch.arange(1, NUM_HARMONICS + 1, device=samples.device)
     hertz = hertz_of(pitch[:, None] + cents / 100)[..., None] * numbers  # b cents harmonics
-    bins = (hertz * (FINE_SAMPLES / RATE)).round().long()
+    bins = (hertz * (FINE_SAMPLES / SAMPLE_RATE)).round().long()
     inside = bins < levels.shape[1]
     found = levels.gather(1, bins.clamp_max(levels.shape[1] - 1).flatten(1)).reshape(bins.shape)
     found = torch.where(inside, found, -torch.inf)

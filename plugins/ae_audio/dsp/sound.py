@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 from torchaudio.functional import resample
 
-from ae_audio import SUFFIXES
+from ae_audio import SOUND_SUFFIXES
 from ae_toolkit import RunError, UsageError
 from ae_toolkit.cli.options import need_ending
-from ae_toolkit.files import SIGNATURE, check_input
+from ae_toolkit.files import RESULT_SIGNATURE, check_input
 
-SUBTYPES = {".wav": "PCM_16", ".flac": "PCM_16", ".ogg": "VORBIS"}
+SOUND_SUBTYPES = {".wav": "PCM_16", ".flac": "PCM_16", ".ogg": "VORBIS"}
 HIGHEST_RATES = {".flac": 192_000, ".ogg": 192_000}  #: samples a second that a format can hold
 BLOCK_FRAMES = 1 << 16  #: read or written at once; the encoder of Ogg takes few at a time
 
@@ -101,8 +101,10 @@ def read_sound(path: Path | str) -> Sound:
     """
     path = Path(path)
     check_input(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"{path}: sounds are read from files that end in {', '.join(SUFFIXES)}")
+    if path.suffix.lower() not in SOUND_SUFFIXES:
+        raise UsageError(
+            f"{path}: sounds are read from files that end in {', '.join(SOUND_SUFFIXES)}"
+        )
     try:
         with path.open("rb") as opened, soundfile.SoundFile(opened) as file:
             _check_header(file, where=f"{path}: ")
@@ -147,7 +149,7 @@ def write_sounds(sounds: Sequence[Sound], path: Path | str) -> None:
         UsageError: the name ends in none of the endings that are written.
     """
     path = Path(path)
-    need_ending(path, SUFFIXES)
+    need_ending(path, SOUND_SUFFIXES)
     rate = min(sounds[0].rate, HIGHEST_RATES.get(path.suffix.lower(), MAX_RATE))
     gap = torch.zeros(int(GAP_SECONDS * rate))
     pieces = [piece for sound in sounds for piece in (sound.at(rate).samples, gap)][:-1]
@@ -155,8 +157,8 @@ def write_sounds(sounds: Sequence[Sound], path: Path | str) -> None:
     samples = samples / max(float(samples.abs().max()), 1.0)
     ending, encoded = path.suffix.lower(), BytesIO()
     format = ending[1:].upper()
-    with soundfile.SoundFile(encoded, "w", rate, 1, SUBTYPES[ending], format=format) as file:
-        file.software = SIGNATURE
+    with soundfile.SoundFile(encoded, "w", rate, 1, SOUND_SUBTYPES[ending], format=format) as file:
+        file.software = RESULT_SIGNATURE
         for block in samples.split(BLOCK_FRAMES):
             file.write(block.numpy())
     path.write_bytes(encoded.getbuffer())

@@ -16,7 +16,7 @@ import math
 import torch
 from torch import Tensor
 
-RATE = 16_000
+SAMPLE_RATE = 16_000
 WINDOW_SAMPLES = 1024
 HOP_SAMPLES = 256
 NUM_BINS = WINDOW_SAMPLES // 2
@@ -32,14 +32,14 @@ def num_samples(num_frames: int) -> int:
     return (num_frames - 1) * HOP_SAMPLES
 
 
-def fitted(samples: Tensor, num_frames: int = NUM_FRAMES) -> Tensor:
+def fit_length(samples: Tensor, num_frames: int = NUM_FRAMES) -> Tensor:
     """Samples `(N,)`, cut off or followed by silence, to so many frames' length."""
     length = num_samples(num_frames)
     return torch.nn.functional.pad(samples, (0, max(length - len(samples), 0)))[:length]
 
 
 def analyse(samples: Tensor) -> Tensor:
-    """Samples `(B, N)` at `RATE` to levels `(B, T, F)` in [0, 1], 1 the loudest bin, 0 nothing."""
+    """Samples `(B, N)` at `SAMPLE_RATE` to levels `(B, T, F)` in [0, 1], 1 the loudest bin."""
     magnitudes = transform(samples).abs()[:, 1:]
     loudest = magnitudes.amax((1, 2), keepdim=True).clamp_min(1e-9)
     decibels = 20 * torch.log10((magnitudes / loudest).clamp_min(1e-9))
@@ -128,7 +128,7 @@ def log_spectral_distance(a: Tensor, b: Tensor) -> Tensor:
 def centroid(levels: Tensor) -> Tensor:
     """The spectral centroid `(B,)` in hertz of levels `(B, T, F)`, weighted by magnitude."""
     magnitudes = magnitudes_of(levels).sum(2)
-    hertz = torch.arange(magnitudes.shape[1], device=levels.device) * (RATE / WINDOW_SAMPLES)
+    hertz = torch.arange(magnitudes.shape[1], device=levels.device) * (SAMPLE_RATE / WINDOW_SAMPLES)
     return (magnitudes * hertz).sum(1) / magnitudes.sum(1).clamp_min(1e-9)
 
 

@@ -22,7 +22,7 @@ from ae_audio.dsp import spectrum
 from ae_audio.dsp.pitch import find_pitch
 from ae_audio.dsp.sound import Sound
 from ae_audio.latent.morph import evenly_bright
-from ae_audio.modality import note_of
+from ae_audio.modality import align_note
 from ae_toolkit import Examples, Model
 from ae_toolkit.console import track
 from ae_toolkit.data.examples import from_option, load_data
@@ -34,7 +34,7 @@ NUM_PAIRS = 500
 CENTROID_TOLERANCE = 0.01  #: share by which a step may turn back: a fifth of what is heard
 
 #: What is reported, in words. Distances are in decibels.
-WORDS = {
+MEASURE_WORDS = {
     "pitch_kept": "pitch within 50 cents of the original's, both as YIN hears them",
     "pitch_kept_floor": "– by analysis and synthesis alone",
     "lsd": "log-spectral distance, dB",
@@ -78,7 +78,7 @@ def measure(
         progress: show bars.
 
     Returns:
-        The keys of `WORDS`, and what was measured on.
+        The keys of `MEASURE_WORDS`, and what was measured on.
     """
     recipe = model.recipe
     if data is not None:
@@ -218,7 +218,7 @@ def speed(model: Model, *, num: int = 200) -> float:
     levels = model.decode_tensor(codes, {"pitch": 69})[:, 0].clamp(0, 1)
     for start in range(0, num, CHUNK_NOTES):
         spectrum.synthesise(levels[start : start + CHUNK_NOTES])
-    sound = num * spectrum.num_samples(spectrum.NUM_FRAMES) / spectrum.RATE
+    sound = num * spectrum.num_samples(spectrum.NUM_FRAMES) / spectrum.SAMPLE_RATE
     return sound / (time.perf_counter() - began)
 
 
@@ -234,7 +234,7 @@ def centroid_of(sound: Sound) -> float:
 
 def levels_of(sound: Sound) -> Tensor:
     """The levels `(1, T, F)` of a note from its onset."""
-    return spectrum.analyse(spectrum.fitted(note_of(sound).samples)[None])
+    return spectrum.analyse(spectrum.fit_length(align_note(sound).samples)[None])
 
 
 def evenly(notes: Examples, limit: int | None) -> Examples:

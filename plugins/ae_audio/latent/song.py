@@ -86,20 +86,20 @@ def sing(model: Model, tones: Sequence[Tone], code: Tensor) -> Sound:
     levels = model.decode_tensor(code.expand(len(pitches), -1), labels)[:, 0].clamp(0, 1)
     spectra = dict(zip(pitches, levels, strict=True))
     end = max(tone.end for tone in tones)
-    song = torch.zeros(round((end + RELEASE_SECONDS + 0.1) * spectrum.RATE))
+    song = torch.zeros(round((end + RELEASE_SECONDS + 0.1) * spectrum.SAMPLE_RATE))
     known: dict[tuple[int, int], Tensor] = {}
     for tone in track(tones, "singing", unit="notes"):
         sung = min(max(tone.end - tone.start, MIN_NOTE_SECONDS), MAX_NOTE_SECONDS)
         seconds = sung + RELEASE_SECONDS
-        frames = int(seconds * spectrum.RATE / spectrum.HOP_SAMPLES) + 2
+        frames = int(seconds * spectrum.SAMPLE_RATE / spectrum.HOP_SAMPLES) + 2
         key = within(tone.pitch), frames
         if key not in known:
             held = spectrum.stretch(spectra[key[0]][None], frames)
             known[key] = _ended(spectrum.synthesise(held)[0], seconds)
-        start = round(tone.start * spectrum.RATE)
+        start = round(tone.start * spectrum.SAMPLE_RATE)
         note = known[key][: len(song) - start]
         song[start : start + len(note)] += tone.loudness * note
-    return Sound(song, spectrum.RATE).scaled(TARGET_PEAK)
+    return Sound(song, spectrum.SAMPLE_RATE).scaled(TARGET_PEAK)
 
 
 def within(pitch: int) -> int:
@@ -118,6 +118,6 @@ def moved(tones: Sequence[Tone]) -> int:
 
 def _ended(samples: Tensor, seconds: float) -> Tensor:
     """Samples `(N,)` that die away over the last moment of so many seconds."""
-    samples = samples[: round(seconds * spectrum.RATE)]
-    fade = min(round(RELEASE_SECONDS * spectrum.RATE), len(samples))
+    samples = samples[: round(seconds * spectrum.SAMPLE_RATE)]
+    fade = min(round(RELEASE_SECONDS * spectrum.SAMPLE_RATE), len(samples))
     return torch.cat([samples[:-fade], samples[-fade:] * torch.linspace(1, 0, fade).square()])

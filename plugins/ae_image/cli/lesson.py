@@ -23,12 +23,12 @@ from PIL import Image as Pictures
 from torch import Tensor
 
 from ae_image.cli.inputs import data_of, load_image_model
-from ae_image.figures import STYLE, grid_figure, rows_figure, scatter_figure
+from ae_image.figures import PLOT_STYLE, grid_figure, rows_figure, scatter_figure
 from ae_image.pixels import Picture
 from ae_toolkit import Examples, Model, RunError
 from ae_toolkit.console import Bar
 from ae_toolkit.data.examples import Split
-from ae_toolkit.figures import DPI
+from ae_toolkit.figures import FIGURE_DPI
 from ae_toolkit.inference import latent
 from ae_toolkit.inference.evaluate import neighbour_accuracy, principal_axes
 
@@ -409,7 +409,7 @@ def write_page(lesson: Lesson, *, progress: bool = True) -> str:
         f"Made by running the models that ship with ae-toolkit on {len(lesson.y):,} test digits "
         f"({lesson.test.groups[0].partition('/')[0]} split), seed {lesson.seed}."
     )
-    return PAGE.format(about=about, body="\n".join(parts))
+    return PAGE_TEMPLATE.format(about=about, body="\n".join(parts))
 
 
 def section(number: int, chapter: Chapter) -> str:
@@ -429,12 +429,12 @@ def section(number: int, chapter: Chapter) -> str:
 
 def embedded(figure: Figure) -> str:
     buffer = io.BytesIO()
-    with rc_context(STYLE):
-        figure.savefig(buffer, dpi=DPI, bbox_inches="tight", pad_inches=0.04)
+    with rc_context(PLOT_STYLE):
+        figure.savefig(buffer, dpi=FIGURE_DPI, bbox_inches="tight", pad_inches=0.04)
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-PAGE = """<!doctype html>
+PAGE_TEMPLATE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">

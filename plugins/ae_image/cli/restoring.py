@@ -97,7 +97,7 @@ def reconstruct(
     """
     loaded = load_image_model(model, device)
 
-    from ae_image.digits import BICUBIC, NO_INK, decibels, in_frame
+    from ae_image.digits import BICUBIC_FILTER, NO_INK, decibels, in_frame
     from ae_image.figures import rows_figure, save_figure
     from ae_image.pixels import flatten
     from ae_toolkit.data.folder import list_files, read_each
@@ -134,7 +134,7 @@ def reconstruct(
     made = loaded.reconstruct(originals, condition)
     errors = psnr(originals, made, loaded)
     whole = [
-        decibels(mine, framed.put_back(y) if framed else y.resize(mine.size, BICUBIC))
+        decibels(mine, framed.put_back(y) if framed else y.resize(mine.size, BICUBIC_FILTER))
         for mine, framed, y in zip(given, prepared, made, strict=True)
     ]
 
@@ -332,7 +332,7 @@ def _restored(model: Model, picture: Picture, invert: Any) -> tuple[Picture, boo
     Where it does not, and whether it is dark on light was guessed, a small one is tried both ways.
     """
     from ae_image.digits import is_dark_on_light, is_explained, restore
-    from ae_toolkit.inference.tiling import PIECE
+    from ae_toolkit.inference.tiling import TILE_SIZE
 
     def attempt(way: Any) -> tuple[Picture, bool]:
         explained: list[bool] = []
@@ -348,7 +348,7 @@ def _restored(model: Model, picture: Picture, invert: Any) -> tuple[Picture, boo
         return attempt(invert)
     ways = ["yes", "no"] if is_dark_on_light(picture) else ["no", "yes"]
     first = attempt(ways[0])
-    if first[1] or max(picture.size) > PIECE:
+    if first[1] or max(picture.size) > TILE_SIZE:
         return first
     second = attempt(ways[1])
     return second if second[1] else first

@@ -48,8 +48,8 @@ if TYPE_CHECKING:
     from ae_music.grid import Melody
     from ae_music.midi.score import Track
 
-MELODY = click.Path(path_type=Path, readable=False)  #: what cannot be read is said when it is
-DEVIATIONS = FiniteRange(-10, 10)  #: standard deviations; of more, nothing is left of a melody
+MELODY_PATH = click.Path(path_type=Path, readable=False)  #: what cannot be read is said when it is
+DEVIATION_RANGE = FiniteRange(-10, 10)  #: standard deviations; of more, nothing is left of a melody
 MAX_DRAWN = 40  #: melodies in one picture
 
 
@@ -235,7 +235,7 @@ def sample(
 
 
 @music.command()
-@click.argument("files", nargs=-1, required=True, type=MELODY)
+@click.argument("files", nargs=-1, required=True, type=MELODY_PATH)
 @model_option("melody-2bar")
 @midi_option("variations.mid", many=True)
 @click.option("-n", "--num", default=4, show_default=True, type=click.IntRange(1, 1000),
@@ -296,18 +296,20 @@ def vary(
 
 
 @music.command()
-@click.argument("files", nargs=-1, required=True, type=MELODY)
+@click.argument("files", nargs=-1, required=True, type=MELODY_PATH)
 @model_option("melody-2bar")
 @midi_option("shifted.mid", many=True)
-@click.option("--density", type=DEVIATIONS, help="More notes, or with a negative number fewer.")
-@click.option("--diatonic", type=DEVIATIONS, help="More of the notes in one scale.")
-@click.option("--interval", type=DEVIATIONS, help="Larger steps between notes.")
-@click.option("--pitch-range", type=DEVIATIONS, help="From lower to higher notes.")
 @click.option(
-    "--syncopation", type=DEVIATIONS, help="More notes off the beat, eighths and sixteenths."
+    "--density", type=DEVIATION_RANGE, help="More notes, or with a negative number fewer."
 )
-@click.option("--syncopation-8th", type=DEVIATIONS, help="More off-beat eighths.")
-@click.option("--syncopation-16th", type=DEVIATIONS, help="More off-beat sixteenths.")
+@click.option("--diatonic", type=DEVIATION_RANGE, help="More of the notes in one scale.")
+@click.option("--interval", type=DEVIATION_RANGE, help="Larger steps between notes.")
+@click.option("--pitch-range", type=DEVIATION_RANGE, help="From lower to higher notes.")
+@click.option(
+    "--syncopation", type=DEVIATION_RANGE, help="More notes off the beat, eighths and sixteenths."
+)
+@click.option("--syncopation-8th", type=DEVIATION_RANGE, help="More off-beat eighths.")
+@click.option("--syncopation-16th", type=DEVIATION_RANGE, help="More off-beat sixteenths.")
 @melody_options(num_files=1)
 @json_option
 @device_option
@@ -380,7 +382,7 @@ def shift(
 
 
 @music.command()
-@click.argument("files", nargs=-1, required=True, type=MELODY)
+@click.argument("files", nargs=-1, required=True, type=MELODY_PATH)
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path),
               help="Sound file to write: .wav, .flac or .ogg; of several FILES, the "
                    "folder.")  # fmt: skip
@@ -419,7 +421,7 @@ def render(files: tuple[Path, ...], out: Path, soundfont: Path | None) -> None:
 
 
 @music.command()
-@click.argument("files", nargs=-1, type=MELODY)
+@click.argument("files", nargs=-1, type=MELODY_PATH)
 @click.option("--track", help="Which track is the melody: its number, its name, or 'all'.")
 @json_option
 def info(files: tuple[Path, ...], track: str | None, as_json: bool) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 
 import pretty_midi
 
-from ae_music.grid import ALIKE, METERS, meter_class
+from ae_music.grid import KNOWN_METERS, METER_CLASSES, meter_class
 from ae_music.midi.choose import choose_track
 from ae_music.midi.extract import melodies_of
 from ae_music.midi.score import read_score
 from ae_music.midi.timing import describe_timing, timing_of
-from ae_music.modality import has_pickup, octaves_off
+from ae_music.modality import has_pickup, octave_shift
 
 
 def describe(path: Path, *, track: str | None = None) -> dict[str, Any]:
@@ -46,15 +46,15 @@ def describe(path: Path, *, track: str | None = None) -> dict[str, Any]:
             {
                 "bars": f"{before + 1}:{before + melody.num_bars}",
                 "meter": str(melody.meter),
-                "model_meter": str(METERS[meter_class(melody.meter)]),
-                "known": melody.meter in ALIKE,
+                "model_meter": str(KNOWN_METERS[meter_class(melody.meter)]),
+                "known": melody.meter in METER_CLASSES,
                 "tempo": round(melody.tempo, 2),
                 "key": None
                 if melody.key is None
                 else pretty_midi.key_number_to_key_name(melody.key),
                 "pickup": has_pickup(melody),
                 "notes": melody.num_notes,
-                "octaves": octaves_off(melody),
+                "octaves": octave_shift(melody),
                 "opening": " ".join(_note(pitch) for pitch in melody.pitches[:8]),
             }
         )

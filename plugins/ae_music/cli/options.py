@@ -66,16 +66,16 @@ def parse_meter(text: str) -> Meter:
     Raises:
         UsageError: models know no such meter.
     """
-    from ae_music.grid import ALIKE, METERS, Meter
+    from ae_music.grid import KNOWN_METERS, METER_CLASSES, Meter
 
     numerator, _, denominator = text.partition("/")
     if numerator.isdecimal() and denominator.isdecimal():
         meter = Meter(int(numerator), int(denominator))
-        if meter in METERS:
+        if meter in KNOWN_METERS:
             return meter
-        if meter in ALIKE and meter.steps == ALIKE[meter].steps:
-            return ALIKE[meter]
-    raise UsageError(f"--meter {text!r}: choose from {', '.join(map(str, METERS))}")
+        if meter in METER_CLASSES and meter.steps == METER_CLASSES[meter].steps:
+            return METER_CLASSES[meter]
+    raise UsageError(f"--meter {text!r}: choose from {', '.join(map(str, KNOWN_METERS))}")
 
 
 def is_many(files: Sequence[Path]) -> bool:

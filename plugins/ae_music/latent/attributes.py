@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ae_music.grid import FIRST, METERS, MIN_PITCH
+from ae_music.grid import KNOWN_METERS, LOWEST_KEY, MIN_PITCH
 from ae_music.modality import modality_of
 from ae_toolkit import RunError, UsageError
 from ae_toolkit.console import track
@@ -45,12 +45,12 @@ TRIED_LENGTHS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 
 def density(steps: Rows, lengths: NDArray[np.int64], beats: NDArray[np.int64]) -> Column:
     """Notes per step."""
-    return (steps >= FIRST).sum(1) / lengths
+    return (steps >= LOWEST_KEY).sum(1) / lengths
 
 
 def diatonic(steps: Rows, lengths: NDArray[np.int64], beats: NDArray[np.int64]) -> Column:
     """The share of notes in the major scale that holds most of them; 1 without notes."""
-    classes = np.stack([(steps % 12 == k) & (steps >= FIRST) for k in range(12)], 1).sum(2)
+    classes = np.stack([(steps % 12 == k) & (steps >= LOWEST_KEY) for k in range(12)], 1).sum(2)
     scales = np.stack([classes[:, (np.array(MAJOR_SCALE) + k) % 12].sum(1) for k in range(12)])
     total = classes.sum(1)
     return np.where(total > 0, scales.max(0) / np.maximum(total, 1), 1.0)
@@ -58,19 +58,19 @@ def diatonic(steps: Rows, lengths: NDArray[np.int64], beats: NDArray[np.int64]) 
 
 def interval(steps: Rows, lengths: NDArray[np.int64], beats: NDArray[np.int64]) -> Column:
     """The mean interval between notes in succession, in semitones."""
-    return np.array([_mean(np.abs(np.diff(row[row >= FIRST].astype(int)))) for row in steps])
+    return np.array([_mean(np.abs(np.diff(row[row >= LOWEST_KEY].astype(int)))) for row in steps])
 
 
 def pitch_range(steps: Rows, lengths: NDArray[np.int64], beats: NDArray[np.int64]) -> Column:
     """From the lowest note to the highest, in semitones."""
-    low = np.where(steps >= FIRST, steps, 255).min(1).astype(int)
+    low = np.where(steps >= LOWEST_KEY, steps, 255).min(1).astype(int)
     high = steps.max(1).astype(int)
-    return np.where(high >= FIRST, high - low, 0).astype(float)
+    return np.where(high >= LOWEST_KEY, high - low, 0).astype(float)
 
 
 def syncopation_16th(steps: Rows, lengths: NDArray[np.int64], beats: NDArray[np.int64]) -> Column:
     """The share of notes on an off-beat sixteenth with none on the sixteenth before."""
-    begins = steps >= FIRST
+    begins = steps >= LOWEST_KEY
     place = np.arange(steps.shape[1])
     off = begins & (place % 2 == 1) & ~_before(begins, 1)
     return off.sum(1) / np.maximum(begins.sum(1), 1)
@@ -78,14 +78,14 @@ def syncopation_16th(steps: Rows, lengths: NDArray[np.int64], beats: NDArray[np.
 
 def syncopation_8th(steps: Rows, lengths: NDArray[np.int64], beats: NDArray[np.int64]) -> Column:
     """The share of notes on an off-beat eighth with none on the sixteenth or eighth before."""
-    begins = steps >= FIRST
+    begins = steps >= LOWEST_KEY
     place = np.arange(steps.shape[1])
     off_beat = (place % 2 == 0) & (place % beats[:, None] != 0)
     off = begins & off_beat & ~_before(begins, 1) & ~_before(begins, 2)
     return off.sum(1) / np.maximum(begins.sum(1), 1)
 
 
-ATTRIBUTES: dict[str, Callable[[Rows, NDArray[np.int64], NDArray[np.int64]], Column]] = {
+ATTRIBUTE_MEASURES: dict[str, Callable[[Rows, NDArray[np.int64], NDArray[np.int64]], Column]] = {
     "density": density,
     "diatonic": diatonic,
     "interval": interval,
@@ -100,7 +100,7 @@ def measure(
     meters: NDArray[np.int64],
     *,
     bars: int,
-    names: Iterable[str] = ATTRIBUTES,
+    names: Iterable[str] = ATTRIBUTE_MEASURES,
     most: int | None = None,
 ) -> dict[str, Column]:
     """Attributes of windows, `(B,)` each.
@@ -112,13 +112,13 @@ def measure(
         names: of the attributes.
         most: steps in all, of windows that follow each other; what lies beyond is not counted.
     """
-    lengths = bars * np.array([meter.steps for meter in METERS])[meters]
+    lengths = bars * np.array([meter.steps for meter in KNOWN_METERS])[meters]
     if most is not None:
         lengths = np.minimum(lengths, most - np.append(0, lengths.cumsum()[:-1]))
-    compound = np.array([meter.denominator == 8 for meter in METERS])[meters]
+    compound = np.array([meter.denominator == 8 for meter in KNOWN_METERS])[meters]
     real = np.where(np.arange(steps.shape[1]) < lengths[:, None], steps, 0).astype(np.uint8)
     beats = np.where(compound, 6, 4)
-    return {name: ATTRIBUTES[name](real, lengths, beats) for name in names}
+    return {name: ATTRIBUTE_MEASURES[name](real, lengths, beats) for name in names}
 
 
 def directions(model: Model) -> Directions:
@@ -158,9 +158,9 @@ def find_directions(model: Model, examples: Examples, *, progress: bool = False)
     some = examples.select(range(0, len(examples), max(len(examples) // MAX_WINDOWS, 1)))
     codes, meters = model.encode_examples(some).cpu(), some.labels["meter"].numpy()
     values = measure(some.y.numpy(), meters, bars=modality_of(model).bars)
-    found = {name: torch.zeros(len(METERS), model.z_dim) for name in ATTRIBUTES}
-    known = [k for k in range(len(METERS)) if (meters == k).sum() >= MIN_METER_WINDOWS]
-    pairs = [(name, k) for name in ATTRIBUTES for k in known]
+    found = {name: torch.zeros(len(KNOWN_METERS), model.z_dim) for name in ATTRIBUTE_MEASURES}
+    known = [k for k in range(len(KNOWN_METERS)) if (meters == k).sum() >= MIN_METER_WINDOWS]
+    pairs = [(name, k) for name in ATTRIBUTE_MEASURES for k in known]
     for name, k in track(pairs, "directions", shown=progress):
         mine = np.flatnonzero(meters == k)
         below, above = _extremes(values[name][mine])
@@ -215,20 +215,21 @@ def combine(given: Mapping[str, Tensor], amounts: Mapping[str, float], *, meter:
     total = next(iter(given.values()))[meter] * 0
     for name, amount in amounts.items():
         if not bool(given[name][meter].any()):
-            raise UsageError(f"the model knows no direction of {name} in {METERS[meter]}")
+            raise UsageError(f"the model knows no direction of {name} in {KNOWN_METERS[meter]}")
         total = total + amount * given[name][meter]
     return total
 
 
 def pitch_classes(steps: Rows) -> NDArray[np.int64]:
     """The pitch classes of all notes, C is 0."""
-    return (steps[steps >= FIRST].astype(np.int64) + MIN_PITCH - FIRST) % 12
+    return (steps[steps >= LOWEST_KEY].astype(np.int64) + MIN_PITCH - LOWEST_KEY) % 12
 
 
 def intervals(steps: Rows) -> NDArray[np.int64]:
     """The intervals between notes in succession, in semitones, all windows in one row."""
     return np.concatenate(
-        [np.diff(row[row >= FIRST].astype(np.int64)) for row in steps] or [np.zeros(0, np.int64)]
+        [np.diff(row[row >= LOWEST_KEY].astype(np.int64)) for row in steps]
+        or [np.zeros(0, np.int64)]
     )
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ae_music.grid import COMMON, HOLD, NOTE_OFF, Melody, Meter, meter_class, sounds_at_end
+from ae_music.grid import COMMON_TIME, NO_EVENT, NOTE_OFF, Melody, Meter, meter_class, sounds_at_end
 from ae_music.latent.attributes import combine, directions, measure
 from ae_music.modality import has_pickup, modality_of
 from ae_toolkit import Model
@@ -73,7 +73,7 @@ def looped(melody: Melody, num_steps: int) -> Melody:
     if len(melody) >= num_steps:
         return melody
     again = melody.steps.copy()
-    if again[0] == HOLD and sounds_at_end(again):
+    if again[0] == NO_EVENT and sounds_at_end(again):
         again[0] = NOTE_OFF
     times = -(-num_steps // len(melody)) - 1
     steps = np.concatenate([melody.steps, np.tile(again, times)])[:num_steps]
@@ -86,7 +86,7 @@ def sample(
     num: int,
     *,
     bars: int,
-    meter: Meter = COMMON,
+    meter: Meter = COMMON_TIME,
     temperature: float = 1.0,
     seed: int = 0,
 ) -> list[Melody]:

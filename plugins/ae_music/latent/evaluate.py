@@ -17,8 +17,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ae_music.grid import FIRST, METERS
-from ae_music.latent.attributes import ATTRIBUTES, combine, directions, intervals, pitch_classes
+from ae_music.grid import KNOWN_METERS, LOWEST_KEY
+from ae_music.latent.attributes import (
+    ATTRIBUTE_MEASURES,
+    combine,
+    directions,
+    intervals,
+    pitch_classes,
+)
 from ae_music.latent.attributes import measure as measure_attributes
 from ae_music.modality import modality_of
 from ae_toolkit import Examples, Model
@@ -207,7 +213,7 @@ def prior_samples(model: Model, train: Examples, *, num: int, seed: int) -> dict
     prints = model.modality.fingerprints
     in_any_key = {*prints(train.y)}
     half_bars = modality_of(model).bars // 2 or 1
-    notes = [(rows >= FIRST).sum(1) // half_bars for rows in (made, corpus)]
+    notes = [(rows >= LOWEST_KEY).sum(1) // half_bars for rows in (made, corpus)]
     return {
         "num": num,
         "density_tv": total_variation(*notes),
@@ -243,7 +249,7 @@ def shifted(
         return (model.decode_tensor(z, {"meter": meters}) * mask).byte().numpy()
 
     found = {}
-    for name in ATTRIBUTES:
+    for name in ATTRIBUTE_MEASURES:
         known = given[name].any(1)[meters].nonzero()[:, 0]  # a meter may have no direction
         if not len(known):
             continue
@@ -254,7 +260,7 @@ def shifted(
             measure_attributes(rows, mine.numpy(), bars=bars, names=[name])[name]
             for rows in (plain, made)
         )
-        lengths = bars * np.array([meter.steps for meter in METERS])[mine.numpy()]
+        lengths = bars * np.array([meter.steps for meter in KNOWN_METERS])[mine.numpy()]
         found[name] = {
             "num": len(known),
             "raised": float((after > before).mean()),
@@ -279,7 +285,7 @@ def speed(model: Model, *, num: int = 2000) -> float:
 
 
 #: What the paper reports, where it reports the same (tables 1 and 2; 28 million melodies, GPUs).
-PAPER = {
+MUSICVAE_PAPER = {
     2: {"accuracy_teacher_forced": 0.986, "accuracy_sampled": 0.951},
     16: {"accuracy_teacher_forced": 0.919, "accuracy_sampled": 0.812},
 }
@@ -287,12 +293,12 @@ PAPER = {
 
 def table(report: Mapping[str, Any], *, bars: int) -> Iterator[str]:
     """A report as people read it, with the paper's numbers where there are any."""
-    paper = PAPER.get(bars, {})
+    paper = MUSICVAE_PAPER.get(bars, {})
     yield (
         f"{report['model']} on {report['num_windows']:,} windows of {report['num_tunes']} tunes of "
         f"{report['data']}, held out {report['held_out']}"
     )
-    for key, words in WORDS.items():
+    for key, words in MEASURE_WORDS.items():
         if key in report:
             beside = f"   (MusicVAE {paper[key]:.3f})" if key in paper else ""
             yield f"  {words:54} {report[key]:8.3f}{beside}"
@@ -314,7 +320,7 @@ def table(report: Mapping[str, Any], *, bars: int) -> Iterator[str]:
     yield f"decoded: {report['decoded_per_second']:,.0f} melodies a second"
 
 
-WORDS = {
+MEASURE_WORDS = {
     "rate": "rate, nats",
     "distortion": "distortion, nats",
     "accuracy_teacher_forced": "next step, after the right ones",

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ae_music.grid import COMMON, Melody, Meter, Notes, skyline, write_steps
+from ae_music.grid import COMMON_TIME, Melody, Meter, Notes, skyline, write_steps
 from ae_music.midi.choose import choose_track
 from ae_music.midi.score import Change, Score, Track
 from ae_music.midi.timing import timing_of
@@ -86,7 +86,7 @@ def sections(score: Score) -> list[Section]:
     length = max(math.ceil(score.length), round(latest) + 1)
     found: list[Section] = []
     for at, meter in score.meters:
-        start, meter = round(at), meter if meter.steps else COMMON
+        start, meter = round(at), meter if meter.steps else COMMON_TIME
         if start >= length:
             break
         while found and found[-1].start == start:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ae_toolkit import RunError, UsageError
-from ae_toolkit.files import SIGNATURE, check_input, writing
+from ae_toolkit.files import RESULT_SIGNATURE, check_input, writing
 
 if TYPE_CHECKING:
     from pretty_midi import PrettyMIDI
@@ -23,7 +23,7 @@ MAX_MINUTES = 60
 TARGET_PEAK = 10 ** (-1 / 20)  #: one decibel below full scale
 SILENT_PEAK = 1e-4  #: what stays below it is neither heard nor made louder
 HARMONIC_LEVELS = (1.0, 0.4, 0.25, 0.1, 0.05)  #: of the plain tones, the fundamental first
-SUBTYPES = {".wav": "PCM_16", ".flac": "PCM_16", ".ogg": "VORBIS"}
+SOUND_SUBTYPES = {".wav": "PCM_16", ".flac": "PCM_16", ".ogg": "VORBIS"}
 
 
 def render(
@@ -91,14 +91,14 @@ def write_wav(audio: Audio, path: Path, *, rate: int, named: bool = True) -> Non
     """
     import soundfile
 
-    subtype = SUBTYPES.get(path.suffix.lower())
+    subtype = SOUND_SUBTYPES.get(path.suffix.lower())
     if subtype is None:
         raise UsageError(f"{path}: choose a name that ends in .wav, .flac or .ogg")
     channels = 1 if audio.ndim == 1 else audio.shape[1]
     with writing(path, named=named) as temporary:
         try:
             with soundfile.SoundFile(temporary, "w", rate, channels, subtype) as file:
-                file.software = SIGNATURE
+                file.software = RESULT_SIGNATURE
                 loud = _normalised(audio)
                 for at in range(0, len(loud), rate):  # the encoder of Ogg takes no hour at once
                     file.write(loud[at : at + rate])

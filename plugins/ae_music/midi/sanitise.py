@@ -61,7 +61,7 @@ class Frame(NamedTuple):
         for number, track in enumerate(self.tracks, start=1):
             where = f"{path}: is broken, in track {number} "
             try:
-                rows.append(_gone_through(track))
+                rows.append(_parse_events(track))
             except IndexError:
                 raise RunError(f"{where}an event reaches beyond the track's end") from None
             except ValueError as error:
@@ -170,7 +170,7 @@ def read_frame(data: bytes, path: Path) -> Frame:
     return Frame(division, tracks)
 
 
-def is_odd(data: bytes) -> bool:
+def needs_sanitising(data: bytes) -> bool:
     """Whether there may be something in a MIDI file that symusic misreads.
 
     That is: times that may overflow, for which there must be a number of four bytes, 512 of three
@@ -205,7 +205,7 @@ class _Events(NamedTuple):
     texts: list[int]
 
 
-def _gone_through(track: bytes) -> _Events:
+def _parse_events(track: bytes) -> _Events:
     """The events of a track, made harmless one by one.
 
     What symusic would misread becomes a text, which it passes over: meta events of a wrong size, of

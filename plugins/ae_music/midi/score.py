@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ae_music.grid import STEPS_PER_QUARTER, Meter, Notes
-from ae_music.midi.sanitise import LONG_NAME, MAX_TRACKS, has_words, is_odd, read_frame
+from ae_music.midi.sanitise import LONG_NAME, MAX_TRACKS, has_words, needs_sanitising, read_frame
 from ae_toolkit import RunError
 from ae_toolkit.files import read_bytes
 
@@ -114,7 +114,7 @@ def _parse(data: bytes, path: Path) -> Score:
 
     frame = read_frame(data, path)
     framed = frame.framed()
-    if is_odd(framed):
+    if needs_sanitising(framed):
         frame = frame.repaired(path)
         framed = frame.framed()
     elif has_words(framed):

@@ -39,7 +39,7 @@ class Timing(NamedTuple):
     lost: int = 0
 
 
-CURES = {
+TIMING_CURES = {
     "shifted": "to keep bar lines and rhythm, move the notes onto the beat in a sequencer",
     "triplets": "most of them as triplets, which it cannot hold; to keep those, write the tune in "
     "12/8 or 6/8 with a notation program",
@@ -93,5 +93,5 @@ def describe_timing(timing: Timing) -> str:
     lost = f", where {timing.lost} are lost for others on theirs" if timing.lost else ""
     return (
         f"{timing.off:.0%} of the notes begin off the grid of sixteenths{alike}, and are moved to "
-        f"it{lost}: {CURES[timing.cause]}"
+        f"it{lost}: {TIMING_CURES[timing.cause]}"
     )

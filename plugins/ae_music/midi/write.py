@@ -11,7 +11,7 @@ import numpy as np
 from ae_music.grid import STEPS_PER_QUARTER, Melody, read_steps
 from ae_music.midi.score import TEMPO_LIMITS, Score, Track
 from ae_toolkit import RunError
-from ae_toolkit.files import SIGNATURE
+from ae_toolkit.files import RESULT_SIGNATURE
 
 if TYPE_CHECKING:
     from pretty_midi import PrettyMIDI
@@ -153,5 +153,5 @@ def _tempi(changes: Sequence[tuple[int, float]], resolution: int) -> PrettyMIDI:
     mido.MidiFile(type=1, ticks_per_beat=resolution, tracks=[track]).save(file=buffer)
     buffer.seek(0)
     midi = pretty_midi.PrettyMIDI(buffer, charset="utf-8")
-    midi.text_events.append(pretty_midi.Text(SIGNATURE, 0.0))
+    midi.text_events.append(pretty_midi.Text(RESULT_SIGNATURE, 0.0))
     return midi
