@@ -191,8 +191,9 @@ class Recipe(BaseModel):
         taken = inspect.signature(factory).parameters
         if any(p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in taken.values()):
             raise PluginError(
-                f"{registry.ALL_REGISTRIES[kind].describe(factory)}: its constructor takes any argument; "
-                f"it must name them, keyword-only, so that a setting that does not exist is noticed"
+                f"{registry.ALL_REGISTRIES[kind].describe(factory)}: its constructor takes any "
+                f"argument; it must name them, keyword-only, so that a setting that does not exist "
+                f"is noticed"
             )
         for name in SUPPLIED_ARGUMENTS[kind]:
             if name not in taken:

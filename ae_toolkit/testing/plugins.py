@@ -190,7 +190,7 @@ def _contract(plugin: Plugin) -> Check:
         return Check(
             what,
             True,
-            f"declare it in pyproject.toml, so that another version of the toolkit can say what to do: "
+            f"declare it in pyproject.toml, so that another version can say what to do: "
             f'[project.entry-points."{registry.CONTRACT_GROUP}"] {CONTRACT_VERSION} = "{module}"',
         )
     return Check(f"{what}, {', '.join(plugin.contracts)}", True)

@@ -121,8 +121,9 @@ class TrainState(_Strict):
             return found
         except pydantic.ValidationError as error:
             raise _Foreign(
-                f"{folder / checkpoint.STATE_FILE}: was written by {checkpoint.written_by(folder)}, "
-                f"and this is ae-toolkit {__version__}, to which it is no training state "
+                f"{folder / checkpoint.STATE_FILE}: was written by "
+                f"{checkpoint.written_by(folder)}, and this is ae-toolkit "
+                f"{__version__}, to which it is no training state "
                 f"({describe_invalid(error, cls)}): go on with the version that began this run, or "
                 f"begin another"
             ) from None
@@ -341,7 +342,8 @@ def wrap_misfit_errors(run: Path) -> Iterator[None]:
             raise
         raise RunError(
             f"{run}: its last checkpoint does not fit what its recipe builds now "
-            f"({describe_error(error)}): go on with the versions that began this run, or begin another"
+            f"({describe_error(error)}): go on with the versions that began this run, or begin "
+            f"another"
         ) from error
 
 

@@ -1,7 +1,8 @@
 """Melodies on a grid of sixteenths, as MusicVAE writes them (Roberts et al. 2018, section 4.1).
 
 A step holds one of 90 values: `NO_EVENT` (go on with what sounds, or with silence), `NOTE_OFF`, or
-the onset of one of the 88 keys of a piano. Two arrays and a few numbers are all there is to a melody.
+the onset of one of the 88 keys of a piano. Two arrays and a few numbers are all there is to a
+melody.
 """
 
 from __future__ import annotations

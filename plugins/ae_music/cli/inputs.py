@@ -129,8 +129,8 @@ def read_each(
         ending: of results in a folder.
 
     Raises:
-        UsageError: there is no such file, nothing of the kind in a folder, or a file in the place of
-            a result that nobody asked to replace.
+        UsageError: there is no such file, nothing of the kind in a folder, or a file in the place
+            of a result that nobody asked to replace.
         RunError: the only file, or every one of them, is broken.
     """
     from ae_music.modality import Melodies
