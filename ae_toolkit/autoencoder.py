@@ -61,12 +61,12 @@ class Autoencoder(nn.Module):
             "bottleneck",
             in_shapes=self.encoder.out_shapes,
             cond_dim=cond_dim,
-            prior=partial(recipe.make, "prior", cond_dim=cond_dim),
+            prior=partial(recipe.prior_of, cond_dim=cond_dim),
         )
         self.likelihood = recipe.make("likelihood", num_classes=modality.num_classes)
         self.decoder = recipe.make(
             "decoder",
-            z_shapes=self.bottleneck.z_shapes,
+            z_shapes=getattr(self.bottleneck, "feature_shapes", self.bottleneck.z_shapes),
             out_shape=(self.likelihood.num_params, *modality.shape),
             num_classes=modality.num_classes,
             cond_dim=cond_dim,
@@ -96,7 +96,9 @@ class Autoencoder(nn.Module):
         code = self.bottleneck(h, c, num_samples=num_samples, step=step)
         inspect("bottleneck", code)
         y, many_c, mask = (repeat(tensor, num_samples) for tensor in (y, c, batch.mask))
-        params = self.decoder(code.z, many_c, mask, target=y, step=step)
+        if code.features is None:
+            code = code._replace(features=code.z)
+        params = self.decoder(code.features, many_c, mask, target=y, step=step)
         inspect("decoder", params)
         # bf16 logits saturate a sigmoid, so losses are taken in fp32.
         distortion = self.likelihood.nll(params.float(), y, mask)
@@ -157,6 +159,7 @@ class Autoencoder(nn.Module):
         temperature: float = 0.0,
     ) -> Tensor:
         """Codes `(N, *z_shapes[i])` to values `(N, *shape)`; at 0 the best single guess."""
+        features = self.features(z, c)
 
         def draw(params: Tensor) -> Tensor:
             values: Tensor = self.likelihood.sample(
@@ -164,8 +167,25 @@ class Autoencoder(nn.Module):
             )
             return values
 
-        values: Tensor = self.decoder.generate(z, c, mask, draw=draw)
+        values: Tensor = self.decoder.generate(features, c, mask, draw=draw)
         return values
+
+    @property
+    def num_classes(self) -> int:
+        """How many values a number of a code can take; 0: codes are real."""
+        return int(getattr(self.bottleneck, "num_classes", 0))
+
+    def features(self, z: tuple[Tensor, ...], c: Tensor) -> tuple[Tensor, ...]:
+        """Codes `(N, *z_shapes[i])` to what the decoder reads, real numbers."""
+        embed = getattr(self.bottleneck, "embed", None)
+        return z if embed is None else tuple(embed(z, c))
+
+    def sample(
+        self, num: int, c: Tensor, *, temperature: float, step: StepContext
+    ) -> tuple[Tensor, ...]:
+        """New codes `(num, *z_shapes[i])`; temperature scales their spread."""
+        draw = getattr(self.bottleneck, "sample", self.bottleneck.prior.sample)
+        return tuple(draw(num, c, temperature=temperature, step=step))
 
     @property
     def in_shape(self) -> Shape:
@@ -256,12 +276,15 @@ class _Inspector:
     def _check_prior(self) -> None:
         prior, like = self.model.bottleneck.prior, self.h[0]
         self.c = like.new_zeros(self.num, sum(max(n, 1) for n in self.model.condition.values()))
-        zero = tuple(like.new_zeros(self.num, *shape) for shape in self.model.bottleneck.z_shapes)
+        kind = torch.int64 if self.model.num_classes else like.dtype
+        zero = tuple(
+            like.new_zeros(self.num, *shape, dtype=kind) for shape in self.model.bottleneck.z_shapes
+        )
         flat = flatten(zero)
         log_prob = prior.log_prob(zero, self.c)
         if not (isinstance(log_prob, Tensor) and log_prob.shape == (self.num, 1)):
             self.expect("the log density", log_prob, "(N, D) or (N, 1)", tuple(flat.shape))
-        kl = prior.kl(Posterior(flat, flat), self.c)
+        kl = None if self.model.num_classes else prior.kl(Posterior(flat, flat), self.c)
         if kl is not None:
             self.expect("the KL", kl, "(B, D)", tuple(flat.shape))
 
@@ -277,6 +300,21 @@ class _Inspector:
         self.expect("the penalty", code.penalty, "(B,)", (self.num,))
         mean = self.model.bottleneck.mean(self.h, self.c)
         self.levels("the mean", mean, "(B, *z_shapes[i])", self.num, shapes)
+        if self.model.num_classes:
+            self._check_integers(mean)
+        features = getattr(self.model.bottleneck, "feature_shapes", shapes)
+        made = code.z if code.features is None else code.features
+        says = "(N, *feature_shapes[i])"
+        self.levels("features", made, says, self.k * self.num, features)
+        self.levels("embedded codes", self.model.features(mean, self.c), says, self.num, features)
+
+    def _check_integers(self, z: tuple[Tensor, ...]) -> None:
+        num, flat = self.model.num_classes, flatten(z)
+        if flat.dtype != torch.int64 or not bool(((flat >= 0) & (flat < num)).all()):
+            raise PluginError(
+                f"{self.part} says that a code has {num} values, and must give them as int64 from "
+                f"0 to {num - 1}, not {flat.dtype} from {flat.min()} to {flat.max()}"
+            )
 
     def _check_decoder(self, params: Tensor) -> None:
         shape = (self.k * self.num, self.model.likelihood.num_params, *self.model.shape)

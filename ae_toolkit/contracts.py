@@ -1,9 +1,9 @@
 """The contracts of every part, on one page: what a plugin author implements, what travels between.
 
-Data flows `y -> corruption -> x -> encoder -> h -> bottleneck -> z -> decoder -> params ->
-likelihood`; the objective turns the terms into a loss. A part is any class that fits its protocol
-here; nothing needs to be inherited. Constructors are keyword-only: a part's own arguments, plus
-those that `SUPPLIED_ARGUMENTS` lists for its kind, which `Autoencoder` fills in.
+Data flows `y -> corruption -> x -> encoder -> h -> bottleneck -> z, features -> decoder -> params
+-> likelihood`; the objective turns the terms into a loss. A part is any class that fits its
+protocol here; nothing needs to be inherited. Constructors are keyword-only: a part's own arguments,
+plus those that `SUPPLIED_ARGUMENTS` lists for its kind, which `Autoencoder` fills in.
 
 Axes: B examples, K posterior samples, N = K·B (sample-major), P parameters per element,
 T positions, D code dimensions over all levels. What parts compute is in single precision, or in
@@ -28,7 +28,8 @@ Shape = tuple[int, ...]
 Size = Annotated[int, Field(ge=1, le=1_000_000)]  #: of channels, layers or positions, in a recipe
 Sizes = Annotated[tuple[Size, ...], Field(min_length=1)]
 
-#: Constructor arguments that `Autoencoder` supplies, by kind of part.
+#: Constructor arguments that `Autoencoder` supplies, by kind of part. A bottleneck supplies the
+#: `z_shapes` of its prior, which for codes of integers must also take `num_classes`.
 SUPPLIED_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "modality": (),
     "dataset": ("modality", "split"),
@@ -40,6 +41,8 @@ SUPPLIED_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "likelihood": ("num_classes",),
     "objective": (),
 }
+#: Likewise, where a constructor takes them.
+OPTIONAL_ARGUMENTS: Mapping[str, tuple[str, ...]] = {"prior": ("num_classes",)}
 
 
 class Example(NamedTuple):
@@ -100,18 +103,21 @@ class StepContext(NamedTuple):
 
 
 class Code(NamedTuple):
-    """What a bottleneck makes of its features.
+    """What a bottleneck makes of what the encoder gives.
 
     Attributes:
-        z: levels `(N, *z_shapes[i])`, coarsest first.
+        z: the code as a user meets it: levels `(N, *z_shapes[i])`, coarsest first; real, or int64
+            in `[0, num_classes)`.
         rate: `(K, B, D)` nats: the analytic KL where K = 1 and there is one, else log q/p of the
             samples; D = 0 where a rate is undefined.
         penalty: `(B,)`, what is paid outside β: L1, commitment, a critic.
+        features: what the decoder reads, levels `(N, *feature_shapes[i])`; None: `z` itself.
     """
 
     z: tuple[Tensor, ...]
     rate: Tensor
     penalty: Tensor
+    features: tuple[Tensor, ...] | None = None
 
 
 class Terms(NamedTuple):
@@ -192,7 +198,10 @@ class Posterior(NamedTuple):
 
 
 class Prior(Protocol):
-    """Where new codes come from."""
+    """Where new codes come from.
+
+    One for codes of integers takes `num_classes` in its constructor, and is not asked for a `kl`.
+    """
 
     def log_prob(self, z: tuple[Tensor, ...], c: Tensor) -> Tensor:
         """Log density `(N, D)` in nats, or `(N, 1)` where it does not fall into dimensions."""
@@ -207,7 +216,19 @@ class Prior(Protocol):
 
 
 class Bottleneck(Protocol):
-    """What the code is, and what it costs. `prior` is a factory that awaits `z_shapes`."""
+    """What the code is, and what it costs. `prior` is a factory that awaits `z_shapes`.
+
+    What follows is for codes that the decoder does not read as they are; a bottleneck without such
+    a name has what stands behind it:
+
+        num_classes = 0                    # above 0: z is int64 in [0, num_classes)
+        feature_shapes = z_shapes          # of what the decoder reads
+        embed(z, c) -> features            # z itself, which is `(N, *z_shapes[i])`
+        sample(num, c, *, temperature, step) -> z       # prior.sample
+
+    `embed` makes of any code what the decoder reads: a codebook's vectors, the end of a ladder.
+    Codes of integers need `embed`, and a prior that is made by `prior(z_shapes=…, num_classes=…)`.
+    """
 
     z_shapes: tuple[Shape, ...]
     prior: Prior

@@ -12,14 +12,14 @@ import inspect
 import json
 import re
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ae_toolkit import registry
-from ae_toolkit.contracts import SUPPLIED_ARGUMENTS
+from ae_toolkit.contracts import OPTIONAL_ARGUMENTS, SUPPLIED_ARGUMENTS, Shape
 from ae_toolkit.errors import PluginError, UsageError, did_you_mean, wrap_plugin_errors
 from ae_toolkit.modality import Modality, check_declared
 from ae_toolkit.version import CONTRACT_VERSION
@@ -181,9 +181,35 @@ class Recipe(BaseModel):
             prefix = "data" if kind == "dataset" else kind
             found[f"{prefix}.name"] = self.part(kind).name
             for name, parameter in inspect.signature(factory).parameters.items():
-                if name not in SUPPLIED_ARGUMENTS[kind]:
+                if not is_supplied(kind, name):
                     found[f"{prefix}.{name}"] = arguments.get(name, parameter.default)
         return found | {f"train.{name}": value for name, value in self.train}
+
+    def prior_of(self, *, cond_dim: int, z_shapes: Sequence[Shape], num_classes: int = 0) -> Any:
+        """Builds the prior for codes of a shape.
+
+        Args:
+            cond_dim: of the condition.
+            z_shapes: of the codes.
+            num_classes: how many values a number of a code can take; 0: codes are real.
+
+        Raises:
+            UsageError: as `make`, or it is for real codes and these are integers, or vice versa.
+        """
+        taken = inspect.signature(self._factory("prior")[0]).parameters.get("num_classes")
+        name, bottleneck = self.prior.name, self.bottleneck.name
+        if num_classes and taken is None:
+            raise UsageError(
+                f"prior {name!r} is for real codes, and those of bottleneck {bottleneck!r} are "
+                f"integers: choose another, such as --set prior.name=categorical"
+            )
+        if not num_classes and taken is not None and taken.default is taken.empty:
+            raise UsageError(
+                f"prior {name!r} is for codes of integers, and those of bottleneck {bottleneck!r} "
+                f"are real: choose another, such as --set prior.name=standard-normal"
+            )
+        given = {"num_classes": num_classes} if taken else {}
+        return self.make("prior", cond_dim=cond_dim, z_shapes=z_shapes, **given)
 
     def _factory(self, kind: str) -> tuple[Any, dict[str, Any]]:
         part = self.part(kind)
@@ -204,6 +230,11 @@ class Recipe(BaseModel):
         return factory, check_arguments(factory, part, kind=kind)
 
 
+def is_supplied(kind: str, name: str) -> bool:
+    """Returns whether an argument of a part comes from `Autoencoder`, and not from a recipe."""
+    return name in SUPPLIED_ARGUMENTS[kind] or name in OPTIONAL_ARGUMENTS.get(kind, ())
+
+
 def check_arguments(factory: Any, part: Part, *, kind: str) -> dict[str, Any]:
     """Validates a part's own arguments against the signature of its constructor.
 
@@ -216,7 +247,7 @@ def check_arguments(factory: Any, part: Part, *, kind: str) -> dict[str, Any]:
     parameters = {
         name: parameter
         for name, parameter in inspect.signature(factory).parameters.items()
-        if name not in SUPPLIED_ARGUMENTS[kind]
+        if not is_supplied(kind, name)
     }
     label = f"{kind} {part.name!r}"
     if loose := [name for name, p in parameters.items() if p.kind is not p.KEYWORD_ONLY]:

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from ae_toolkit import Autoencoder, registry
-from ae_toolkit.contracts import SUPPLIED_ARGUMENTS
 from ae_toolkit.randomness import Source
+from ae_toolkit.recipe import is_supplied
 from ae_toolkit.testing.contracts import (
     Tensors,
     check_arguments_are_keywords,
@@ -22,10 +22,13 @@ from ae_toolkit.testing.contracts import (
 # Parts that need a setting of their own, or data of a certain kind, to fit into the tiny recipe.
 WORDS = {"shape": (6,), "num_classes": 5}
 PITCH = {"changes": {"modality.labels": {"pitch": 128}, "condition": ["pitch"]}}
+CODES_OF_INTEGERS = {"bottleneck": {"name": "fsq", "z_dim": 2, "num_levels": [3, 2]}}
 NEEDS: dict[tuple[str, str], dict[str, object]] = {
     ("encoder", "note"): PITCH,
     ("decoder", "note"): PITCH,
     ("likelihood", "categorical"): {"num_classes": 5},
+    ("bottleneck", "fsq"): {"changes": {"prior": {"name": "categorical"}}},
+    ("prior", "categorical"): {"changes": CODES_OF_INTEGERS},
     ("prior", "autoregressive"): {"arguments": {"width": 16, "hidden": 16}},
     ("encoder", "recurrent"): WORDS,
     ("encoder", "transformer"): WORDS,
@@ -118,8 +121,9 @@ OTHER: dict[str, Any] = {
     "cycles": 3, "dropout": 0.5, "embed": 8, "factor": 4, "free_bits": 9.0,
     "free_bits_per": "total", "harmonic_rank": 3, "heads": 2, "hidden": 8, "l1": 0.1, "layers": 3,
     "levels": 2, "logvar_bound": 0.1, "loudest": -30.0, "mean": 0.1, "norm": False,
-    "num_samples": 2, "patch": 2, "quietest": -30.0, "rank": 3, "scheduled_sampling": 1.0,
-    "segment": 2, "share": 0.1, "spatial": True, "squash": True, "std": 0.1, "value": 0.7,
+    "num_levels": [3, 3], "num_samples": 2, "patch": 2, "quietest": -30.0, "rank": 3,
+    "scheduled_sampling": 1.0, "segment": 2, "share": 0.1, "spatial": True, "squash": True,
+    "std": 0.1, "value": 0.7,
     "variance": "predicted", "warmup": 0.9, "width": 8, "widths": [8], "z_dim": 3,
 }  # fmt: skip
 BESIDE: dict[str, dict[str, Any]] = {
@@ -144,7 +148,7 @@ def test_every_argument_makes_a_difference(kind: str, name: str) -> None:
         alone = tiny_recipe(changes=given, **needs)
         before = outcome_of(alone)
         for argument in inspect.signature(registry.ALL_REGISTRIES[kind].get(name)).parameters:
-            if argument in SUPPLIED_ARGUMENTS[kind]:
+            if is_supplied(kind, argument):
                 continue
             plain = alone.with_(BESIDE.get(argument, {}))
             other = plain.with_({f"{kind}.{argument}": values[argument]})

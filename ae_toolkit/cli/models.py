@@ -309,7 +309,8 @@ def _read_codes(path: Path) -> tuple[Tensor, list[str], list[int], dict[str, Ten
         else:
             with loaded:
                 arrays = dict(loaded)
-        z = torch.from_numpy(_numbers(np.atleast_2d(arrays["z"]))).float()
+        z = torch.from_numpy(_numbers(np.atleast_2d(arrays["z"])))
+        z = z.float() if z.is_floating_point() else z.long()
         item = _numbers(arrays.get("item", np.arange(len(z))))
         labels = {
             name.removeprefix("label."): torch.from_numpy(_numbers(column))

@@ -283,6 +283,7 @@ class Model:
         """The codes between two aligned items, `(parts, D)` for each step, and the labels of a."""
         if steps < 2:
             raise UsageError(f"an interpolation needs at least 2 steps, not {steps}")
+        self._need_real_codes()
         if path not in CODE_PATHS:
             raise UsageError(f"path {path!r}: choose from {', '.join(CODE_PATHS)}")
         ends = [self.examples([item], labels) for item in (a, b)]
@@ -352,6 +353,12 @@ class Model:
             raise UsageError(
                 f"codes of shape {tuple(z.shape)} do not fit this model; it takes (N, {self.z_dim})"
             )
+        if not (num := self.autoencoder.num_classes):
+            z = z.float()
+        else:
+            z, given = z.long(), z
+            if len(z) and not bool(((z == given) & (z >= 0) & (z < num)).all()):
+                raise UsageError(f"codes of this model are whole numbers from 0 to {num - 1}")
         columns = self._columns(labels, len(z))
         out = []
         for start in range(0, len(z), CHUNK_ITEMS):
@@ -384,8 +391,7 @@ class Model:
         like = torch.empty(num, 0, device=self.device)
         c = self._condition(self._columns(labels, num), like)
         step = self.noise(seed, "sample").step(0)
-        prior = self.autoencoder.bottleneck.prior
-        return flatten(prior.sample(num, c, temperature=temperature, step=step))
+        return flatten(self.autoencoder.sample(num, c, temperature=temperature, step=step))
 
     @torch.inference_mode()
     def push(self, noise: Tensor, labels: Mapping[str, Any] | None = None) -> Tensor:
@@ -398,6 +404,7 @@ class Model:
             UsageError: the prior does not make its codes of D standard normal numbers.
         """
         waiting = noise.to(self.device)
+        self._need_real_codes()
 
         def hand_out(shape: Shape) -> Tensor:
             nonlocal waiting
@@ -409,8 +416,14 @@ class Model:
 
         c = self._condition(self._columns(labels, len(noise)), waiting)
         step = StepContext(torch.ones((), device=self.device), hand_out, hand_out)
-        prior = self.autoencoder.bottleneck.prior
-        return flatten(prior.sample(len(noise), c, temperature=1.0, step=step))
+        return flatten(self.autoencoder.sample(len(noise), c, temperature=1.0, step=step))
+
+    @torch.inference_mode()
+    def features(self, z: Tensor, labels: Mapping[str, Any] | None = None) -> Tensor:
+        """Codes `(N, D)` to what the decoder reads, real numbers `(N, F)`; often the same."""
+        z = z.to(self.device)
+        c = self._condition(self._columns(labels, len(z)), z.float())
+        return flatten(self.autoencoder.features(self.levels(z), c))
 
     def levels(self, z: Tensor) -> tuple[Tensor, ...]:
         """Flat codes `(N, D)` to levels `(N, *z_shapes[i])`."""
@@ -423,6 +436,13 @@ class Model:
         """Some prepared examples on the model's device."""
         batch = examples.at(range(start, min(stop, len(examples)))).to(self.device)
         return batch._replace(y=self.modality.prepare(batch.y))
+
+    def _need_real_codes(self) -> None:
+        if self.autoencoder.num_classes:
+            raise UsageError(
+                f"codes of bottleneck {self.recipe.bottleneck.name!r} are integers, between which "
+                f"nothing lies: choose a model with real codes"
+            )
 
     def _inputs(self, examples: Examples) -> Iterator[tuple[Tensor, Tensor, Batch]]:
         for start in range(0, len(examples), CHUNK_ITEMS):

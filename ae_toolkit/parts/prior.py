@@ -38,6 +38,26 @@ class StandardNormal(nn.Module):
         return tuple(temperature * step.randn((num, *shape)) for shape in self.z_shapes)
 
 
+class Categorical(nn.Module):
+    """All values of an integer alike."""
+
+    def __init__(self, *, z_shapes: Sequence[Shape], cond_dim: int, num_classes: int):
+        super().__init__()
+        self.z_shapes, self.num_classes = tuple(z_shapes), num_classes
+
+    def log_prob(self, z: tuple[Tensor, ...], c: Tensor) -> Tensor:
+        return torch.full_like(flatten(z), -math.log(self.num_classes), dtype=torch.float32)
+
+    def kl(self, posterior: Posterior, c: Tensor) -> None:
+        return None
+
+    def sample(
+        self, num: int, c: Tensor, *, temperature: float, step: StepContext
+    ) -> tuple[Tensor, ...]:
+        uniform = (step.rand((num, *shape)) for shape in self.z_shapes)
+        return tuple((u * self.num_classes).long() for u in uniform)
+
+
 class Flow(nn.Module):
     """A learned density: affine coupling layers from the code to N(0, I) (Dinh et al. 2017).
 

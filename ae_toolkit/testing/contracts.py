@@ -222,7 +222,7 @@ def _check_composed(recipe: Recipe, kind: str, label: str) -> None:
         step = source.step(2)
         x, _ = model.corruption(batch.y, batch.y, None, step)
         c = model.embed(batch.labels, like=x)
-        drawn = model.bottleneck.prior.sample(BATCH_SIZE, c, temperature=1.0, step=step)
+        drawn = model.sample(BATCH_SIZE, c, temperature=1.0, step=step)
         for i, (level, expected) in enumerate(zip(drawn, model.bottleneck.z_shapes, strict=True)):
             _same(label, f"code level {i}", level.shape, (BATCH_SIZE, *expected))
         density = model.bottleneck.prior.log_prob(drawn, c)
@@ -326,8 +326,8 @@ def _check_samples(model: Autoencoder, batch: Batch, source: Source, label: str)
     num, c = 200, model.embed(batch.labels, like=batch.y)
     h = model.encoder(batch.y, c, None)
     code = model.bottleneck(h, c, num_samples=num, step=source.step(0))
-    middle = flatten(code.z).reshape(num, len(batch.y), -1).mean(0)
-    nearest = torch.cdist(middle, flatten(model.bottleneck.mean(h, c))).argmin(1)
+    middle = flatten(code.z).float().reshape(num, len(batch.y), -1).mean(0)
+    nearest = torch.cdist(middle, flatten(model.bottleneck.mean(h, c)).float()).argmin(1)
     assert nearest.tolist() == [*range(len(batch.y))], (
         f"{label}: its samples are not sample-major, or not those of its codes"
     )
@@ -344,20 +344,29 @@ def _check_prior(prior: Any, c: Tensor, source: Source, label: str) -> None:
         )
         return codes
 
+    num = 2000
+    z = draw(num, 1.0)
+    log_p = prior.log_prob(z, c.expand(num, -1)).double().sum(1)
+    if not z[0].is_floating_point():
+        log_q = torch.tensor(-flatten(z).shape[1] * math.log(prior.num_classes)).double()
+        _check_density(log_q - log_p, label)
+        return
     zeros, ones = ([flatten(draw(8, heat, i)) for i in (0, 1)] for heat in (0.0, 1.0))
     assert torch.equal(*zeros), f"{label}: is random at temperature 0"
     assert not torch.equal(*ones), f"{label}: draws the same at every step"
     _check_spread(label, [flatten(draw(200, heat)) for heat in (0.5, 1.0, 2.0)])
-    # Any other density over this one is 1 in the mean over what is drawn from this one.
-    num = 2000
-    z = draw(num, 1.0)
     codes = flatten(z).double() - flatten(z).double().mean(0)
     axes = codes @ torch.linalg.eigh(codes.T.cov()).eigenvectors
     narrow = 0.7 * axes.std(0)
     square = (axes / narrow).square()
     log_q = -(0.5 * (square + math.log(2 * math.pi)) + narrow.log()).sum(1)
-    ratio = (log_q - prior.log_prob(z, c.expand(num, -1)).double().sum(1)).exp()
-    far = float((ratio.mean() - 1).abs() / (ratio.std() / num**0.5 + 1e-3))
+    _check_density(log_q - log_p, label)
+
+
+def _check_density(log_ratio: Tensor, label: str) -> None:
+    """Checks draws `(N,)` by the log of another density over their own, whose mean must be 1."""
+    ratio = log_ratio.exp()
+    far = float((ratio.mean() - 1).abs() / (ratio.std() / len(ratio) ** 0.5 + 1e-3))
     assert far < 6, f"{label}: what it draws does not come from its density"
 
 

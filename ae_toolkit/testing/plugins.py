@@ -372,6 +372,13 @@ class _Kept:
         assert len(walk) == 3, f"an interpolation of 3 steps has {len(walk)} items"
 
 
+#: What fits beside a part whose codes are integers.
+CHANGES_FOR_INTEGERS: dict[str, dict[str, Any]] = {
+    "bottleneck": {"prior": {"name": "categorical"}},
+    "prior": {"bottleneck": {"name": "fsq", "z_dim": 2, "num_levels": [3, 2]}},
+}
+
+
 def _check_part(plugin: Plugin, kind: str, name: str) -> None:
     """Tries a part in the tiny recipe on some shapes; one that fits is enough."""
     first: Exception | None = None
@@ -381,6 +388,12 @@ def _check_part(plugin: Plugin, kind: str, name: str) -> None:
             return
         except Exception as error:  # the first complaint is about the commonest data
             first = first or error
+    if kind in CHANGES_FOR_INTEGERS:
+        try:
+            check_part(kind, _full(plugin, name), changes=CHANGES_FOR_INTEGERS[kind])
+            return
+        except Exception as error:
+            first = error if "integers" in str(first) else first
     assert first is not None
     raise first
 

@@ -57,7 +57,7 @@ def draw_figure(model: Autoencoder, modality: Modality, examples: Examples, path
     y, now = modality.prepare(batch.y), Source(0, "figure", device).step(0)
     c = model.embed(batch.labels, like=y)
     x, target = model.corruption(y, y, batch.mask, now)
-    new = model.bottleneck.prior.sample(num, c, temperature=1.0, step=now)
+    new = model.sample(num, c, temperature=1.0, step=now)
     tensors = {
         "original": target,
         "reconstruction": model.decode(model.encode(x, c, batch.mask), c, now, mask=batch.mask),

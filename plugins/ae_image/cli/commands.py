@@ -169,7 +169,7 @@ def scatter(model: str, out: Path, data: str | None, num: int, as_json: bool, de
     name, classes = next(iter(examples.labels.items()))
     examples, classes = examples.select(range(min(num, len(examples)))), classes[:num]
 
-    codes = loaded.encode_examples(examples).cpu()
+    codes = loaded.features(loaded.encode_examples(examples), examples.labels).cpu()
     pixels = loaded.modality.prepare(examples.y).flatten(1)
     flat = codes if codes.shape[1] == 2 else principal_axes(codes, 2)
     pca = principal_axes(pixels, 2)
