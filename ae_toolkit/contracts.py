@@ -291,6 +291,29 @@ class Objective(Protocol):
         """The loss per example, `(B,)`."""
 
 
+class UpdateRule(Protocol):
+    """How an optimiser moves one weight; `train.optimizer` names it.
+
+    Clipping, decay, averaged weights, checkpoints and shards are the trainer's. `first` and
+    `second` are of the weight's shape, zero at first, and the rule's own to keep moments in.
+    """
+
+    def __call__(
+        self,
+        weight: Tensor,
+        grad: Tensor,
+        first: Tensor,
+        second: Tensor,
+        *,
+        now: Any,
+        betas: tuple[float, float],
+    ) -> None:
+        """Changes `weight`, `first` and `second` in place, by operations that can be compiled.
+
+        `now` is a `training.optimizer.StepCoefficients`: it has `lr`, which the schedule gives.
+        """
+
+
 class Tracker(Protocol):
     """Where the numbers of a training go beside `metrics.jsonl`; it may fail, the training goes on.
 

@@ -57,6 +57,7 @@ class Train(BaseModel):
     epochs: Above0 = 20
     batch_size: Positive = 256
     accumulate: Positive = 1  #: batches per optimiser step
+    optimizer: str = "adamw"  #: the rule by which weights are moved, as registered
     lr: Above0 = 1e-3
     schedule: Literal["constant", "cosine", "one-cycle"] = "cosine"
     warmup: Fraction = 0.02  #: share of the steps in which the learning rate rises
@@ -132,13 +133,14 @@ class Recipe(BaseModel):
         return part
 
     def check(self) -> Recipe:
-        """Checks every part's arguments against its constructor, building nothing.
+        """Checks every part's arguments against its constructor, and the optimiser; builds nothing.
 
         Raises:
             UsageError: an unknown part, or an argument that is unknown, missing or of a wrong type.
         """
         for kind in SUPPLIED_ARGUMENTS:
             self._factory(kind)
+        registry.optimizers.get(self.train.optimizer, prefer=self.distribution)
         return self
 
     def make(self, kind: str, **supplied: Any) -> Any:

@@ -308,6 +308,7 @@ likelihoods = Registry("ae_toolkit.likelihoods", noun="likelihood")
 objectives = Registry("ae_toolkit.objectives", noun="objective")
 recipes = Registry("ae_toolkit.recipes", noun="recipe")
 commands = Registry("ae_toolkit.commands", noun="command")
+optimizers = Registry("ae_toolkit.optimizers", noun="optimizer")
 trackers = Registry("ae_toolkit.trackers", noun="tracker")
 callbacks = Registry("ae_toolkit.callbacks", noun="callback")
 

@@ -75,7 +75,7 @@ def test_documentation_names_what_is_there() -> None:
 
 
 #: Rows of `scripts/house.py` that are within their limits and stay there.
-REACHED = ("modules directly in ae_toolkit/", "import circles")
+REACHED = ("modules directly in ae_toolkit/", "import circles", "constants of one word")
 
 
 def test_the_house_keeps_what_it_has_reached() -> None:

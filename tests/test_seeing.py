@@ -39,7 +39,7 @@ from ae_toolkit.training.callbacks.profiler import (
 from ae_toolkit.training.callbacks.trackers import TensorBoard, Trackers
 from ae_toolkit.training.distributed import Ranks
 from ae_toolkit.training.dry_run import _data_bytes, estimate
-from ae_toolkit.training.optimizer import AdamWEMA, StepCoefficients
+from ae_toolkit.training.optimizer import EMAOptimizer, StepCoefficients
 from ae_toolkit.training.validation import LatentUsage, validate
 
 
@@ -55,15 +55,15 @@ def rows(run: Path, split: str) -> list[dict[str, Any]]:
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     """Has a training be asked to stop, as by Ctrl-C, after so many steps."""
-    original, calls = AdamWEMA.step, []
+    original, calls = EMAOptimizer.step, []
 
-    def update(self: AdamWEMA, pace: StepCoefficients) -> None:
+    def update(self: EMAOptimizer, pace: StepCoefficients) -> None:
         original(self, pace)
         calls.append(1)
         if len(calls) == steps:
             os.kill(os.getpid(), 15)
 
-    monkeypatch.setattr(AdamWEMA, "step", update)
+    monkeypatch.setattr(EMAOptimizer, "step", update)
 
 
 # The terminal.

@@ -25,7 +25,7 @@ from ae_toolkit.runs.logs import Logs
 from ae_toolkit.training import compilation
 from ae_toolkit.training.distributed import Ranks
 from ae_toolkit.training.engine import Engine
-from ae_toolkit.training.optimizer import AdamWEMA, StepCoefficients
+from ae_toolkit.training.optimizer import EMAOptimizer, StepCoefficients
 from ae_toolkit.training.setup import Setup, prepare
 from ae_toolkit.training.step import compiles_whole_steps, compute_terms, make_step, take_step
 from ae_toolkit.training.validation import validate
@@ -354,7 +354,7 @@ def test_conditioned_and_spatial_and_importance_weighted(tmp_path: Path) -> None
 
 def test_learner_averages_what_it_moves() -> None:
     layer = torch.nn.Linear(2, 2)
-    optimizer = AdamWEMA(layer, copy.deepcopy(layer), Train(ema=0.5))
+    optimizer = EMAOptimizer(layer, copy.deepcopy(layer), Train(ema=0.5))
     start = layer.weight.detach().clone()
     layer.weight.grad = torch.ones_like(layer.weight)
     layer.bias.grad = torch.ones_like(layer.bias)
@@ -369,7 +369,7 @@ def test_an_update_is_adamw_eager_and_compiled_alike() -> None:
     first = torch.nn.Linear(3, 4)
     layers = [first, copy.deepcopy(first), copy.deepcopy(first)]
     train = Train(weight_decay=0.1, clip=0.5, lr=0.1, betas=(0.8, 0.95))
-    eager, compiled = (AdamWEMA(layer, copy.deepcopy(layer), train) for layer in layers[:2])
+    eager, compiled = (EMAOptimizer(layer, copy.deepcopy(layer), train) for layer in layers[:2])
     groups = [
         {"params": [layers[2].weight], "weight_decay": 0.1},
         {"params": [layers[2].bias], "weight_decay": 0.0},

@@ -31,7 +31,7 @@ from ae_toolkit.recipe import Recipe, named, summary
 from ae_toolkit.registry import THIS_PROCESS, Plugin, canonical
 from ae_toolkit.runs import checkpoint
 from ae_toolkit.testing.contracts import check_arguments_are_keywords, check_modality, check_part
-from ae_toolkit.training.optimizer import AdamWEMA, StepCoefficients
+from ae_toolkit.training.optimizer import EMAOptimizer, StepCoefficients
 from ae_toolkit.version import CONTRACT_VERSION
 
 NUM_EXAMPLES = 4  #: examples that a recipe is tried on
@@ -355,7 +355,7 @@ class _Kept:
                 f"parameter {name} has a NaN gradient"
             )
         train = self.recipe.train
-        optimizer = AdamWEMA(self.model, copy.deepcopy(self.model), train)
+        optimizer = EMAOptimizer(self.model, copy.deepcopy(self.model), train)
         [coefficients] = optimizer.coefficients([train.lr], first=0, steps=1)
         optimizer.step(StepCoefficients(*coefficients))
 

@@ -30,7 +30,7 @@ from ae_toolkit.data.examples import cache_root
 from ae_toolkit.device import has_compiler
 from ae_toolkit.errors import RunError, describe_error
 from ae_toolkit.runs.lock import is_locked
-from ae_toolkit.training.optimizer import AdamWEMA
+from ae_toolkit.training.optimizer import EMAOptimizer
 from ae_toolkit.training.setup import Setup
 from ae_toolkit.training.step import TrainStep, compiles_whole_steps, make_step, take_step
 
@@ -208,7 +208,7 @@ def choose_step(setup: Setup, bar: Bar, *, first: int) -> tuple[TrainStep, bool]
         optimizer.restore_tensors(before)
 
 
-def compile_seconds(optimizer: AdamWEMA) -> float:
+def compile_seconds(optimizer: EMAOptimizer) -> float:
     """Returns about how long compiling takes, as measured on two cores."""
     return COMPILE_SECONDS + TENSOR_SECONDS * len(optimizer.weights)
 

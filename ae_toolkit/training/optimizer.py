@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
+from ae_toolkit import registry
 from ae_toolkit.recipe import Train
 from ae_toolkit.runs.checkpoint import is_sound
 
@@ -33,19 +34,40 @@ class StepCoefficients(NamedTuple):
     ema_weight: Tensor
 
 
-class AdamWEMA:
-    """AdamW (Loshchilov and Hutter 2019) with gradient clipping and averaged weights.
+def adamw_update(
+    weight: Tensor, grad: Tensor, first: Tensor, second: Tensor, *,
+    now: StepCoefficients, betas: tuple[float, float],
+) -> None:  # fmt: skip
+    """AdamW (Loshchilov and Hutter 2019)."""
+    first.lerp_(grad, 1 - betas[0])
+    second.lerp_(grad.square(), 1 - betas[1])
+    weight.sub_(now.step_size * first / (second.sqrt() * now.bias_correction2 + ADAM_EPS))
+
+
+def sgd_update(
+    weight: Tensor, grad: Tensor, first: Tensor, second: Tensor, *,
+    now: StepCoefficients, betas: tuple[float, float],
+) -> None:  # fmt: skip
+    """Stochastic gradient descent with momentum `betas[0]` (Sutskever et al. 2013)."""
+    first.mul_(betas[0]).add_(grad)
+    weight.sub_(now.lr * first)
+
+
+class EMAOptimizer:
+    """Gradient clipping, decay, the update rule that the settings name, and averaged weights.
 
     An update is one pass over the memory of weights, moments and averages: by PyTorch's fused
-    kernel, or, inside a compiled step, by the kernel that the compiler makes of these lines.
+    kernel for AdamW, or, inside a compiled step, by the kernel that the compiler makes of a rule.
 
     Args:
         model: whose parameters are moved; matrices and filters decay, biases and gains do not.
         averaged: a copy of the model, which gets the averaged weights.
         train: the settings.
+        prefer: the distribution whose rule wins where names clash.
     """
 
-    def __init__(self, model: nn.Module, averaged: nn.Module, train: Train):
+    def __init__(self, model: nn.Module, averaged: nn.Module, train: Train, *, prefer: str = ""):
+        self.update = registry.optimizers.get(train.optimizer, prefer=prefer)
         self.keeps_gradients = False  # until the next step, for whoever looks at them
         self.model, self._ema_model, self.train = model, averaged.requires_grad_(False), train
         self.weights = list(model.parameters())
@@ -78,10 +100,10 @@ class AdamWEMA:
         """Moves the weights along their gradients, and their average after them."""
         grads = [_local(grad) for grad in self._gradients()]
         with torch.no_grad():
-            if torch.compiler.is_compiling():
-                self._move(grads, now)
-            else:
+            if self.update is adamw_update and not torch.compiler.is_compiling():
                 self._move_fused(grads, now)
+            else:
+                self._move(grads, now)
         if not self.keeps_gradients:
             self.zero_grad()
 
@@ -99,15 +121,14 @@ class AdamWEMA:
         return [_local(grad) * factor for grad in grads]
 
     def _move(self, grads: list[Tensor], now: StepCoefficients) -> None:
-        b1, b2 = self.train.betas
+        device = self.mine[0].device
+        now = StepCoefficients(*(each.to(device, non_blocking=True) for each in now))
         for weight, grad, first, second, average, decay in zip(
             self.mine, grads, self.first, self.second, self.average, self.decays, strict=True
         ):
-            first.lerp_(grad, 1 - b1)
-            second.lerp_(grad.square(), 1 - b2)
             if decay:
                 weight.mul_(1 - now.lr * decay)
-            weight.sub_(now.step_size * first / (second.sqrt() * now.bias_correction2 + ADAM_EPS))
+            self.update(weight, grad, first, second, now=now, betas=self.train.betas)
             if self.train.ema:
                 average.lerp_(weight, now.ema_weight)
 

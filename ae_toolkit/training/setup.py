@@ -27,7 +27,7 @@ from ae_toolkit.registry import find_plugin_in_traceback
 from ae_toolkit.training import memory
 from ae_toolkit.training.distributed import Ranks, check_batch
 from ae_toolkit.training.engine import Engine
-from ae_toolkit.training.optimizer import AdamWEMA
+from ae_toolkit.training.optimizer import EMAOptimizer
 from ae_toolkit.training.schedule import Schedule
 
 
@@ -64,7 +64,7 @@ class Setup:
     model: Autoencoder
     wrapped_model: nn.Module
     objective: Objective
-    optimizer: AdamWEMA
+    optimizer: EMAOptimizer
     noise: NoiseRecorder
 
     @property
@@ -145,7 +145,7 @@ def augmented(modality: Modality, batch: Batch, step: StepContext) -> Batch:
 
 def _build(
     recipe: Recipe, modality: Modality, device: torch.device, ranks: Ranks
-) -> tuple[Autoencoder, nn.Module, AdamWEMA]:
+) -> tuple[Autoencoder, nn.Module, EMAOptimizer]:
     """The model, what a batch is given to, and what moves the weights."""
     train = recipe.train
     sharded = ranks.shards(train)
@@ -162,7 +162,7 @@ def _build(
         wrapped_model = ranks.parallelize(model, train)
         if sharded:
             ranks.parallelize(ema_model, train)
-        optimizer = AdamWEMA(model, ema_model, train)
+        optimizer = EMAOptimizer(model, ema_model, train, prefer=recipe.distribution)
         model.train()
     return model, wrapped_model, optimizer
 

@@ -74,7 +74,7 @@ class Fingerprint(_Strict):
 
 
 class OptimizerState(_Strict):
-    """What `AdamWEMA.state_dict` holds."""
+    """What `EMAOptimizer.state_dict` holds."""
 
     weights: dict[str, Plain]
     average: list[Plain]

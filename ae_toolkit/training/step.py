@@ -61,7 +61,7 @@ def train_step(
         setup: of the training.
         batch: this rank's part of a global batch, on the device.
         noise: its noise, in the order in which it is asked for.
-        coefficients: a row of `AdamWEMA.coefficients`.
+        coefficients: a row of `EMAOptimizer.coefficients`.
         is_last: whether it is the last batch of those that make a step, so that weights move now.
         loss_of: `compute_loss`, or that compiled.
         update: `setup.optimizer.step`, or that compiled.
