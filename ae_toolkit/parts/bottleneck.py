@@ -195,8 +195,8 @@ class FSQ(nn.Module):
         features = []
         for level in z:
             num, place = self._axes_of(level)
-            digits = level[:, None] // place % num
-            features.append(((digits - num // 2) / (num // 2)).flatten(1, 2))
+            values = level[:, None] // place % num
+            features.append(((values - num // 2) / (num // 2)).flatten(1, 2))
         return tuple(features)
 
     def _quantise(
