@@ -173,18 +173,25 @@ class Autoencoder(nn.Module):
     @property
     def num_classes(self) -> int:
         """How many values a number of a code can take; 0: codes are real."""
-        return int(getattr(self.bottleneck, "num_classes", 0))
+        return int(getattr(self.bottleneck, "num_classes", 0)) if self._has_features else 0
+
+    @property
+    def _has_features(self) -> bool:
+        """Whether the bottleneck has what follows in its contract, and not only such a name."""
+        return hasattr(self.bottleneck, "feature_shapes")
 
     def features(self, z: tuple[Tensor, ...], c: Tensor) -> tuple[Tensor, ...]:
         """Codes `(N, *z_shapes[i])` to what the decoder reads, real numbers."""
-        embed = getattr(self.bottleneck, "embed", None)
+        embed = getattr(self.bottleneck, "embed", None) if self._has_features else None
         return z if embed is None else tuple(embed(z, c))
 
     def sample(
         self, num: int, c: Tensor, *, temperature: float, step: StepContext
     ) -> tuple[Tensor, ...]:
         """New codes `(num, *z_shapes[i])`; temperature scales their spread."""
-        draw = getattr(self.bottleneck, "sample", self.bottleneck.prior.sample)
+        draw = self.bottleneck.prior.sample
+        if self._has_features:
+            draw = getattr(self.bottleneck, "sample", draw)
         return tuple(draw(num, c, temperature=temperature, step=step))
 
     @property

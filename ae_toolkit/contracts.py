@@ -41,7 +41,7 @@ SUPPLIED_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "likelihood": ("num_classes",),
     "objective": (),
 }
-#: Likewise, where a constructor takes them.
+#: Likewise, where a constructor takes them without a default.
 OPTIONAL_ARGUMENTS: Mapping[str, tuple[str, ...]] = {"prior": ("num_classes",)}
 
 
@@ -218,11 +218,11 @@ class Prior(Protocol):
 class Bottleneck(Protocol):
     """What the code is, and what it costs. `prior` is a factory that awaits `z_shapes`.
 
-    What follows is for codes that the decoder does not read as they are; a bottleneck without such
-    a name has what stands behind it:
+    What follows is for codes that the decoder does not read as they are. A bottleneck with
+    `feature_shapes` may have the others, and without one of these it has what stands behind it:
 
-        num_classes = 0                    # above 0: z is int64 in [0, num_classes)
         feature_shapes = z_shapes          # of what the decoder reads
+        num_classes = 0                    # above 0: z is int64 in [0, num_classes)
         embed(z, c) -> features            # z itself, which is `(N, *z_shapes[i])`
         sample(num, c, *, temperature, step) -> z       # prior.sample
 

@@ -133,14 +133,13 @@ class Recipe(BaseModel):
         return part
 
     def check(self) -> Recipe:
-        """Checks every part's arguments against its constructor, and the optimiser; builds nothing.
+        """Checks every part's arguments against its constructor, building nothing.
 
         Raises:
             UsageError: an unknown part, or an argument that is unknown, missing or of a wrong type.
         """
         for kind in SUPPLIED_ARGUMENTS:
             self._factory(kind)
-        registry.optimizers.get(self.train.optimizer, prefer=self.distribution)
         return self
 
     def make(self, kind: str, **supplied: Any) -> Any:
@@ -183,7 +182,7 @@ class Recipe(BaseModel):
             prefix = "data" if kind == "dataset" else kind
             found[f"{prefix}.name"] = self.part(kind).name
             for name, parameter in inspect.signature(factory).parameters.items():
-                if not is_supplied(kind, name):
+                if not is_supplied(kind, parameter):
                     found[f"{prefix}.{name}"] = arguments.get(name, parameter.default)
         return found | {f"train.{name}": value for name, value in self.train}
 
@@ -198,19 +197,20 @@ class Recipe(BaseModel):
         Raises:
             UsageError: as `make`, or it is for real codes and these are integers, or vice versa.
         """
-        taken = inspect.signature(self._factory("prior")[0]).parameters.get("num_classes")
+        parameters = inspect.signature(self._factory("prior")[0]).parameters
+        is_of_integers = any(is_supplied("prior", p) for p in [parameters.get("num_classes")] if p)
         name, bottleneck = self.prior.name, self.bottleneck.name
-        if num_classes and taken is None:
+        if num_classes and not is_of_integers:
             raise UsageError(
                 f"prior {name!r} is for real codes, and those of bottleneck {bottleneck!r} are "
                 f"integers: choose another, such as --set prior.name=categorical"
             )
-        if not num_classes and taken is not None and taken.default is taken.empty:
+        if is_of_integers and not num_classes:
             raise UsageError(
                 f"prior {name!r} is for codes of integers, and those of bottleneck {bottleneck!r} "
                 f"are real: choose another, such as --set prior.name=standard-normal"
             )
-        given = {"num_classes": num_classes} if taken else {}
+        given = {"num_classes": num_classes} if is_of_integers else {}
         return self.make("prior", cond_dim=cond_dim, z_shapes=z_shapes, **given)
 
     def _factory(self, kind: str) -> tuple[Any, dict[str, Any]]:
@@ -232,9 +232,11 @@ class Recipe(BaseModel):
         return factory, check_arguments(factory, part, kind=kind)
 
 
-def is_supplied(kind: str, name: str) -> bool:
+def is_supplied(kind: str, parameter: inspect.Parameter) -> bool:
     """Returns whether an argument of a part comes from `Autoencoder`, and not from a recipe."""
-    return name in SUPPLIED_ARGUMENTS[kind] or name in OPTIONAL_ARGUMENTS.get(kind, ())
+    is_asked_for = parameter.default is parameter.empty
+    asked = OPTIONAL_ARGUMENTS.get(kind, ()) if is_asked_for else ()
+    return parameter.name in (*SUPPLIED_ARGUMENTS[kind], *asked)
 
 
 def check_arguments(factory: Any, part: Part, *, kind: str) -> dict[str, Any]:
@@ -249,7 +251,7 @@ def check_arguments(factory: Any, part: Part, *, kind: str) -> dict[str, Any]:
     parameters = {
         name: parameter
         for name, parameter in inspect.signature(factory).parameters.items()
-        if not is_supplied(kind, name)
+        if not is_supplied(kind, parameter)
     }
     label = f"{kind} {part.name!r}"
     if loose := [name for name, p in parameters.items() if p.kind is not p.KEYWORD_ONLY]:

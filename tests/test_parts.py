@@ -147,8 +147,9 @@ def test_every_argument_makes_a_difference(kind: str, name: str) -> None:
     ):
         alone = tiny_recipe(changes=given, **needs)
         before = outcome_of(alone)
-        for argument in inspect.signature(registry.ALL_REGISTRIES[kind].get(name)).parameters:
-            if is_supplied(kind, argument):
+        taken = inspect.signature(registry.ALL_REGISTRIES[kind].get(name)).parameters
+        for argument in taken:
+            if is_supplied(kind, taken[argument]):
                 continue
             plain = alone.with_(BESIDE.get(argument, {}))
             other = plain.with_({f"{kind}.{argument}": values[argument]})

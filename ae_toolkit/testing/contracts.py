@@ -284,7 +284,7 @@ def _check_gradients(
 def _check_condition(model: Autoencoder, kind: str, batch: Batch, label: str) -> None:
     """Checks that a part gives something else where a label is another."""
     step, c = Source(0, "check").step(0), model.embed(batch.labels, like=batch.y)
-    h, z = model.encoder(batch.y, c, None), model.encode(batch.y, c)
+    h, z = model.encoder(batch.y, c, None), model.features(model.encode(batch.y, c), c)
 
     def outputs(labels: Mapping[str, Tensor]) -> list[Tensor]:
         c = model.embed(labels, like=batch.y)

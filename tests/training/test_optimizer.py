@@ -92,6 +92,7 @@ def test_resumed_by_another_rule_to_the_same_bits(tmp_path: Path) -> None:
     assert all(torch.equal(mine[name], its[name]) for name in mine)
 
 
-def test_no_such_rule() -> None:
+def test_no_such_rule(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no optimizer 'adam': did you mean 'adamw'"):
-        small(train__optimizer="adam").check()
+        fit(small(train__optimizer="adam"), tmp_path / "run", progress=False)
+    assert not [*tmp_path.iterdir()]
