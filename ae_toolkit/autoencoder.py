@@ -96,9 +96,7 @@ class Autoencoder(nn.Module):
         code = self.bottleneck(h, c, num_samples=num_samples, step=step)
         inspect("bottleneck", code)
         y, many_c, mask = (repeat(tensor, num_samples) for tensor in (y, c, batch.mask))
-        if code.features is None:
-            code = code._replace(features=code.z)
-        params = self.decoder(code.features, many_c, mask, target=y, step=step)
+        params = self.decoder(code.decoder_input, many_c, mask, target=y, step=step)
         inspect("decoder", params)
         # bf16 logits saturate a sigmoid, so losses are taken in fp32.
         distortion = self.likelihood.nll(params.float(), y, mask)
@@ -307,13 +305,16 @@ class _Inspector:
         self.expect("the penalty", code.penalty, "(B,)", (self.num,))
         mean = self.model.bottleneck.mean(self.h, self.c)
         self.levels("the mean", mean, "(B, *z_shapes[i])", self.num, shapes)
-        if self.model.num_classes:
-            self._check_integers(mean)
+        embedded, says = self.model.features(mean, self.c), "(N, *feature_shapes[i])"
         features = getattr(self.model.bottleneck, "feature_shapes", shapes)
-        made = code.z if code.features is None else code.features
-        says = "(N, *feature_shapes[i])"
-        self.levels("features", made, says, self.k * self.num, features)
-        self.levels("embedded codes", self.model.features(mean, self.c), says, self.num, features)
+        self.levels("features", code.decoder_input, says, self.k * self.num, features)
+        self.levels("embedded codes", embedded, says, self.num, features)
+        if self.model.num_classes:
+            self._check_integers(code.z)
+            self._check_integers(mean)
+            for level in (*code.decoder_input, *embedded):
+                if not level.is_floating_point():
+                    raise PluginError(f"{self.part} gives the decoder integers: it needs `embed`")
 
     def _check_integers(self, z: tuple[Tensor, ...]) -> None:
         num, flat = self.model.num_classes, flatten(z)

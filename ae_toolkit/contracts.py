@@ -119,6 +119,11 @@ class Code(NamedTuple):
     penalty: Tensor
     features: tuple[Tensor, ...] | None = None
 
+    @property
+    def decoder_input(self) -> tuple[Tensor, ...]:
+        """What the decoder reads, of any code."""
+        return self.z if self.features is None else self.features
+
 
 class Terms(NamedTuple):
     """What an objective makes a loss of: `(K, B)`, `(K, B, D)` and `(B,)`, per example."""
@@ -295,7 +300,8 @@ class UpdateRule(Protocol):
     """How an optimiser moves one weight; `train.optimizer` names it.
 
     Clipping, decay, averaged weights, checkpoints and shards are the trainer's. `first` and
-    `second` are of the weight's shape, zero at first, and the rule's own to keep moments in.
+    `second` are of the weight's shape, zero at first, and the rule's own to keep moments in. A rule
+    works element by element: under `train.parallel=fsdp` it is given parts of weights.
     """
 
     def __call__(

@@ -197,8 +197,8 @@ class Recipe(BaseModel):
         Raises:
             UsageError: as `make`, or it is for real codes and these are integers, or vice versa.
         """
-        parameters = inspect.signature(self._factory("prior")[0]).parameters
-        is_of_integers = any(is_supplied("prior", p) for p in [parameters.get("num_classes")] if p)
+        taken = inspect.signature(self._factory("prior")[0]).parameters.get("num_classes")
+        is_of_integers = taken is not None and is_supplied("prior", taken)
         name, bottleneck = self.prior.name, self.bottleneck.name
         if num_classes and not is_of_integers:
             raise UsageError(
@@ -234,9 +234,9 @@ class Recipe(BaseModel):
 
 def is_supplied(kind: str, parameter: inspect.Parameter) -> bool:
     """Returns whether an argument of a part comes from `Autoencoder`, and not from a recipe."""
-    is_asked_for = parameter.default is parameter.empty
-    asked = OPTIONAL_ARGUMENTS.get(kind, ()) if is_asked_for else ()
-    return parameter.name in (*SUPPLIED_ARGUMENTS[kind], *asked)
+    if parameter.name in OPTIONAL_ARGUMENTS.get(kind, ()):
+        return parameter.default is parameter.empty
+    return parameter.name in SUPPLIED_ARGUMENTS[kind]
 
 
 def check_arguments(factory: Any, part: Part, *, kind: str) -> dict[str, Any]:

@@ -114,10 +114,12 @@ def evaluate(
         report["nll_num_samples"] = num_samples
     flat = torch.cat(codes).cpu()
     report["z_dim"] = model.z_dim
-    report["active_units"] = active_units(flat)
+    report["active_units"] = active_units(flat.float())
     report["metrics"] = means
     if beside:
         report["baselines"] = {name: others.means() for name, others in beside.items()}
+    if model.autoencoder.num_classes:  # between integers there is no distance
+        flat = model.features(flat, examples.labels).cpu()
     report["probes"] = {
         label: round(neighbour_accuracy(flat, column.cpu()), 4)
         for label, column in examples.labels.items()
@@ -148,7 +150,7 @@ class Measured(NamedTuple):
     Attributes:
         values: `(B,)` each.
         baselines: the same metrics of simple methods.
-        z: posterior means `(B, D)`; of codes of integers, what the decoder reads.
+        z: posterior means `(B, D)`.
         supported: whether the likelihood is a density of these targets.
     """
 
@@ -173,9 +175,7 @@ def _measure(model: Model, batch: Batch, step: StepContext) -> Measured:
         name: modality_metrics(model.modality, y, simple, batch.mask)
         for name, simple in model.modality.baselines(forward.x, y).items()
     }
-    # Between integers there is no distance.
-    codes = flatten(net.features(z, c) if net.num_classes else z)
-    return Measured(values, baselines, codes, net.likelihood.supports(y))
+    return Measured(values, baselines, flatten(z), net.likelihood.supports(y))
 
 
 def modality_metrics(
@@ -221,8 +221,8 @@ def importance_weighted(
                 # Two samples at least, so that rates are log q/p of the samples, not the KL.
                 code = net.bottleneck(h, c, num_samples=max(k, 2), step=step)
                 many_y, many_c, mask = (repeat(t, max(k, 2)) for t in (y, c, batch.mask))
-                features = code.z if code.features is None else code.features
-                params = net.decoder(features, many_c, mask, target=many_y, step=step).float()
+                read = code.decoder_input
+                params = net.decoder(read, many_c, mask, target=many_y, step=step).float()
                 distortion = net.likelihood.nll(params, many_y, mask).unflatten(0, (max(k, 2), -1))
                 logs.append(-(distortion + code.rate.sum(-1))[:k])
             total += float(-logmeanexp(torch.cat(logs)).double().sum())

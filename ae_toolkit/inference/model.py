@@ -155,7 +155,8 @@ class Model:
         An item of several parts has a row for each, in order.
         """
         if not items:
-            return torch.empty(0, self.z_dim)
+            dtype = torch.int64 if self.autoencoder.num_classes else torch.float32
+            return torch.empty(0, self.z_dim, dtype=dtype)
         return self.encode_examples(self.examples(items, labels))
 
     def decode(
@@ -283,7 +284,7 @@ class Model:
         """The codes between two aligned items, `(parts, D)` for each step, and the labels of a."""
         if steps < 2:
             raise UsageError(f"an interpolation needs at least 2 steps, not {steps}")
-        self._need_real_codes()
+        self.need_real_codes()
         if path not in CODE_PATHS:
             raise UsageError(f"path {path!r}: choose from {', '.join(CODE_PATHS)}")
         ends = [self.examples([item], labels) for item in (a, b)]
@@ -404,7 +405,7 @@ class Model:
             UsageError: the prior does not make its codes of D standard normal numbers.
         """
         waiting = noise.to(self.device)
-        self._need_real_codes()
+        self.need_real_codes()
 
         def hand_out(shape: Shape) -> Tensor:
             nonlocal waiting
@@ -437,7 +438,8 @@ class Model:
         batch = examples.at(range(start, min(stop, len(examples)))).to(self.device)
         return batch._replace(y=self.modality.prepare(batch.y))
 
-    def _need_real_codes(self) -> None:
+    def need_real_codes(self) -> None:
+        """Raises UsageError where codes are integers, which nobody can walk between."""
         if self.autoencoder.num_classes:
             raise UsageError(
                 f"codes of bottleneck {self.recipe.bottleneck.name!r} are integers, between which "

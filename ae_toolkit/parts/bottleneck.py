@@ -26,6 +26,7 @@ from ae_toolkit.contracts import (
 )
 
 PriorFactory = Callable[..., Prior]
+MAX_LEVELS = 1000  #: of a number; the outermost of more could not be reached
 MAX_CLASSES = 1 << 20  #: of an integer in a code
 LINEAR_RANGE = 2.0  #: ± this, tanh still has a slope
 EXCESS_WEIGHT = 0.1  #: of the squares of what lies beyond, which would learn no more
@@ -163,10 +164,10 @@ class FSQ(nn.Module):
     ):
         super().__init__()
         self.num_classes = math.prod(num_levels)
-        if min(num_levels) < 2 or self.num_classes > MAX_CLASSES:
+        if min(num_levels) < 2 or max(num_levels) > MAX_LEVELS or self.num_classes > MAX_CLASSES:
             raise ValueError(
-                f"num_levels is {list(num_levels)}, but each must be at least 2, and their product "
-                f"at most {MAX_CLASSES:,}"
+                f"num_levels is {list(num_levels)}, but each must be at least 2 and at most "
+                f"{MAX_LEVELS:,}, and their product at most {MAX_CLASSES:,}"
             )
         heads = _heads(in_shapes, cond_dim, z_dim, spatial=spatial, numbers=len(num_levels))
         self.heads = nn.ModuleList(heads)

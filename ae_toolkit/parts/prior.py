@@ -39,7 +39,7 @@ class StandardNormal(nn.Module):
 
 
 class Categorical(nn.Module):
-    """All values of an integer alike."""
+    """All values of an integer alike, at every temperature."""
 
     def __init__(self, *, z_shapes: Sequence[Shape], cond_dim: int, num_classes: int):
         super().__init__()

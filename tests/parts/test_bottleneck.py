@@ -91,6 +91,10 @@ def test_codes_are_integers_from_end_to_end(run: Path, ae, tmp_path: Path, monke
     ae("evaluate", run, "--data", "mnist-sample", "--json")
     ae("image", "scatter", "--model", run, "--data", "mnist-sample", "-o", "scatter.png")
     ae("image", "grid", "--model", run, "-o", "grid.png", code=2)
+    ae("image", "traverse", "one.png", "--model", run, "-o", "walk.png", "--axes", 0, code=2)
+    through = [word for _ in range(3) for word in ("--through", "one.png")]
+    ae("image", "grid", "--model", run, "-o", "grid.png", *through, code=2)
+    assert model.encode([]).dtype == torch.int64
 
 
 def test_what_needs_real_codes_says_so(run: Path) -> None:
@@ -117,6 +121,7 @@ def test_what_needs_real_codes_says_so(run: Path) -> None:
             {**INTEGERS, "bottleneck.num_levels": [5, 1]},
             r"num_levels is \[5, 1\], but each must be",
         ),
+        ({**INTEGERS, "bottleneck.num_levels": [1001]}, "and at most 1,000, and their product"),
         ({**INTEGERS, "prior.num_classes": 5}, "num_classes"),
     ],
 )

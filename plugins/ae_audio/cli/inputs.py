@@ -71,7 +71,7 @@ def load_notes(model: str, device: str) -> Model:
 
 
 def load_timbres(model: str, device: str) -> Model:
-    """Loads a model of notes that is told the pitch.
+    """Loads a model of notes that is told the pitch, and whose codes can be mixed.
 
     Raises:
         UsageError: it is another.
@@ -79,6 +79,7 @@ def load_timbres(model: str, device: str) -> Model:
     loaded = load_notes(model, device)
     if loaded.recipe.condition != ("pitch",):
         raise UsageError(f"model {model!r} is not told the pitch; use one such as 'note-timbre'")
+    loaded.need_real_codes()
     return loaded
 
 

@@ -140,6 +140,7 @@ def interpolations(
     if not pairs:
         return {"num_pairs": 0}
     first, last = ([pair[i] for pair in pairs] for i in (0, 1))
+    model.need_real_codes()
     ends = [model.encode_examples(notes.select(side)) for side in (first, last)]
     walks = torch.stack([lerp(a, b, MORPH_STEPS) for a, b in zip(*ends, strict=True)])
     pitch = notes.labels["pitch"][torch.tensor(first)].repeat_interleave(MORPH_STEPS)

@@ -98,6 +98,7 @@ def grid(
     condition = labels_of(loaded, labels)
     need_condition(loaded, condition)
     if through:
+        loaded.need_real_codes()
         a, b, c = loaded.encode(read_pictures(list(through), loaded), condition).cpu()
         near = (size - 2) // 6  # the margin, so that the three do not sit in the corners
         far = size - 1 - near
@@ -374,6 +375,7 @@ def traverse(
     else:
         (picture,) = read_pictures([file], loaded)
         prepared = as_input(loaded, picture, photo=photo, name=str(file))[0]
+        loaded.need_real_codes()
         start = loaded.encode([prepared], condition)[0].cpu()
     rows = {}
     for axis in axes:

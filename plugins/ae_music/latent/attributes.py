@@ -156,6 +156,7 @@ def find_directions(model: Model, examples: Examples, *, progress: bool = False)
     import torch
 
     some = examples.select(range(0, len(examples), max(len(examples) // MAX_WINDOWS, 1)))
+    model.need_real_codes()
     codes, meters = model.encode_examples(some).cpu(), some.labels["meter"].numpy()
     values = measure(some.y.numpy(), meters, bars=modality_of(model).bars)
     found = {name: torch.zeros(len(KNOWN_METERS), model.z_dim) for name in ATTRIBUTE_MEASURES}

@@ -116,6 +116,7 @@ def vary(
     """
     import torch
 
+    model.need_real_codes()
     examples = model.examples([melody])
     z, meter = model.encode_examples(examples).cpu(), examples.labels["meter"]
     made = []
@@ -130,6 +131,7 @@ def vary(
 
 def shift(model: Model, melody: Melody, amounts: Mapping[str, float]) -> Melody:
     """A melody with its codes moved along the directions of attributes, so many times each."""
+    model.need_real_codes()
     examples = model.examples([melody])
     z, meter = model.encode_examples(examples).cpu(), examples.labels["meter"]
     way = combine(directions(model), amounts, meter=int(meter[0]))

@@ -147,6 +147,7 @@ def interpolation(model: Model, examples: Examples, *, pairs: int, seed: int) ->
     """
     rng = np.random.default_rng(seed)
     first, second = _pairs(examples, pairs, rng)
+    model.need_real_codes()
     codes = model.encode_examples(examples.select([*first, *second])).cpu()
     a, b = codes[: len(first)], codes[len(first) :]
     arcs = torch.stack([latent.slerp(x, y, INTERPOLATION_STEPS) for x, y in zip(a, b, strict=True)])
