@@ -384,22 +384,23 @@ CHANGES_FOR_INTEGERS: dict[str, dict[str, Any]] = {
 
 
 def _check_part(plugin: Plugin, kind: str, name: str) -> None:
-    """Tries a part in the tiny recipe on some shapes; one that fits is enough."""
-    first: Exception | None = None
-    for shape, num_classes in TRIAL_SHAPES:
+    """Tries a part on some data, and with codes of integers; one trial that it passes is enough."""
+    trials: list[dict[str, Any]] = [
+        {"shape": shape, "num_classes": num_classes} for shape, num_classes in TRIAL_SHAPES
+    ]
+    if has_integers := kind in CHANGES_FOR_INTEGERS:
+        trials.append({"changes": CHANGES_FOR_INTEGERS[kind]})
+    complaints = []
+    for trial in trials:
         try:
-            check_part(kind, _full(plugin, name), shape=shape, num_classes=num_classes)
-            return
-        except Exception as error:  # the first complaint is about the commonest data
-            first = first or error
-    if kind in CHANGES_FOR_INTEGERS:
-        try:
-            check_part(kind, _full(plugin, name), changes=CHANGES_FOR_INTEGERS[kind])
+            check_part(kind, _full(plugin, name), **trial)
             return
         except Exception as error:
-            first = error if "integers" in str(first) else first
-    assert first is not None
-    raise first
+            complaints.append(error)
+    # The first is about the commonest data. A part of integers is refused in all but the last.
+    if has_integers and not isinstance(complaints[-1], UsageError):
+        raise complaints[-1]
+    raise complaints[0]
 
 
 def _check_finite(column: Tensor, what: str, data: Examples, split: str) -> None:
