@@ -10,9 +10,11 @@ import pytest
 import torch
 from conftest import small
 
-from ae_toolkit import Autoencoder, Recipe, UsageError, fit, load, named
-from ae_toolkit.parts.bottleneck import FSQ
+from ae_toolkit import Autoencoder, Recipe, RunError, UsageError, fit, load, named, registry
+from ae_toolkit.parts.bottleneck import FSQ, Gaussian
 from ae_toolkit.parts.prior import Categorical
+from ae_toolkit.randomness import Source
+from ae_toolkit.testing.contracts import check_part
 
 INTEGERS = {"prior": {"name": "categorical"}, "bottleneck": {"name": "fsq", "z_dim": 4}}
 
@@ -129,3 +131,46 @@ def test_a_prior_that_does_not_fit_its_codes(changes: dict[str, object], sentenc
     with pytest.raises(UsageError, match=sentence):
         recipe: Recipe = named("mnist-2d").with_(changes).check()
         Autoencoder(recipe, modality=recipe.make("modality"))
+
+
+class Former(Gaussian):
+    """Written before codes could be integers, with names of its own that mean something now."""
+
+    num_classes = 16
+
+    def __init__(self, *, in_shapes, cond_dim, prior, z_dim: int = 4):
+        super().__init__(in_shapes=in_shapes, cond_dim=cond_dim, prior=prior, z_dim=z_dim)
+        self.embed = torch.nn.Embedding(2, 3)
+        self.embed.weight.requires_grad_(False)
+
+    def sample(self, mean: float) -> float:
+        return mean
+
+
+def test_a_bottleneck_of_contract_2_goes_on_whatever_its_names() -> None:
+    recipe = small(bottleneck="former")
+    with registry.bottlenecks.temporarily(former=Former):
+        model = Autoencoder(recipe, modality=recipe.make("modality"))
+    assert model.num_classes == 0
+    z, c = (torch.zeros(2, 4),), torch.empty(2, 0)
+    assert model.features(z, c) is z
+    drawn = model.sample(2, c, temperature=1.0, step=Source(0, "former").step(0))
+    assert drawn[0].shape == (2, 4)
+
+
+class Bare(FSQ):
+    """Gives its integers to the decoder."""
+
+    embed = None
+
+    def forward(self, *given, **settings):
+        return super().forward(*given, **settings)._replace(features=None)
+
+
+def test_integers_that_reach_the_decoder_are_refused() -> None:
+    with (
+        registry.bottlenecks.temporarily(bare=Bare),
+        pytest.raises(RunError, match="bottleneck 'bare' of this process gives"),
+    ):
+        changes = {"prior": {"name": "categorical"}}
+        check_part("bottleneck", "bare", arguments={"num_levels": [5]}, changes=changes)

@@ -12,7 +12,7 @@ import torch
 from conftest import small
 from torch import nn
 
-from ae_toolkit import UsageError, fit, registry
+from ae_toolkit import UsageError, fit, load, registry
 from ae_toolkit.contracts import Callback
 from ae_toolkit.device import has_compiler
 from ae_toolkit.recipe import Train
@@ -96,3 +96,9 @@ def test_no_such_rule(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no optimizer 'adam': did you mean 'adamw'"):
         fit(small(train__optimizer="adam"), tmp_path / "run", progress=False)
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_model_is_loaded_without_the_rule_that_trained_it(tmp_path: Path) -> None:
+    with registry.optimizers.temporarily(lion=lion):
+        run = fit(small(train__optimizer="lion", train__epochs=1), tmp_path / "run", progress=False)
+    assert len(load(run).sample(2)) == 2
