@@ -23,6 +23,9 @@ from ae_toolkit.errors import PluginError, UsageError, wrap_plugin_errors
 from ae_toolkit.files import check_input
 from ae_toolkit.registry import modalities
 
+#: What a method was called in an earlier version: what it is called now.
+FORMER_METHODS = {"parts": "segments"}
+
 
 class Modality(ABC):
     """One data type. The constructor fixes every attribute below; data never does.
@@ -42,7 +45,10 @@ class Modality(ABC):
     def __init_subclass__(cls, **settings: Any):
         """Refuses methods that the toolkit could not call, before it does."""
         super().__init_subclass__(**settings)
-        for name, method in vars(cls).items():
+        for former, name in FORMER_METHODS.items():
+            if former in vars(cls) and name not in vars(cls):
+                setattr(cls, name, vars(cls)[former])
+        for name, method in list(vars(cls).items()):
             ours = vars(Modality).get(name)
             if not name.startswith("_") and inspect.isfunction(ours) and inspect.isfunction(method):
                 _check_call(cls.__name__, method, ours)
@@ -80,31 +86,35 @@ class Modality(ABC):
     def write(self, items: Sequence[Any], path: Path) -> None:
         """Writes items into one file, side by side or one after the other."""
 
-    def parts(self, item: Any) -> list[Example]:
+    def segments(self, item: Any) -> list[Example]:
         """An item as the examples that it consists of, in order: by default, one.
 
         A data type whose items are longer than `shape` cuts them here, and puts them together in
-        `join`; everything that a model does to an item it then does part by part.
+        `join`; everything that a model does to an item it then does segment by segment.
         """
         return [self.to_tensor(item)]
 
+    def parts(self, item: Any) -> list[Example]:
+        """The former name of `segments`; a data type that overrides it goes on working."""
+        return self.segments(item)
+
     def join(
         self,
-        parts: Sequence[Tensor],
+        segments: Sequence[Tensor],
         *,
         like: Any = None,
         labels: Mapping[str, float] | None = None,
     ) -> Any:
-        """Turns prepared parts `(*shape)` back into one item, as `from_tensor` does one.
+        """Turns prepared segments `(*shape)` back into one item, as `from_tensor` does one.
 
-        A data type that overrides `parts` overrides this too.
+        A data type that overrides `segments` overrides this too.
         """
-        (only,) = parts
+        (only,) = segments
         return self.from_tensor(only, like=like, labels=labels)
 
     def training_examples(self, item: Any) -> Iterable[Example]:
-        """What a training makes of an item: by default its parts, but they may overlap."""
-        return self.parts(item)
+        """What a training makes of an item: by default its segments, but they may overlap."""
+        return self.segments(item)
 
     def align(self, a: Any, b: Any) -> tuple[Any, Any]:
         """Brings two items into one form before a walk from the one to the other.
@@ -149,6 +159,22 @@ class Modality(ABC):
         By default, classes as integers and real numbers in single precision, unscaled.
         """
         return y.long() if self.num_classes else y.float()
+
+    def statistics(self, examples: Any) -> dict[str, Any]:
+        """What a training must know of its data before: more arguments of the constructor.
+
+        Means, scales, a vocabulary: `{"mean": 0.13}` makes the recipe that is trained, and kept in
+        the run, one whose data type has `mean=0.13`. What the recipe already gives is kept. What
+        `to_tensor` makes must not depend on it; `shape`, `num_classes`, `prepare` and `from_tensor`
+        may.
+
+        Args:
+            examples: to learn from, a `data.examples.Examples`, in the storage dtype.
+
+        Returns:
+            Values that JSON can hold, by name; none by default.
+        """
+        return {}
 
     def augment(self, y: Tensor, step: StepContext) -> Tensor:
         """Varies prepared targets, in training only."""
@@ -262,7 +288,7 @@ def examples_of(item: Any, modality: Modality, *, training: bool = False) -> lis
     """
     who = describe(modality)
     with wrap_plugin_errors(f"{who} cannot make a tensor of an item"):
-        found = list(modality.training_examples(item) if training else modality.parts(item))
+        found = list(modality.training_examples(item) if training else modality.segments(item))
     if not found and not training:
         raise PluginError(f"{who} makes no examples of an item")
     for example in found:
@@ -279,6 +305,24 @@ def examples_of(item: Any, modality: Modality, *, training: bool = False) -> lis
             )
         if unknown := set(example.labels) - set(modality.labels):
             raise PluginError(f"{who} gives the label {min(unknown)!r}, which it does not declare")
+    return found
+
+
+def modality_metrics(
+    modality: Modality, y: Tensor, y_hat: Tensor, mask: Tensor | None
+) -> dict[str, Tensor]:
+    """The data type's own metrics, `(B,)` each.
+
+    Raises:
+        RunError: it gives something else.
+    """
+    with wrap_plugin_errors(f"{describe(modality)} cannot judge a reconstruction"):
+        found = modality.metrics(y, y_hat, mask)
+        wrong = [name for name, value in found.items() if value.shape != y.shape[:1]]
+    if wrong:
+        raise PluginError(
+            f"{describe(modality)}: metric {wrong[0]!r} must have a value per example"
+        )
     return found
 
 

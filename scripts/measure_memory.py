@@ -50,7 +50,7 @@ class Synthetic(Modality):
     def to_tensor(self, item: Tensor) -> Example:
         return Example(item[0])
 
-    def parts(self, item: Tensor) -> list[Example]:
+    def segments(self, item: Tensor) -> list[Example]:
         return [Example(row) for row in item]
 
     def prepare(self, y: Tensor) -> Tensor:

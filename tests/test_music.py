@@ -75,7 +75,7 @@ def test_data_type_keeps_its_contract(tmp_path: Path) -> None:
 def test_transposition_stays_on_the_keyboard_and_fades() -> None:
     modality = Melodies(bars=2, transpose=6, transposed=(1.0, 0.0))
     high = melody((0, 4, 107), (4, 8, 100), (8, 16, 105))
-    y = modality.prepare(torch.stack([modality.parts(high)[0].y] * 500))
+    y = modality.prepare(torch.stack([modality.segments(high)[0].y] * 500))
     y = torch.where(y >= LOWEST_KEY, y + 36, y)  # where the register would not have put it
     source = Source(0, "test")
     moved = modality.augment(y, source.step(0, progress=0.0))
@@ -90,8 +90,8 @@ def test_transposition_stays_on_the_keyboard_and_fades() -> None:
 def test_windows_are_the_same_in_any_key_and_of_one_title() -> None:
     modality = Melodies(bars=2)
     tune = melody((0, 4, 70), (4, 8, 72), (12, 20, 74))
-    rows = [modality.parts(tune.transposed(k))[0].y for k in (0, 3, 5)]
-    other = modality.parts(melody((0, 4, 70), (4, 8, 73), (12, 20, 74)))[0].y
+    rows = [modality.segments(tune.transposed(k))[0].y for k in (0, 3, 5)]
+    other = modality.segments(melody((0, 4, 70), (4, 8, 73), (12, 20, 74)))[0].y
     prints = modality.fingerprints(torch.stack([*rows, other]))
     assert prints[0] == prints[1] == prints[2] != prints[3]
     assert title_of(melody((0, 1, 60), name="DEVIL'S DREAM -- REEL.")) == title_of(
@@ -101,7 +101,7 @@ def test_windows_are_the_same_in_any_key_and_of_one_title() -> None:
 
 def test_a_bass_line_is_seen_in_the_register_and_given_back_in_its_own() -> None:
     modality, low = Melodies(bars=1), melody((0, 4, 36), (4, 8, 43), (8, 16, 40), program=33)
-    (example,) = modality.parts(low)
+    (example,) = modality.segments(low)
     assert octave_shift(low) == 3 and example.y.max() - LOWEST_KEY + 21 == 79
     back = modality.join([example.y.long()], like=low)
     assert [n.pitch for n in back.instruments[0].notes] == [36, 43, 40]

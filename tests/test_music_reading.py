@@ -731,7 +731,7 @@ def test_real_tunes_are_the_same_when_written_and_read(tmp_path: Path) -> None:
 def test_windows_join_without_an_original(meter: Meter) -> None:
     """As codes are decoded whose file is not at hand: at 120, in the meter of their label."""
     modality, melody = Melodies(bars=2), a_melody(0, meter, num_bars=8)
-    examples = modality.parts(melody)
+    examples = modality.segments(melody)
     joined = modality.join([example.y for example in examples], labels=examples[0].labels)
     again = melody_of(joined)
     assert (again.meter, again.tempo) == (meter, 120)
@@ -752,5 +752,5 @@ def test_windows_join_to_the_melody(meter: Meter) -> None:
             for steps in (melody.steps, held):
                 velocities = np.where(steps >= 2, melody.velocities, 0).astype(np.uint8)
                 like = Melody(steps, velocities, meter, 90.0, 3, 5, "Tune")
-                parts = [example.y for example in modality.parts(like)]
+                parts = [example.y for example in modality.segments(like)]
                 assert_same(modality.melody(parts, like=like), like)

@@ -181,17 +181,17 @@ class Words(Modality):
         yield path.read_text()
 
     def to_tensor(self, item: str) -> Example:
-        return self.parts(item)[0]
+        return self.segments(item)[0]
 
-    def parts(self, item: str) -> list[Example]:
+    def segments(self, item: str) -> list[Example]:
         lines = [item[at : at + LENGTH] for at in range(0, len(item), LENGTH)]
         return [
             Example(torch.tensor([ord(letter) - 96 for letter in line]), {"kind": 1}, "")
             for line in lines
         ]
 
-    def join(self, parts: Sequence[Tensor], *, like: Any = None, labels: Any = None) -> str:
-        letters = "".join(chr(int(value) + 96) for part in parts for value in part)
+    def join(self, segments: Sequence[Tensor], *, like: Any = None, labels: Any = None) -> str:
+        letters = "".join(chr(int(value) + 96) for segment in segments for value in segment)
         return letters if like is None else letters[: max(len(like), LENGTH)]
 
     def from_tensor(

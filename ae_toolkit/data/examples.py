@@ -7,6 +7,7 @@ batch is an index operation; what outgrows that stays in its files, and a split 
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -274,6 +275,19 @@ def load_data(recipe: Recipe, modality: Modality, split: Split) -> Examples:
                 f"{did_you_mean(name, examples.labels)}"
             )
     return examples
+
+
+def with_statistics(recipe: Recipe, modality: Modality, examples: Examples) -> Recipe:
+    """Returns a recipe whose data type knows what it must of the data that is learned from.
+
+    Raises:
+        UsageError: the data type takes no such argument.
+        RunError: it fails, or what it gives cannot be kept.
+    """
+    known = recipe.modality.arguments
+    with wrap_plugin_errors(f"{describe(modality)} cannot take statistics of its data"):
+        found = json.loads(json.dumps(modality.statistics(examples), allow_nan=False))
+        return recipe.with_({f"modality.{k}": v for k, v in found.items() if k not in known})
 
 
 def need_finite(examples: Examples, modality: Modality) -> None:

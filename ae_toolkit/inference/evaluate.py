@@ -15,9 +15,9 @@ from torch import Tensor
 from ae_toolkit.console import track
 from ae_toolkit.contracts import Batch, StepContext, flatten, repeat
 from ae_toolkit.data.examples import Examples, from_option, load_data
-from ae_toolkit.errors import PluginError, RunError, UsageError, wrap_plugin_errors
+from ae_toolkit.errors import RunError, UsageError
 from ae_toolkit.inference.model import Model
-from ae_toolkit.modality import Modality, describe
+from ae_toolkit.modality import modality_metrics
 from ae_toolkit.parts.objective import logmeanexp
 
 CHUNK_EXAMPLES = 500  #: examples at once
@@ -176,24 +176,6 @@ def _measure(model: Model, batch: Batch, step: StepContext) -> Measured:
         for name, simple in model.modality.baselines(forward.x, y).items()
     }
     return Measured(values, baselines, flatten(z), net.likelihood.supports(y))
-
-
-def modality_metrics(
-    modality: Modality, y: Tensor, y_hat: Tensor, mask: Tensor | None
-) -> dict[str, Tensor]:
-    """The data type's own metrics, `(B,)` each.
-
-    Raises:
-        RunError: it gives something else.
-    """
-    with wrap_plugin_errors(f"{describe(modality)} cannot judge a reconstruction"):
-        found = modality.metrics(y, y_hat, mask)
-        wrong = [name for name, value in found.items() if value.shape != y.shape[:1]]
-    if wrong:
-        raise PluginError(
-            f"{describe(modality)}: metric {wrong[0]!r} must have a value per example"
-        )
-    return found
 
 
 def importance_weighted(

@@ -493,9 +493,9 @@ def check_modality(modality: Modality, items: Sequence[Any], folder: Path) -> No
     prints = modality.fingerprints(torch.stack(same))
     assert len(prints) == len(same), f"{label}: fingerprints must give one for each example"
     for item in items:
-        parts = [modality.prepare(part.y[None])[0] for part in modality.parts(item)]
-        joined = modality.join(parts, like=item, labels=modality.parts(item)[0].labels)
-        num = len(modality.parts(joined))
+        parts = [modality.prepare(part.y[None])[0] for part in modality.segments(item)]
+        joined = modality.join(parts, like=item, labels=modality.segments(item)[0].labels)
+        num = len(modality.segments(joined))
         assert num == len(parts), f"{label}: join of {len(parts)} parts gives an item of {num}"
     back = [modality.from_tensor(row, like=item) for row, item in zip(y, items, strict=False)]
     path = folder / f"written{modality.suffixes[0]}"

@@ -90,9 +90,9 @@ class Melodies(Modality):
     # Items and tensors.
 
     def to_tensor(self, item: Any) -> Example:
-        return self.parts(item)[0]
+        return self.segments(item)[0]
 
-    def parts(self, item: Any) -> list[Example]:
+    def segments(self, item: Any) -> list[Example]:
         return self._examples(melody_of(item), hop=self.bars)
 
     def training_examples(self, item: Any) -> list[Example]:
@@ -106,19 +106,21 @@ class Melodies(Modality):
 
     def join(
         self,
-        parts: Sequence[Tensor],
+        segments: Sequence[Tensor],
         *,
         like: Any = None,
         labels: Mapping[str, float] | None = None,
     ) -> PrettyMIDI:
         from ae_music.midi.write import to_midi
 
-        melody = self.melody(parts, like=None if like is None else melody_of(like), labels=labels)
+        melody = self.melody(
+            segments, like=None if like is None else melody_of(like), labels=labels
+        )
         return to_midi([melody])
 
     def melody(
         self,
-        parts: Sequence[Tensor],
+        segments: Sequence[Tensor],
         *,
         like: Melody | None = None,
         labels: Mapping[str, float] | None = None,
@@ -126,14 +128,14 @@ class Melodies(Modality):
         """Windows `(T,)` in order, as one melody.
 
         Args:
-            parts: prepared values.
+            segments: prepared values.
             like: gives the meter, tempo, key, instrument, loudness and octave, and the number of
                 bars where the windows are as many as its own.
             labels: the meter, where there is nothing to be like.
         """
         chosen = int((labels or {}).get("meter", meter_class(like.meter if like else COMMON_TIME)))
         size = self.bars * KNOWN_METERS[chosen].steps
-        values = torch.cat([part[:size] for part in parts]).byte().numpy()
+        values = torch.cat([segment[:size] for segment in segments]).byte().numpy()
         steps = canonical(values)
         if like is None:
             return Melody(steps, _loudness(steps, None), KNOWN_METERS[chosen])
@@ -141,7 +143,7 @@ class Melodies(Modality):
             like = replace(like, meter=KNOWN_METERS[chosen])
         made = replace(like, steps=steps, velocities=_loudness(steps, like))
         bar = like.meter.steps
-        ends = len(like) if math.ceil(len(like) / size) == len(parts) else len(steps)
+        ends = len(like) if math.ceil(len(like) / size) == len(segments) else len(steps)
         made = made.padded(max(ends // bar, 1) * bar)
         return made.transposed(-12 * octave_shift(like))
 
