@@ -53,7 +53,7 @@ class Autoencoder(nn.Module):
         self.corruption = recipe.make("corruption")
         self.encoder = recipe.make(
             "encoder",
-            in_shape=self.corruption.out_shape(modality.shape),
+            in_shape=self.in_shape,
             num_classes=modality.num_classes,
             cond_dim=cond_dim,
         )
@@ -61,7 +61,12 @@ class Autoencoder(nn.Module):
             "bottleneck",
             in_shapes=self.encoder.out_shapes,
             cond_dim=cond_dim,
-            prior=partial(recipe.prior_of, cond_dim=cond_dim),
+            prior=partial(
+                recipe.prior_of,
+                cond_dim=cond_dim,
+                in_shape=self.in_shape,
+                posterior=self.posterior,
+            ),
         )
         self.likelihood = recipe.make("likelihood", num_classes=modality.num_classes)
         self.decoder = recipe.make(
@@ -146,6 +151,21 @@ class Autoencoder(nn.Module):
         """`(B, *in_shape)` to the code that stands for it, `(B, *z_shapes[i])`."""
         mean: tuple[Tensor, ...] = self.bottleneck.mean(self.encoder(x, c, mask), c)
         return mean
+
+    def posterior(self, x: Tensor, c: Tensor) -> Posterior:
+        """The Gaussians `(B, D)` of codes of `x` `(B, *in_shape)`, for a prior that asks for them.
+
+        Raises:
+            UsageError: the bottleneck has no Gaussian posterior.
+        """
+        if not hasattr(self.bottleneck, "posterior"):
+            raise UsageError(
+                f"prior {self.recipe.prior.name!r} needs the mean and the variance of codes, which "
+                f"bottleneck {self.recipe.bottleneck.name!r} does not give: choose another, such "
+                f"as --set bottleneck.name=gaussian"
+            )
+        found: Posterior = self.bottleneck.posterior(self.encoder(x, c, None), c)
+        return found
 
     def decode(
         self,

@@ -29,7 +29,7 @@ Size = Annotated[int, Field(ge=1, le=1_000_000)]  #: of channels, layers or posi
 Sizes = Annotated[tuple[Size, ...], Field(min_length=1)]
 
 #: Constructor arguments that `Autoencoder` supplies, by kind of part. A bottleneck supplies the
-#: `z_shapes` of its prior, which for codes of integers must also take `num_classes`.
+#: `z_shapes` of its prior.
 SUPPLIED_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "modality": (),
     "dataset": ("modality", "split"),
@@ -41,8 +41,12 @@ SUPPLIED_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "likelihood": ("num_classes",),
     "objective": (),
 }
-#: Likewise, where a constructor takes them without a default.
-OPTIONAL_ARGUMENTS: Mapping[str, tuple[str, ...]] = {"prior": ("num_classes",)}
+#: Likewise, where a constructor takes them without a default. A prior for codes of integers takes
+#: `num_classes`. One that sees examples of its own through the encoder takes the `in_shape` of `x`,
+#: and `posterior`, a function of `x` `(B, *in_shape)` and `c` `(B, cond_dim)` to a `Posterior`.
+OPTIONAL_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
+    "prior": ("num_classes", "in_shape", "posterior")
+}
 
 
 class Example(NamedTuple):
@@ -91,15 +95,20 @@ class Batch(NamedTuple):
 class StepContext(NamedTuple):
     """What a part may know of the moment it runs in. All randomness comes from here.
 
+    Noise of other kinds is made of these two: see `randomness.gamma` and `randomness.poisson`.
+
     Attributes:
         progress: `()` in [0, 1], how much of the training is done.
         randn: `shape -> ` standard normal noise; `shape[0]` is the batch axis.
         rand: `shape -> ` uniform noise in [0, 1); `shape[0]` is the batch axis.
+        gather: `(n, …)` of this process to `(ranks * n, …)` of all that train together, without
+            gradients: statistics that a part keeps are then those of the global batch.
     """
 
     progress: Tensor
     randn: Callable[[Shape], Tensor]
     rand: Callable[[Shape], Tensor]
+    gather: Callable[[Tensor], Tensor] = torch.detach
 
 
 class Code(NamedTuple):
@@ -206,6 +215,9 @@ class Prior(Protocol):
     """Where new codes come from.
 
     One for codes of integers takes `num_classes` in its constructor, and is not asked for a `kl`.
+    A prior may have a method `fit(z, c)`: when a training has ended, it is called once with codes
+    `(N, *z_shapes[i])` and conditions `(N, cond_dim)` of its examples, and what it leaves in
+    parameters and buffers is saved in the best checkpoint.
     """
 
     def log_prob(self, z: tuple[Tensor, ...], c: Tensor) -> Tensor:

@@ -16,6 +16,9 @@ from torch import Tensor
 
 from ae_toolkit.contracts import Shape, StepContext
 
+GAMMA_PROPOSALS = 8  #: for each number; all are bad once in 10^10
+POISSON_HALVINGS = 40  #: of the counts that are possible
+
 
 def seed_of(*what: object) -> int:
     """A 63-bit seed for anything that can be written down."""
@@ -59,6 +62,42 @@ def draw_classes(logits: Tensor, step: StepContext) -> Tensor:
     return (logits - torch.log(-torch.log(uniform))).argmax(1)
 
 
+def gamma(concentration: Tensor, step: StepContext) -> Tensor:
+    """Gamma noise of rate 1 and of a `concentration` `(B, …)` above 0, to which gradients flow.
+
+    Marsaglia and Tsang (2000) accept more than 95% of their proposals: of `GAMMA_PROPOSALS` drawn
+    together the first good one is taken. The gradient is the implicit one (Figurnov et al. 2018).
+    Beta and Dirichlet noise are ratios of gamma noise.
+    """
+    alpha = concentration.detach().float()
+    d = torch.where(alpha < 1, alpha + 1, alpha) - 1 / 3
+    shape = (*alpha.shape, GAMMA_PROPOSALS)
+    x, u = step.randn(shape), step.rand(shape)
+    v = (1 + x / (9 * d[..., None]).sqrt()).clamp(min=1e-6) ** 3
+    good = torch.log(u) < 0.5 * x.square() + d[..., None] * (1 - v + torch.log(v))
+    chosen = good.to(torch.uint8).argmax(-1, keepdim=True)
+    sample = d * v.gather(-1, chosen)[..., 0]
+    # Below 1, a sample for one more is shrunk by a power of a uniform number.
+    shrink = step.rand(tuple(alpha.shape)).clamp(min=1e-20) ** (1 / alpha)
+    sample = torch.where(alpha < 1, sample * shrink, sample).clamp(min=1e-30)
+    return sample + (concentration - alpha) * torch._standard_gamma_grad(alpha, sample)
+
+
+def poisson(rate: Tensor, step: StepContext) -> Tensor:
+    """Poisson noise of a `rate` `(B, …)` of at least 0: counts, as real numbers, without gradients.
+
+    The count at which the distribution function passes a uniform number, found by bisection.
+    """
+    rate = rate.detach().double()
+    u = step.rand(tuple(rate.shape)).double()
+    low, high = torch.full_like(rate, -1), (rate + 12 * rate.sqrt() + 30).ceil()
+    for _ in range(POISSON_HALVINGS):
+        middle = ((low + high) / 2).floor()
+        passed = torch.special.gammaincc(middle + 1, rate) > u
+        low, high = torch.where(passed, low, middle), torch.where(passed, middle, high)
+    return high.float()
+
+
 class Request(NamedTuple):
     kind: str
     shape: Shape
@@ -91,14 +130,9 @@ class NoiseRecorder:
         self.requests: list[Request] = []
         before = _own_generator(source.device)
         with torch.no_grad():
-            _, randn, rand = source.step(0)
-            rehearse(
-                StepContext(
-                    torch.zeros((), device=source.device),
-                    self._listen("randn", randn),
-                    self._listen("rand", rand),
-                )
-            )
+            step = source.step(0, progress=0.0)
+            randn, rand = self._listen("randn", step.randn), self._listen("rand", step.rand)
+            rehearse(step._replace(randn=randn, rand=rand))
         self.beside = not before.equal(_own_generator(source.device))
 
     def draw(self, index: int) -> list[Tensor]:
@@ -129,11 +163,16 @@ def _own_generator(device: torch.device) -> Tensor:
     return torch.mps.get_rng_state() if device.type == "mps" else torch.get_rng_state()
 
 
-def replay(progress: Tensor, drawn: list[Tensor]) -> StepContext:
+def replay(
+    progress: Tensor,
+    drawn: list[Tensor],
+    *,
+    gather: Callable[[Tensor], Tensor] = torch.detach,
+) -> StepContext:
     """A `StepContext` that hands out noise that `NoiseRecorder.draw` has drawn."""
     waiting = iter(drawn)
 
     def hand_out(shape: Shape) -> Tensor:
         return next(waiting)
 
-    return StepContext(progress, hand_out, hand_out)
+    return StepContext(progress, hand_out, hand_out, gather)

@@ -59,6 +59,7 @@ class Train(BaseModel):
     accumulate: Positive = 1  #: batches per optimiser step
     optimizer: str = "adamw"  #: the rule by which weights are moved, as registered
     lr: Above0 = 1e-3
+    lr_scale: dict[str, Annotated[float, Field(ge=0, lt=1e6)]] = {}  #: of parts; 0 freezes one
     schedule: Literal["constant", "cosine", "one-cycle"] = "cosine"
     warmup: Fraction = 0.02  #: share of the steps in which the learning rate rises
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
@@ -67,6 +68,8 @@ class Train(BaseModel):
     ema: Fraction = 0.999  #: decay of the averaged weights that are kept; 0: none
     validation: Annotated[float, Field(ge=0, le=0.5)] = 0.05  #: share held out by group
     evaluate_every: Above0 = 1.0  #: epochs between validations
+    monitor: str = "loss"  #: the number of a validation by which the best checkpoint is known
+    monitor_mode: Literal["min", "max"] = "min"  #: whether the least of it is the best
     patience: Annotated[int, Field(ge=0)] = 0  #: validations without gain before stopping; 0: none
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
@@ -186,32 +189,30 @@ class Recipe(BaseModel):
                     found[f"{prefix}.{name}"] = arguments.get(name, parameter.default)
         return found | {f"train.{name}": value for name, value in self.train}
 
-    def prior_of(self, *, cond_dim: int, z_shapes: Sequence[Shape], num_classes: int = 0) -> Any:
+    def prior_of(self, *, z_shapes: Sequence[Shape], num_classes: int = 0, **offered: Any) -> Any:
         """Builds the prior for codes of a shape.
 
         Args:
-            cond_dim: of the condition.
             z_shapes: of the codes.
             num_classes: how many values a number of a code can take; 0: codes are real.
+            offered: `cond_dim`, and what else a prior may take: see `OPTIONAL_ARGUMENTS`.
 
         Raises:
             UsageError: as `make`, or it is for real codes and these are integers, or vice versa.
         """
-        taken = inspect.signature(self._factory("prior")[0]).parameters.get("num_classes")
-        is_of_integers = taken is not None and is_supplied("prior", taken)
-        name, bottleneck = self.prior.name, self.bottleneck.name
-        if num_classes and not is_of_integers:
+        parameters = inspect.signature(self._factory("prior")[0]).parameters.values()
+        taken = {p.name for p in parameters if is_supplied("prior", p)}
+        if bool(num_classes) != ("num_classes" in taken):
+            prior, codes, other = ("integers", "real", "standard-normal")
+            if num_classes:
+                prior, codes, other = ("real", "integers", "categorical")
             raise UsageError(
-                f"prior {name!r} is for real codes, and those of bottleneck {bottleneck!r} are "
-                f"integers: choose another, such as --set prior.name=categorical"
+                f"prior {self.prior.name!r} is for codes that are {prior}, and those of bottleneck "
+                f"{self.bottleneck.name!r} are {codes}: choose another, such as "
+                f"--set prior.name={other}"
             )
-        if is_of_integers and not num_classes:
-            raise UsageError(
-                f"prior {name!r} is for codes of integers, and those of bottleneck {bottleneck!r} "
-                f"are real: choose another, such as --set prior.name=standard-normal"
-            )
-        given = {"num_classes": num_classes} if is_of_integers else {}
-        return self.make("prior", cond_dim=cond_dim, z_shapes=z_shapes, **given)
+        offered |= {"z_shapes": z_shapes, "num_classes": num_classes}
+        return self.make("prior", **{name: offered[name] for name in taken})
 
     def _factory(self, kind: str) -> tuple[Any, dict[str, Any]]:
         part = self.part(kind)

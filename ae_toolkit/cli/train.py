@@ -38,6 +38,8 @@ if TYPE_CHECKING:
               help="Change a setting of the recipe; repeatable.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), help="The same as --set train.seed=…")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in --out.")
+@click.option("--init-from", metavar="MODEL",
+              help="Begin with the weights of a run or bundled model, where they fit.")  # fmt: skip
 @click.option("--keep", type=click.IntRange(1), default=2, show_default=True,
               help="How many of the last checkpoints stay, beside the best.")  # fmt: skip
 @click.option("--quiet", is_flag=True, help="Say only what came out, and what went wrong.")
@@ -59,6 +61,7 @@ def train(
     settings: tuple[str, ...],
     seed: int | None,
     resume: bool,
+    init_from: str | None,
     keep: int,
     quiet: bool,
     track: tuple[str, ...],
@@ -76,12 +79,14 @@ def train(
       ae train mnist-vae --data my_pictures/ --set train.epochs=2
       ae train mnist-2d --set encoder.hidden=[256,64] --set train.lr=3e-4 --out runs/small
       ae train mnist-2d --out runs/small --resume
+      ae train mnist-vae --data my_pictures/ --init-from mnist-vae
       ae train mnist-2d --dry-run
     """
     began = time.monotonic()
     run = out or Path("runs") / recipe.rpartition(":")[2]
     with Bar(f"Starting to train {recipe}", shown=not (quiet or dry_run)):
         # PyTorch takes its time.
+        from ae_toolkit.inference import zoo
         from ae_toolkit.recipe import named, parse_settings
         from ae_toolkit.runs.checkpoint import CONFIG_FILE, best, load_config
         from ae_toolkit.training.callbacks.progress import terms_in_words
@@ -127,6 +132,7 @@ def train(
         track=track,
         profile=profile,
         callbacks=callbacks,
+        init_from=None if init_from is None else zoo.resolve(init_from),
     )
 
     if not is_main_process():

@@ -370,11 +370,19 @@ def _is_pickle(path: Path) -> bool:
 
 
 class Checkpoint(NamedTuple):
-    """One folder under `checkpoints/`."""
+    """One folder under `checkpoints/`.
+
+    Attributes:
+        folder: where it lies.
+        step: how many steps were taken.
+        loss: of the validation; infinite where there is none.
+        score: by which the best is known, the least: the loss, or what `train.monitor` names.
+    """
 
     folder: Path
     step: int
     loss: float
+    score: float
 
 
 def step_name(step: int) -> str:
@@ -397,13 +405,20 @@ def checkpoints(run: Path) -> list[Checkpoint]:
     found = []
     for step, folder in folders(run):
         try:
-            loss = _read(folder / CONFIG_FILE)[1].metrics.get("loss", math.inf)
+            config = _read(folder / CONFIG_FILE)[1]
         except RunError:
             continue
-        found.append(Checkpoint(folder, step, math.inf if math.isnan(loss) else loss))
+        train = config.recipe.get("train")
+        train = train if isinstance(train, dict) else {}
+        score = config.metrics.get(str(train.get("monitor", "loss")), math.inf)
+        if train.get("monitor_mode") == "max":
+            score = -score if math.isfinite(score) else math.inf
+        loss = config.metrics.get("loss", math.inf)
+        numbers = (math.inf if math.isnan(number) else number for number in (loss, score))
+        found.append(Checkpoint(folder, step, *numbers))
     return found
 
 
 def best(run: Path) -> Checkpoint | None:
-    """The checkpoint with the least validation loss; the latest of equals."""
-    return min(reversed(checkpoints(run)), key=lambda point: point.loss, default=None)
+    """The checkpoint whose validation is the best by `train.monitor`; the latest of equals."""
+    return min(reversed(checkpoints(run)), key=lambda point: point.score, default=None)

@@ -67,6 +67,15 @@ class Ranks(NamedTuple):
             dist.all_reduce(there)
         return there.to(values)
 
+    def gather(self, values: Tensor) -> Tensor:
+        """`(n, …)` of every rank, one after the other, `(num * n, …)`, without gradients."""
+        if self.num == 1:
+            return values.detach()
+        found = [torch.empty_like(values) for _ in range(self.num)]
+        with _together():
+            dist.all_gather(found, values.detach().contiguous())
+        return torch.cat(found)
+
     def broadcast(self, value: T) -> T:
         """What rank 0 says."""
         if self.num == 1:

@@ -114,7 +114,7 @@ def estimate(recipe: Recipe, *, device: str = "auto") -> Estimate:
     if len(held_out):
         some = held_out.select(range(min(CHUNK_EXAMPLES, len(held_out))))
         began = time.perf_counter()
-        validate(optimizer.ema_model(), modality, setup.objective, some, train.seed, Ranks())
+        validate(optimizer.ema_model(), modality, setup.objective, some, train, Ranks())
         checking = (time.perf_counter() - began) * len(held_out) / len(some)
     validations = -(-schedule.steps // schedule.evaluate_every)
 

@@ -73,13 +73,16 @@ class LossReader:
                 setup.modality,
                 setup.objective,
                 setup.held_out,
-                setup.train.seed,
+                setup.train,
                 setup.ranks,
             )
             loss = seen.terms["loss"]
             if not math.isfinite(loss):
                 need_finite(setup.held_out, setup.modality)
-            training.watch = training.watch.after(loss)
+            score = seen.terms[setup.train.monitor]
+            training.watch = training.watch.after(
+                score if setup.train.monitor_mode == "min" else -score
+            )
         training.report = Report(
             training.epoch,
             dict(zip(TERM_NAMES, means, strict=True)),

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
 from ae_toolkit import registry
+from ae_toolkit.errors import UsageError, did_you_mean
 from ae_toolkit.recipe import Train
 from ae_toolkit.runs.checkpoint import is_sound
 
@@ -70,15 +71,18 @@ class EMAOptimizer:
         self.update = registry.optimizers.get(train.optimizer, prefer=prefer)
         self.keeps_gradients = False  # until the next step, for whoever looks at them
         self.model, self._ema_model, self.train = model, averaged.requires_grad_(False), train
-        self.weights = list(model.parameters())
+        learned = {name: w for name, w in model.named_parameters() if w.requires_grad}
+        self.names, self.weights = list(learned), list(learned.values())
+        twins = dict(averaged.named_parameters())
         with torch.no_grad():
             # Sharded weights are moved shard by shard, since AdamW knows no neighbours.
             self.mine = [_local(weight) for weight in self.weights]
-            self.average = [_local(twin) for twin in averaged.parameters()]
+            self.average = [_local(twins[name]) for name in self.names]
         self.first = [torch.zeros_like(weight) for weight in self.mine]
         self.second = [torch.zeros_like(weight) for weight in self.mine]
         self.counts = [torch.zeros((), device=weight.device) for weight in self.mine]
         self.decays = [train.weight_decay if w.dim() >= 2 else 0.0 for w in self.weights]
+        self.scales = [lr_scale_of(name, train) for name in self.names]
 
     def coefficients(self, lrs: Sequence[float], *, first: int, steps: int) -> Tensor:
         """The coefficients of some steps, `(len(lrs), 5)` on the CPU.
@@ -123,24 +127,27 @@ class EMAOptimizer:
     def _move(self, grads: list[Tensor], now: StepCoefficients) -> None:
         device = self.mine[0].device
         now = StepCoefficients(*(each.to(device, non_blocking=True) for each in now))
-        for weight, grad, first, second, average, decay in zip(
-            self.mine, grads, self.first, self.second, self.average, self.decays, strict=True
-        ):
+        scaled = {scale: _scaled(now, scale) for scale in {*self.scales}}
+        for weight, grad, first, second, average, decay, scale in zip(
+            self.mine, grads, self.first, self.second, self.average, self.decays, self.scales,
+            strict=True,
+        ):  # fmt: skip
             if decay:
-                weight.mul_(1 - now.lr * decay)
-            self.update(weight, grad, first, second, now=now, betas=self.train.betas)
+                weight.mul_(1 - scaled[scale].lr * decay)
+            self.update(weight, grad, first, second, now=scaled[scale], betas=self.train.betas)
             if self.train.ema:
                 average.lerp_(weight, now.ema_weight)
 
     def _move_fused(self, grads: list[Tensor], now: StepCoefficients) -> None:
         b1, b2 = self.train.betas
         columns = (self.mine, grads, self.first, self.second, self.counts)
-        for decay in {*self.decays}:
-            chosen = [i for i, mine in enumerate(self.decays) if mine == decay]
+        kinds = list(zip(self.decays, self.scales, strict=True))
+        for decay, scale in {*kinds}:
+            chosen = [i for i, kind in enumerate(kinds) if kind == (decay, scale)]
             weights, slopes, first, second, counts = ([c[i] for i in chosen] for c in columns)
             adamw(
                 weights, slopes, first, second, [], counts, foreach=False, fused=True,
-                amsgrad=False, beta1=b1, beta2=b2, lr=float(now.lr), weight_decay=decay,
+                amsgrad=False, beta1=b1, beta2=b2, lr=scale * float(now.lr), weight_decay=decay,
                 eps=ADAM_EPS, maximize=False,
             )  # fmt: skip
         if self.train.ema:
@@ -185,7 +192,7 @@ class EMAOptimizer:
                 _put(tensor, state["weights"][name], like=tensor, finite=name in names, name=name)
             for column in ("average", "first", "second"):
                 for here, saved, like, name in zip(
-                    getattr(self, column), state[column], self.weights, names, strict=True
+                    getattr(self, column), state[column], self.weights, self.names, strict=True
                 ):
                     _put(here, saved, like=like, finite=True, name=f"{column} of {name}")
             for count in self.counts:
@@ -201,6 +208,39 @@ class EMAOptimizer:
         with torch.no_grad():
             torch._foreach_copy_(self.state_tensors(), list(former))
         self.zero_grad()
+
+
+def lr_scale_of(name: str, train: Train) -> float:
+    """What the learning rate of a weight is multiplied by: the factor of the nearest part."""
+    parts = [part for part in train.lr_scale if f"{name}.".startswith(f"{part}.")]
+    return train.lr_scale[max(parts, key=len)] if parts else 1.0
+
+
+def freeze_parts(model: nn.Module, train: Train) -> None:
+    """Keeps the weights of parts whose learning rate is 0 as they are.
+
+    Raises:
+        UsageError: a part has no weights, or none are left to learn.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    for part in train.lr_scale:
+        if not any(f"{name}.".startswith(f"{part}.") for name in names):
+            known = {name.rpartition(".")[0] for name in names} | {n.split(".")[0] for n in names}
+            raise UsageError(
+                f"train.lr_scale: nothing with weights is called {part!r}: "
+                f"{did_you_mean(part, known)}"
+            )
+    for name, weight in model.named_parameters():
+        if not lr_scale_of(name, train):
+            weight.requires_grad_(False)
+    if not any(weight.requires_grad for weight in model.parameters()):
+        raise UsageError("train.lr_scale: every weight has the learning rate 0: none would learn")
+
+
+def _scaled(now: StepCoefficients, scale: float) -> StepCoefficients:
+    if scale == 1:
+        return now
+    return now._replace(lr=now.lr * scale, step_size=now.step_size * scale)
 
 
 def whole_state(model: nn.Module, *, keep: bool = True) -> dict[str, Tensor]:

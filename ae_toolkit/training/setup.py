@@ -9,6 +9,7 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -17,17 +18,23 @@ from ae_toolkit.autoencoder import Autoencoder
 from ae_toolkit.console import log
 from ae_toolkit.contracts import Batch, Objective, StepContext
 from ae_toolkit.data.batches import Batches
-from ae_toolkit.data.examples import Examples, load_data, train_test_split
-from ae_toolkit.errors import PluginError, RunError, describe_error
+from ae_toolkit.data.examples import (
+    Examples,
+    load_data,
+    train_test_split,
+    with_statistics,
+)
+from ae_toolkit.errors import PluginError, RunError, UsageError, describe_error
 from ae_toolkit.modality import Modality
 from ae_toolkit.parts.backbones.covering import use_full_kernel
 from ae_toolkit.randomness import NoiseRecorder, Source
 from ae_toolkit.recipe import Recipe, Train
 from ae_toolkit.registry import find_plugin_in_traceback
+from ae_toolkit.runs import checkpoint
 from ae_toolkit.training import memory
 from ae_toolkit.training.distributed import Ranks, check_batch
 from ae_toolkit.training.engine import Engine
-from ae_toolkit.training.optimizer import EMAOptimizer
+from ae_toolkit.training.optimizer import EMAOptimizer, freeze_parts
 from ae_toolkit.training.schedule import Schedule
 
 
@@ -79,6 +86,7 @@ def prepare(
     device: torch.device,
     ranks: Ranks,
     *,
+    init_from: Path | None = None,
     say: Callable[[str], object] = lambda sentence: None,
 ) -> Setup:
     """Reads the data, builds the model and tries a first step.
@@ -88,6 +96,7 @@ def prepare(
         engine: how to work.
         device: where to work.
         ranks: the processes that work together.
+        init_from: a run or a model whose weights are taken where they fit.
         say: is told what is done next.
 
     Raises:
@@ -100,6 +109,8 @@ def prepare(
     everything = ranks.main_process_first(lambda: load_data(recipe, modality, "train"))
     examples, held_out = train_test_split(everything, train.validation, seed=train.seed)
     del everything
+    recipe = with_statistics(recipe, modality, examples)
+    modality = recipe.make("modality")
     examples = examples.to(device)
     schedule = Schedule.of(train, len(examples), num_ranks=ranks.num)
     if schedule.batch_size < train.batch_size:
@@ -117,7 +128,7 @@ def prepare(
         num_ranks=ranks.num,
     )
     objective: Objective = recipe.make("objective")
-    model, wrapped_model, optimizer = _build(recipe, modality, device, ranks)
+    model, wrapped_model, optimizer = _build(recipe, modality, device, ranks, init_from)
     say("Trying a first step")
     noise = _try_first_step(recipe, engine, modality, model, objective, batches, ranks)
     return Setup(
@@ -138,13 +149,27 @@ def prepare(
     )
 
 
+def keep_statistics(recipe: Recipe, former: Recipe) -> Recipe:
+    """Returns a recipe with what the data type of a run took from its data when that began."""
+    if type(recipe.make("modality")).statistics is Modality.statistics:
+        return recipe
+    found, known = former.modality, recipe.modality.arguments
+    if found.name != recipe.modality.name:
+        return recipe
+    return recipe.with_({f"modality.{k}": v for k, v in found.arguments.items() if k not in known})
+
+
 def augmented(modality: Modality, batch: Batch, step: StepContext) -> Batch:
     """A batch in the storage dtype, prepared and augmented."""
     return batch._replace(y=modality.augment(modality.prepare(batch.y), step))
 
 
 def _build(
-    recipe: Recipe, modality: Modality, device: torch.device, ranks: Ranks
+    recipe: Recipe,
+    modality: Modality,
+    device: torch.device,
+    ranks: Ranks,
+    init_from: Path | None,
 ) -> tuple[Autoencoder, nn.Module, EMAOptimizer]:
     """The model, what a batch is given to, and what moves the weights."""
     train = recipe.train
@@ -154,6 +179,9 @@ def _build(
     copies = 2 if sharded else memory.WEIGHT_COPIES
     with memory.check_parameter_memory(device, share=memory.neighbours(), copies=copies):
         model = Autoencoder(recipe, modality=modality)
+        if init_from is not None:
+            load_initial_weights(model, init_from)
+        freeze_parts(model, train)
         if device.type == "cpu":
             use_full_kernel(model)
         if not sharded:
@@ -216,6 +244,31 @@ def _try_first_step(
     for buffer, former in zip(model.buffers(), before, strict=True):
         buffer.copy_(former)
     return noise
+
+
+def load_initial_weights(model: Autoencoder, folder: Path) -> None:
+    """Takes the weights of a run's best checkpoint, or of a model, where name and shape agree.
+
+    Raises:
+        UsageError: there is no model, or none of its weights fits.
+        RunError: it is broken.
+    """
+    point = checkpoint.best(folder)
+    folder = point.folder if point else folder
+    if not (folder / checkpoint.WEIGHTS_FILE).exists():
+        raise UsageError(f"{folder}: holds no model whose weights could be taken")
+    mine, weights = model.state_dict(), checkpoint.load_weights(folder)
+    fitting = {
+        name: tensor
+        for name, tensor in weights.items()
+        if name in mine and mine[name].shape == tensor.shape
+    }
+    if not fitting:
+        raise UsageError(f"{folder}: none of its weights has a name and a shape of this recipe's")
+    model.load_state_dict(fitting, strict=False)
+    left = [name for name in mine if name not in fitting]
+    rest = f"; all else is new: {', '.join(left[:5])}{' …' * (len(left) > 5)}" if left else ""
+    log(f"{len(fitting)} of {len(mine)} weights are those of {folder}{rest}")
 
 
 @contextmanager

@@ -70,7 +70,8 @@ def train_step(
         A row of `TERM_NAMES`, on the device.
     """
     now = StepCoefficients(*coefficients.unbind())
-    step = replay(now.progress.to(setup.device, non_blocking=True), noise)
+    progress = now.progress.to(setup.device, non_blocking=True)
+    step = replay(progress, noise, gather=setup.ranks.gather)
     with _gradient_exchange(setup, is_last):
         loss, row = loss_of(setup, batch, step)
         (loss / setup.train.accumulate).backward()

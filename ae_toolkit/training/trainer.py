@@ -35,6 +35,7 @@ from ae_toolkit.training.callbacks.checkpoints import Checkpoints
 from ae_toolkit.training.callbacks.collapse import CollapseWarning
 from ae_toolkit.training.callbacks.figures import Figures
 from ae_toolkit.training.callbacks.metrics import Metrics
+from ae_toolkit.training.callbacks.prior import FitPrior
 from ae_toolkit.training.callbacks.profiler import Profiler
 from ae_toolkit.training.callbacks.progress import Progress
 from ae_toolkit.training.callbacks.trackers import Trackers
@@ -42,10 +43,11 @@ from ae_toolkit.training.compilation import choose_step, compile_seconds, compil
 from ae_toolkit.training.distributed import Ranks, launched, local_rank, process_group
 from ae_toolkit.training.engine import Engine
 from ae_toolkit.training.losses import LossReader
-from ae_toolkit.training.setup import prepare
+from ae_toolkit.training.setup import keep_statistics, prepare
 from ae_toolkit.training.signals import Signals, stop_signals
 from ae_toolkit.training.state import Training, TrainState, find_resumable, wrap_misfit_errors
 from ae_toolkit.training.step import TrainStep, make_step, take_step
+from ae_toolkit.training.validation import check_monitor
 
 NUM_COEFFICIENTS = 1000  #: steps whose coefficients are worked out at once
 
@@ -61,6 +63,7 @@ def fit(
     track: Iterable[str] = (),
     profile: bool = False,
     callbacks: Sequence[Callback | str] = (),
+    init_from: Path | str | None = None,
 ) -> Path:
     """Trains a recipe and returns the run directory.
 
@@ -74,6 +77,7 @@ def fit(
         track: names of trackers that are told the numbers too, such as `tensorboard`.
         profile: record some steps into `profile.json`, and say what took longest.
         callbacks: of your own, or names of registered ones.
+        init_from: the run or the model whose weights a new training begins with, where they fit.
 
     Raises:
         UsageError: the recipe cannot be built, `out` holds another run or one in training, or a
@@ -102,12 +106,18 @@ def fit(
             resume = resume or (
                 ranks.remembers(str(run)) and (run / checkpoint.CONFIG_FILE).exists()
             )
+        resume = ranks.broadcast(resume)
+        if resume and (run / checkpoint.CONFIG_FILE).exists():
+            recipe = keep_statistics(recipe, checkpoint.load_config(run).recipe)
+        if ranks.is_main_process:
             directory.check_resumable(run, recipe, resume=resume, begun=begun)
             ranks.remember(str(run))
             directory.remove_temporaries(run)
-        resume = ranks.broadcast(resume)
         eager = any(callback.needs_gradients for callback in others)
-        training, step = _begin(recipe, run, where, ranks, bar, resume=resume, eager=eager)
+        initial = None if init_from is None else Path(init_from)
+        training, step = _begin(
+            recipe, run, where, ranks, bar, resume=resume, eager=eager, init_from=initial
+        )
         signals.patient = True  # from here on, a step is finished and saved
         _train(
             training,
@@ -122,6 +132,7 @@ def fit(
                     CollapseWarning(training.setup.objective),
                     *others,
                     Checkpoints(keep=keep),
+                    FitPrior(),
                 ]
             ),
             signals,
@@ -139,6 +150,7 @@ def _begin(
     *,
     resume: bool,
     eager: bool,
+    init_from: Path | None,
 ) -> tuple[Training, TrainStep]:
     """Returns a training before its next step, and that step; `eager` steps keep gradients."""
     train = recipe.train
@@ -147,7 +159,8 @@ def _begin(
         engine, is_decided = engine.as_before(former, train), engine.device == former.device
     if eager:
         engine, is_decided = engine._replace(compiled=False), True
-    setup = prepare(recipe, engine, device, ranks, say=bar.begin)
+    setup = prepare(recipe, engine, device, ranks, init_from=init_from, say=bar.begin)
+    check_monitor(setup)
     setup.optimizer.keeps_gradients = eager
     training, state = Training.begin(setup, run), None
     if resume and (
@@ -165,7 +178,7 @@ def _begin(
             step, is_compiled = choose_step(setup, bar, first=training.step)
     training.setup = setup = replace(setup, engine=engine._replace(compiled=is_compiled))
     if ranks.is_main_process:
-        checkpoint.write_text(run / checkpoint.CONFIG_FILE, checkpoint.config_json(recipe))
+        checkpoint.write_text(run / checkpoint.CONFIG_FILE, checkpoint.config_json(setup.recipe))
         setup.engine.write(run)
         sizes, waiting = (state.log_size, state.log_waiting) if state else ({}, {})
         training.logs = Logs(run, sizes, waiting)

@@ -7,13 +7,16 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ae_toolkit.contracts import Code, flatten
+from ae_toolkit.contracts import Code, Forward, StepContext, flatten
 from ae_toolkit.data.examples import Examples
-from ae_toolkit.modality import Modality
+from ae_toolkit.errors import UsageError, did_you_mean
+from ae_toolkit.modality import Modality, modality_metrics
 from ae_toolkit.randomness import Source
+from ae_toolkit.recipe import Train
 from ae_toolkit.training.distributed import Ranks
+from ae_toolkit.training.setup import Setup
 from ae_toolkit.training.step import TERM_NAMES, terms_row
 
 CHUNK_EXAMPLES = 1000  #: examples per validation batch
@@ -23,7 +26,8 @@ class Validation(NamedTuple):
     """What held-out examples say.
 
     Attributes:
-        terms: means per example of the loss and of what it is made up of.
+        terms: means per example of the loss, of what it is made up of, and of the number by which
+            the best checkpoint is known.
         active_units: how many code dimensions are in use; None where that cannot be said.
         rates: of every code dimension, nats in the mean; none where a rate is undefined.
     """
@@ -46,7 +50,7 @@ def validate(
     modality: Modality,
     objective: Any,
     examples: Examples,
-    seed: int,
+    train: Train,
     ranks: Ranks,
 ) -> Validation:
     """The mean terms over held-out examples, uncompiled and in fp32, with noise of their own.
@@ -55,10 +59,9 @@ def validate(
     Ranks look at every so manieth batch, and each of them gets the numbers of all.
     """
     device = next(model.parameters()).device
-    source, totals = (
-        Source(seed, "validate", device),
-        torch.zeros(len(TERM_NAMES), dtype=torch.float64),
-    )
+    source = Source(train.seed, "validate", device)
+    names = TERM_NAMES if train.monitor in TERM_NAMES else (*TERM_NAMES, train.monitor)
+    totals = torch.zeros(len(names), dtype=torch.float64)
     units = LatentUsage()
     for first in range(0, len(examples), CHUNK_EXAMPLES * ranks.num):
         start = first + CHUNK_EXAMPLES * ranks.rank
@@ -68,14 +71,48 @@ def validate(
         now = source.step(start)
         batch = batch._replace(y=modality.prepare(batch.y))
         with units.counting(model, counted=bool(index)):
-            terms = model(batch, now, num_samples=objective.num_samples).terms
-        row = terms_row(objective(terms, now).mean(), terms)
+            forward = model(batch, now, num_samples=objective.num_samples)
+        row = terms_row(objective(forward.terms, now).mean(), forward.terms)
+        if train.monitor not in TERM_NAMES:
+            first = forward._replace(y=forward.y[: len(batch.y)])
+            found = judge_guesses(model, modality, first, batch.mask, now)
+            row = torch.cat([row, found[train.monitor].mean()[None]])
         totals += len(index) * row.cpu().double()
     units.gather(ranks)
     totals = ranks.total(totals) / len(examples)
-    return Validation(
-        dict(zip(TERM_NAMES, totals.tolist(), strict=True)), units.active, units.rates
-    )
+    return Validation(dict(zip(names, totals.tolist(), strict=True)), units.active, units.rates)
+
+
+def judge_guesses(
+    model: Any, modality: Modality, forward: Forward, mask: Tensor | None, step: StepContext
+) -> dict[str, Tensor]:
+    """The data type's metrics `(B,)` of the best guesses for a batch, by what stands for it."""
+    z = model.bottleneck.mean(forward.h, forward.c)
+    y_hat = model.decode(z, forward.c, step, mask=mask)
+    return modality_metrics(modality, forward.y, y_hat, mask)
+
+
+@torch.no_grad()
+def check_monitor(setup: Setup) -> None:
+    """Makes sure that there is a number by which the best checkpoint shall be known.
+
+    Raises:
+        UsageError: neither a loss nor a metric of the data type has its name, or weights are
+            sharded, which gives losses only.
+    """
+    name, known = setup.train.monitor, list(TERM_NAMES)
+    if name in known:
+        return
+    if not setup.ranks.shards(setup.train):
+        batch = setup.batches.at(0).first(2)
+        batch = batch._replace(y=setup.modality.prepare(batch.y))
+        step = Source(0, "monitor", setup.device).step(0)
+        forward = setup.model(batch, step)
+        known += judge_guesses(setup.model, setup.modality, forward, batch.mask, step)
+    if name not in known:
+        raise UsageError(
+            f"train.monitor: a validation has no number {name!r}: {did_you_mean(name, known)}"
+        )
 
 
 MIN_ACTIVE_VARIANCE = 0.01  #: Var_x(E[z|x]) of a dimension in use (Burda et al. 2016, section 5.2)

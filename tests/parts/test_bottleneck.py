@@ -114,10 +114,13 @@ def test_what_needs_real_codes_says_so(run: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"bottleneck": "fsq"}, "prior 'standard-normal' is for real codes, and .* 'fsq' are int"),
+        (
+            {"bottleneck": "fsq"},
+            "prior 'standard-normal' is for codes that are real, and .* 'fsq' are int",
+        ),
         (
             {"prior": "categorical"},
-            "'categorical' is for codes of integers, .* 'gaussian' are real",
+            "'categorical' is for codes that are integers, .* 'gaussian' are real",
         ),
         (
             {**INTEGERS, "bottleneck.num_levels": [5, 1]},

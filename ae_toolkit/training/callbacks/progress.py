@@ -62,5 +62,9 @@ def losses_in_words(train: Mapping[str, float], validation: Mapping[str, float] 
     """Returns what came of an epoch for people; the parts of the loss are of the validation."""
     if validation is None:
         return f"training {terms_in_words(train.values())}"
+    monitored = "".join(
+        f"{name} {value:.4g}, " for name, value in validation.items() if name not in TERM_NAMES
+    )
+    terms = terms_in_words(validation[name] for name in TERM_NAMES)
     loss = terms_in_words([train["loss"], 0, 0, 0])
-    return f"validation {terms_in_words(validation.values())}, training {loss}"
+    return f"validation {terms}, {monitored}training {loss}"
