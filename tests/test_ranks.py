@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -26,13 +26,15 @@ from ae_toolkit.training.schedule import Schedule
 OFTEN = "train.evaluate_every=0.3334"  #: epochs, so that every fifth step of 15 is logged
 
 
-def command(out: Path, *settings: str, ranks: int = 0, restarts: int = 0) -> list[str]:
+def command(
+    out: Path, *settings: str, ranks: int = 0, restarts: int = 0, before: Sequence[str] = ()
+) -> list[str]:
     """A training of the bundled digits, by itself or by `torchrun`."""
     start = [sys.executable]
     if ranks:
         start += ["-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--rdzv-backend=c10d"]
         start += ["--rdzv-endpoint=localhost:0", f"--max-restarts={restarts}"]
-    words = ["-m", "ae_toolkit", "train", "mnist-2d", "--data", "mnist-sample", "--quiet"]
+    words = ["-m", "ae_toolkit", *before, "train", "mnist-2d", "--data", "mnist-sample", "--quiet"]
     changes = ["train.batch_size=64", "train.precision=fp32", "train.validation=0", *settings]
     return [*start, *words, "--out", str(out), *(w for c in changes for w in ("--set", c))]
 
@@ -44,13 +46,13 @@ def one_thread_each() -> Iterator[None]:
         yield
 
 
-def train(out: Path, *settings: str, ranks: int = 1) -> None:
+def train(out: Path, *settings: str, ranks: int = 1, before: Sequence[str] = ()) -> None:
     """Runs it; ranks are started as a scheduler does, which is faster than by `torchrun`."""
     there = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
     there["AE_RANK_TIMEOUT"] = "60"  # a rank does not wait longer for one that has failed
     processes = [
         subprocess.Popen(
-            command(out, *settings),
+            command(out, *settings, before=before),
             env={**os.environ, **there, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stderr=subprocess.PIPE,
             text=True,
@@ -103,6 +105,43 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("ranks") / "alone"
     train(out, OFTEN, "train.epochs=13.4")
     return out
+
+
+COUNTING = '''
+import torch
+from ae_toolkit import registry
+from ae_toolkit.contracts import flatten
+from ae_toolkit.parts.bottleneck import Gaussian
+
+
+@registry.bottlenecks.register("counting")
+class Counting(Gaussian):
+    """Keeps a running mean of the features that it has seen."""
+
+    def __init__(self, *, in_shapes, cond_dim, prior, z_dim: int = 2):
+        super().__init__(in_shapes=in_shapes, cond_dim=cond_dim, prior=prior, z_dim=z_dim)
+        self.register_buffer("seen", torch.zeros(in_shapes[0]))
+
+    def forward(self, h, c, *, num_samples, step):
+        if self.training:
+            self.seen.lerp_(step.gather(h[0]).mean(0), 0.1)
+        return super().forward(h, c, num_samples=num_samples, step=step)
+'''
+
+
+@pytest.mark.parametrize("compiled", ["off", pytest.param("on", marks=pytest.mark.slow)])
+def test_statistics_of_two_ranks_are_those_of_one(tmp_path: Path, compiled: str) -> None:
+    (tmp_path / "counting.py").write_text(COUNTING)
+    settings = ["bottleneck.name=counting", "train.epochs=0.3", f"train.compile={compiled}"]
+    seen = []
+    for ranks in (1, 2):
+        out = tmp_path / str(ranks)
+        train(out, *settings, ranks=ranks, before=["--import", str(tmp_path / "counting.py")])
+        point = checkpoint.best(out)
+        assert point is not None
+        seen.append(checkpoint.load_weights(point.folder)["bottleneck.seen"])
+    assert seen[0].abs().max() > 0.01
+    assert torch.allclose(*seen, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.slow
