@@ -240,6 +240,11 @@ class Autoencoder(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
 
+def augmented(modality: Modality, batch: Batch, step: StepContext) -> Batch:
+    """A batch in the storage dtype as a training sees it: prepared, and varied."""
+    return batch._replace(y=modality.augment(modality.prepare(batch.y), step))
+
+
 #: The parts in the order in which they are called.
 CHECK_ORDER = ("corruption", "encoder", "prior", "bottleneck", "decoder", "likelihood", "objective")
 

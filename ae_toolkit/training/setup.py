@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ae_toolkit.autoencoder import Autoencoder
+from ae_toolkit.autoencoder import Autoencoder, augmented
 from ae_toolkit.console import log
 from ae_toolkit.contracts import Batch, Objective, StepContext
 from ae_toolkit.data.batches import Batches
@@ -44,6 +44,7 @@ class Setup:
 
     Attributes:
         recipe: what is built and how it is trained.
+        train: its settings of the training.
         engine: by which device and precision, compiled or not.
         device: where the work is done.
         ranks: the processes that work together.
@@ -60,6 +61,7 @@ class Setup:
     """
 
     recipe: Recipe
+    train: Train
     engine: Engine
     device: torch.device
     ranks: Ranks
@@ -73,11 +75,6 @@ class Setup:
     objective: Objective
     optimizer: EMAOptimizer
     noise: NoiseRecorder
-
-    @property
-    def train(self) -> Train:
-        """The settings of the training."""
-        return self.recipe.train
 
 
 def prepare(
@@ -133,6 +130,7 @@ def prepare(
     noise = _try_first_step(recipe, engine, modality, model, objective, batches, ranks)
     return Setup(
         recipe,
+        train,
         engine,
         device,
         ranks,
@@ -157,11 +155,6 @@ def keep_statistics(recipe: Recipe, former: Recipe) -> Recipe:
     if found.name != recipe.modality.name:
         return recipe
     return recipe.with_({f"modality.{k}": v for k, v in found.arguments.items() if k not in known})
-
-
-def augmented(modality: Modality, batch: Batch, step: StepContext) -> Batch:
-    """A batch in the storage dtype, prepared and augmented."""
-    return batch._replace(y=modality.augment(modality.prepare(batch.y), step))
 
 
 def _build(

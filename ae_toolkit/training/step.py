@@ -14,10 +14,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from ae_toolkit.autoencoder import augmented
 from ae_toolkit.contracts import Batch, StepContext, Terms
 from ae_toolkit.randomness import replay
 from ae_toolkit.training.optimizer import StepCoefficients
-from ae_toolkit.training.setup import Setup, augmented
+from ae_toolkit.training.setup import Setup
 
 TERM_NAMES = ("loss", "distortion", "rate", "penalty")  #: means per example, nats or the like
 
