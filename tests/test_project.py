@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 import os
 import re
@@ -16,8 +17,10 @@ import pytest
 from conftest import ROOT, SAMPLES, Site
 
 from ae_toolkit import load
+from ae_toolkit.contracts import SUPPLIED_ARGUMENTS
 from ae_toolkit.inference import zoo
 from ae_toolkit.inference.evaluate import evaluate
+from ae_toolkit.modality import FORMER_METHODS, Modality
 from ae_toolkit.runs import checkpoint
 
 CORE = sorted((ROOT / "ae_toolkit").rglob("*.py"))
@@ -330,3 +333,16 @@ def test_fuzzing_notices_what_must_not_be(tmp_path: Path) -> None:
     for path in (tmp_path / "found").glob("*.txt"):
         found[path.with_suffix("").read_bytes()] = path.read_text().partition(":")[0]
     assert found == {b"e": "other exception", b"c": "crash", b"h": "hang", b"m": "much memory"}
+
+
+def test_the_page_of_the_contract_names_all_that_there_is() -> None:
+    page = (ROOT / "docs" / "contract.md").read_text()
+    data_type, parts = page.split("## A data set")[0], page.split("## Parts")[1]
+    cells = re.findall(r"^\| (`.*?) \|", data_type, re.MULTILINE)
+    named = {name for cell in cells for name in re.findall(r"`(\w+)\(", cell)}
+    methods = {name for name, made in vars(Modality).items() if inspect.isfunction(made)}
+    assert named == {name for name in methods if name[0] != "_"} - set(FORMER_METHODS)
+    rows = dict(re.findall(r"^\| (\w+) \| (.*?) \|", parts, re.MULTILINE))
+    for kind, supplied in SUPPLIED_ARGUMENTS.items():
+        if kind not in ("modality", "dataset"):
+            assert tuple(re.findall(r"\w+", rows[kind])) == supplied, kind
