@@ -60,6 +60,24 @@ def former_names(module: str, renamed: Mapping[str, str]) -> Callable[[str], Any
     return __getattr__
 
 
+def former_attributes(renamed: Mapping[str, str]) -> Callable[[Any, str], Any]:
+    """Returns a `__getattr__` of a class, by which plugins may use its former names.
+
+    Args:
+        renamed: the names of today by the former ones.
+    """
+
+    def __getattr__(self: Any, name: str) -> Any:
+        owner = type(self).__name__
+        if name not in renamed:
+            raise AttributeError(f"{owner!r} object has no attribute {name!r}")
+        words = f"{owner}.{name} is {renamed[name]} now"
+        warnings.warn(words, DeprecationWarning, stacklevel=2)
+        return getattr(self, renamed[name])
+
+    return __getattr__
+
+
 class MovedModules(MetaPathFinder, Loader):
     """Lets a plugin import a module by its former name, with a warning that says the new one."""
 

@@ -96,7 +96,7 @@ def test_noise_is_pushed_to_every_level() -> None:
     net = Autoencoder(recipe, modality=modality)
     model = Model(net, modality=modality, config=Config(recipe, {}, {}), folder=Path())
     noise = torch.randn(2, model.z_dim)
-    assert len(model.z_shapes) == 2 and torch.equal(model.push(noise), noise)
+    assert len(model.z_shapes) == 2 and torch.equal(model.prior_transform(noise), noise)
 
 
 def test_dense_models_have_one_size() -> None:

@@ -289,7 +289,7 @@ def test_bytes_are_classes_too() -> None:
 def test_walks_between_items_of_different_lengths(words: Model) -> None:
     walk = words.interpolate("abcdabcdabcdabcdab", "aaaaaa", steps=5)
     assert [len(text) for text in walk] == [18, 18, 6, 6, 6]
-    codes, labels = words.walk("abcdabcdabcdabcdab", "aaaaaa", steps=3)
+    codes, labels = words.interpolate_codes("abcdabcdabcdabcdab", "aaaaaa", steps=3)
     ends = words.encode(["abcdabcdabcdabcdab", "aaaaaa"])
     assert [len(z) for z in codes] == [3, 2, 1]
     assert torch.allclose(codes[0], ends[:3], atol=1e-5)

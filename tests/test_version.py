@@ -8,6 +8,7 @@ from importlib.util import find_spec
 
 import pytest
 
+from ae_toolkit import Model
 from ae_toolkit.version import MOVED_MODULES
 
 MOVES = {
@@ -74,3 +75,21 @@ def test_former_names_in_a_module_give_the_same_objects(module: str, former: str
     assert found is getattr(import_module(module), now)
     with pytest.raises(AttributeError, match="nowhere"):
         _ = import_module(module).nowhere
+
+
+@pytest.mark.parametrize(
+    ("former", "now"),
+    [
+        ("push", "prior_transform"),
+        ("walk", "interpolate_codes"),
+        ("restore", "reconstruct_any_size"),
+        ("levels", "unflatten"),
+        ("noise", "noise_source"),
+    ],
+)
+def test_verbs_of_a_model_have_former_names(former: str, now: str) -> None:
+    model = Model.__new__(Model)
+    with pytest.warns(DeprecationWarning, match=f"Model.{former} is {now} now"):
+        assert getattr(model, former) == getattr(model, now)
+    with pytest.raises(AttributeError, match="nowhere"):
+        _ = model.nowhere

@@ -248,7 +248,7 @@ def decode(model: str, codes: Path, out: Path, labels: tuple[str, ...], device: 
     """
     loaded = _load(model, device)
     z, names, counts, known = _read_codes(codes)
-    items = loaded.decode_joined(z, counts, {**known, **parse_labels(labels)})
+    items = loaded.decode(z, {**known, **parse_labels(labels)}, counts=counts)
     _write_each(loaded, items, names, out)
 
 

@@ -6,14 +6,13 @@ What is no likelihood is called a distortion here, and no NLL is reported from i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ae_toolkit.console import track
-from ae_toolkit.contracts import Batch, StepContext, flatten, repeat
+from ae_toolkit.contracts import flatten, repeat
 from ae_toolkit.data.examples import Examples, from_option, load_data
 from ae_toolkit.errors import RunError, UsageError
 from ae_toolkit.inference.model import Model
@@ -23,6 +22,7 @@ from ae_toolkit.parts.objective import logmeanexp
 CHUNK_EXAMPLES = 500  #: examples at once
 MAX_KNOWN_SAMPLES = 10_000  #: per example, that are drawn because a card says so
 CHUNK_SAMPLES = 5000  #: decoded samples at once, in the importance-weighted estimate
+MIN_PROBED_EXAMPLES = 101  #: by whose codes a label is predicted
 
 
 def evaluate(
@@ -64,118 +64,115 @@ def evaluate(
     examples = load_data(recipe, model.modality, "test")
     if limit is not None:
         examples = examples.select(range(min(limit, len(examples))))
-    totals, density = Totals(), model.autoencoder.likelihood.is_density
-    beside: dict[str, Totals] = {}
-    codes = []
-    source = model.noise(seed, "evaluate")
-    starts = track(range(0, len(examples), CHUNK_EXAMPLES), "evaluating", shown=progress)
-    with torch.inference_mode():
-        for start in starts:
-            batch = model.to_device(examples, start, start + CHUNK_EXAMPLES)
-            result, guesses, z, supported = _measure(model, batch, source.step(start))
-            for name, values in guesses.items():
-                beside.setdefault(name, Totals()).add(values, len(batch.y))
-            density = density and supported
-            totals.add(result, len(batch.y))
-            codes.append(z)
-    means = totals.means()
-    if num_samples is None:
-        shipped = model.config.card.get("metrics", {"nll_num_samples": 500})
-        known = shipped.get("nll_num_samples", 0)
-        if not isinstance(known, int) or not 0 <= known <= MAX_KNOWN_SAMPLES:
-            raise RunError(f"{model.folder}: its card has nll_num_samples {known!r}; give --nll")
-        num_samples = known if density and model.has_rate else 0
+    found = _measure(model, examples, seed=seed, progress=progress)
     report: dict[str, Any] = {
         "data": recipe.data.name,
         "split": "test",
         "num_examples": len(examples),
         "corruption": recipe.corruption.name,
         "likelihood": recipe.likelihood.name,
-        "is_density": density,
+        "is_density": found.is_density,
         "seed": seed,
-        "distortion": means.pop("distortion"),
+        "distortion": found.distortion,
     }
-    rate = means.pop("rate")
     if model.has_rate:
-        name = "negative_elbo" if density else "distortion_plus_rate"
-        report |= {"rate": rate, name: report["distortion"] + rate}
-    if num_samples:
-        if not model.has_rate:
-            raise UsageError(
-                f"bottleneck {recipe.bottleneck.name!r} has no rate, so there is neither an ELBO "
-                f"nor an NLL; the distortion and the metrics say what there is"
-            )
-        if not density:
-            raise UsageError(
-                f"{recipe.likelihood.name!r} is no density of this data, so there is no NLL to "
-                f"estimate; the distortion and the rate say what there is"
-            )
+        name = "negative_elbo" if found.is_density else "distortion_plus_rate"
+        report |= {"rate": found.rate, name: found.distortion + found.rate}
+    if num_samples := _num_samples(model, num_samples, is_density=found.is_density):
         report["nll"] = importance_weighted(model, examples, num_samples, seed, progress)
         report["nll_num_samples"] = num_samples
-    flat = torch.cat(codes).cpu()
     report["z_dim"] = model.z_dim
-    report["active_units"] = active_units(flat.float())
-    report["metrics"] = means
-    if beside:
-        report["baselines"] = {name: others.means() for name, others in beside.items()}
-    if model.autoencoder.num_classes:  # between integers there is no distance
-        flat = model.features(flat, examples.labels).cpu()
-    report["probes"] = {
-        label: round(neighbour_accuracy(flat, column.cpu()), 4)
-        for label, column in examples.labels.items()
-        if model.modality.labels.get(label) and len(examples) > 100
-    }
+    report["active_units"] = active_units(found.codes.float())
+    report["metrics"] = found.metrics
+    if found.baselines:
+        report["baselines"] = found.baselines
+    report["probes"] = _probes(model, examples, found.codes)
     return report
 
 
-class Totals:
-    """Sums of named values per example, and their means."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, float] = {}
-        self.num = 0
-
-    def add(self, values: Mapping[str, Tensor], num: int) -> None:
-        for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(value.double().sum())
-        self.num += num
-
-    def means(self) -> dict[str, float]:
-        return {name: value / self.num for name, value in self.sums.items()}
-
-
 class Measured(NamedTuple):
-    """Of one batch.
+    """What is measured in one pass; means per example.
 
     Attributes:
-        values: `(B,)` each.
-        baselines: the same metrics of simple methods.
-        z: posterior means `(B, D)`.
-        supported: whether the likelihood is a density of these targets.
+        distortion: in nats where the likelihood is a density.
+        rate: likewise.
+        metrics: of the modality, of the best guesses.
+        baselines: the same of simple methods, by their names.
+        codes: posterior means `(N, D)`, on the CPU.
+        is_density: whether the likelihood is a density of this data.
     """
 
-    values: dict[str, Tensor]
-    baselines: dict[str, dict[str, Tensor]]
-    z: Tensor
-    supported: bool
+    distortion: float
+    rate: float
+    metrics: dict[str, float]
+    baselines: dict[str, dict[str, float]]
+    codes: Tensor
+    is_density: bool
 
 
-def _measure(model: Model, batch: Batch, step: StepContext) -> Measured:
-    net = model.autoencoder
-    forward = net(batch, step)
-    y, c = forward.y, forward.c
-    z = net.bottleneck.mean(forward.h, c)
-    guess = net.decode(z, c, step, mask=batch.mask)
-    values = {
-        "distortion": forward.terms.distortion[0],
-        "rate": forward.terms.rate.sum(-1)[0],
-        **modality_metrics(model.modality, y, guess, batch.mask),
+@torch.inference_mode()
+def _measure(model: Model, examples: Examples, *, seed: int, progress: bool) -> Measured:
+    net, source = model.autoencoder, model.noise_source(seed, "evaluate")
+    sums: dict[str, dict[str, float]] = {}  # of each method; "": the model
+    codes, is_density = [], bool(net.likelihood.is_density)
+    starts = range(0, len(examples), CHUNK_EXAMPLES)
+    for start in track(starts, "evaluating", shown=progress):
+        batch, step = model.to_device(examples, start, start + CHUNK_EXAMPLES), source.step(start)
+        forward = net(batch, step)
+        z = net.bottleneck.mean(forward.h, forward.c)
+        codes.append(flatten(z).cpu())
+        is_density = is_density and net.likelihood.supports(forward.y)
+        guesses = {"": net.decode(z, forward.c, step, mask=batch.mask)}
+        guesses |= model.modality.baselines(forward.x, forward.y)
+        for method, guess in guesses.items():
+            values = modality_metrics(model.modality, forward.y, guess, batch.mask)
+            if not method:
+                terms = {"distortion": forward.distortion[0], "rate": forward.rate.sum(-1)[0]}
+                values = {**terms, **values}
+            mine = sums.setdefault(method, dict.fromkeys(values, 0.0))
+            for name, value in values.items():
+                mine[name] += float(value.double().sum())
+    means = {m: {k: v / len(examples) for k, v in each.items()} for m, each in sums.items()}
+    metrics = means.pop("")
+    distortion, rate = metrics.pop("distortion"), metrics.pop("rate")
+    return Measured(distortion, rate, metrics, means, torch.cat(codes), is_density)
+
+
+def _num_samples(model: Model, wanted: int | None, *, is_density: bool) -> int:
+    """Returns k of the NLL, where None asks for what the model's card has.
+
+    Raises:
+        UsageError: some are wanted, but there is no NLL.
+        RunError: the card has no sensible number.
+    """
+    if wanted is None:
+        shipped = model.config.card.get("metrics", {"nll_num_samples": 500})
+        known = shipped.get("nll_num_samples", 0)
+        if not isinstance(known, int) or not 0 <= known <= MAX_KNOWN_SAMPLES:
+            raise RunError(f"{model.folder}: its card has nll_num_samples {known!r}; give --nll")
+        return known if is_density and model.has_rate else 0
+    if wanted and not model.has_rate:
+        raise UsageError(
+            f"bottleneck {model.recipe.bottleneck.name!r} has no rate, so there is neither an ELBO "
+            f"nor an NLL; the distortion and the metrics say what there is"
+        )
+    if wanted and not is_density:
+        raise UsageError(
+            f"{model.recipe.likelihood.name!r} is no density of this data, so there is no NLL to "
+            f"estimate; the distortion and the rate say what there is"
+        )
+    return wanted
+
+
+def _probes(model: Model, examples: Examples, codes: Tensor) -> dict[str, float]:
+    """Returns how well each class label is predicted from codes."""
+    if model.autoencoder.num_classes:  # between integers there is no distance
+        codes = model.features(codes, examples.labels).cpu()
+    return {
+        label: round(neighbour_accuracy(codes, column.cpu()), 4)
+        for label, column in examples.labels.items()
+        if model.modality.labels.get(label) and len(examples) >= MIN_PROBED_EXAMPLES
     }
-    baselines = {
-        name: modality_metrics(model.modality, y, simple, batch.mask)
-        for name, simple in model.modality.baselines(forward.x, y).items()
-    }
-    return Measured(values, baselines, flatten(z), net.likelihood.supports(y))
 
 
 def importance_weighted(
@@ -185,7 +182,7 @@ def importance_weighted(
 
     An upper bound of the NLL in expectation, tighter with every sample.
     """
-    net, source, total = model.autoencoder, model.noise(seed, "nll"), 0.0
+    net, source, total = model.autoencoder, model.noise_source(seed, "nll"), 0.0
     chunk = max(CHUNK_SAMPLES // num_samples, 1)
     each = min(num_samples, CHUNK_SAMPLES)
     title = f"estimating the nll, k = {num_samples}"

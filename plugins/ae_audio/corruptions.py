@@ -63,7 +63,7 @@ def clean(model: Model, sound: Sound) -> Sound:
         model: works on any length, and was trained to undo `Hiss`.
         sound: up to a minute.
     """
-    found = spectrum.magnitudes_of(model.restore(sound).clamp(0, 1)).square()
+    found = spectrum.magnitudes_of(model.reconstruct_any_size(sound).clamp(0, 1)).square()
     samples = check_sound(sound).at(spectrum.SAMPLE_RATE).samples
     recorded = spectrum.transform(spectrum.fit_length(samples, found.shape[2])[None])
     power = recorded.abs().square()

@@ -105,7 +105,7 @@ def test_what_needs_real_codes_says_so(run: Path) -> None:
     with pytest.raises(UsageError, match="'fsq' are integers, between which nothing lies"):
         model.interpolate(a, b)
     with pytest.raises(UsageError, match="'fsq' are integers, between which nothing lies"):
-        model.push(torch.zeros(1, 4))
+        model.prior_transform(torch.zeros(1, 4))
     for wrong in (torch.full((1, 4), 1000), torch.full((1, 4), -1), torch.full((1, 4), 0.5)):
         with pytest.raises(UsageError, match="are whole numbers from 0 to 999"):
             model.decode(wrong)

@@ -36,7 +36,7 @@ def morph(model: Model, a: Sound, b: Sound, *, steps: int, path: str = "lerp") -
         path: of the codes, `lerp` or `slerp`.
     """
     a, b = model.modality.align(a, b)
-    codes, labels = model.walk(a, b, steps=steps, path=path)
+    codes, labels = model.interpolate_codes(a, b, steps=steps, path=path)
     z = torch.cat(codes)
     columns = {name: column[:1].expand(len(z)) for name, column in labels.items()}
     levels = evenly_bright(model.decode_tensor(z, columns)[:, 0].clamp(0, 1))

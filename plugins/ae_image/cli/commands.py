@@ -109,7 +109,9 @@ def grid(
         i, j = axes or _most_active(loaded, condition)
         across, down = latent.axes(loaded.z_dim, i, j)
         noise = latent.lattice(size, across=across, down=-down, spread=spread)
-        square = loaded.push(noise.flatten(0, 1), condition).cpu().unflatten(0, (size, size))
+        square = (
+            loaded.prior_transform(noise.flatten(0, 1), condition).cpu().unflatten(0, (size, size))
+        )
         values = latent.quantiles(size, spread=spread).tolist()
         letter = "z" if torch.equal(square, noise) else r"\epsilon"
         ticks = {
@@ -138,7 +140,7 @@ def _by_activity(model: Model, condition: dict[str, float]) -> list[int]:
     import torch
 
     ways = torch.cat([torch.eye(model.z_dim), -torch.eye(model.z_dim)])
-    ahead, behind = model.decode_tensor(model.push(ways, condition), condition).chunk(2)
+    ahead, behind = model.decode_tensor(model.prior_transform(ways, condition), condition).chunk(2)
     return (ahead - behind).square().flatten(1).sum(1).argsort(descending=True).tolist()
 
 
@@ -382,7 +384,7 @@ def traverse(
         codes = start.repeat(steps, 1)
         codes[:, axis] += ways
         # From the middle of the prior the walk is in its own coordinates, else in the code's.
-        codes = loaded.push(codes, condition).cpu() if file is None else codes
+        codes = loaded.prior_transform(codes, condition).cpu() if file is None else codes
         rows[f"axis {axis}"] = loaded.decode(codes, condition)
     captions = [f"{way:+.1f}".replace("-", "−") for way in (ways + 0.0).tolist()]
     save_figure(rows_figure(rows, captions=captions), out)

@@ -117,12 +117,12 @@ class Lesson:
 
     def corrupted(self, model: Model, y: Tensor) -> Tensor:
         """What a model is given in training."""
-        step = model.noise(self.seed, "lesson").step(0)
+        step = model.noise_source(self.seed, "lesson").step(0)
         return model.autoencoder.corruption(y, y, None, step)[0]
 
     def through(self, model: Model, x: Tensor) -> Tensor:
         """`(N, 1, H, W)` through a model, on the CPU."""
-        step = model.noise(self.seed, "lesson").step(1)
+        step = model.noise_source(self.seed, "lesson").step(1)
         with torch.inference_mode():
             rows = [
                 model.autoencoder.translate(part, part.new_empty(len(part), 0), step).cpu()

@@ -418,7 +418,7 @@ def _show_noise(model: Model, name: str, out: Path, seed: int) -> None:
 
     clean = sample_pictures(model, 10)
     y = tensors(clean, model)
-    x, _ = model.autoencoder.corruption(y, y, None, model.noise(seed, "show").step(0))
+    x, _ = model.autoencoder.corruption(y, y, None, model.noise_source(seed, "show").step(0))
     noisy = [model.modality.from_tensor(row) for row in x]
     made = model.reconstruct(noisy)
     gains = zip(psnr(clean, noisy, model), psnr(clean, made, model), strict=True)
@@ -436,7 +436,7 @@ def _show_sizes(model: Model, name: str, out: Path) -> None:
 
     clean = sample_pictures(model, 10)
     y = tensors(clean, model)
-    x, _ = model.autoencoder.corruption(y, y, None, model.noise(0, "show").step(0))
+    x, _ = model.autoencoder.corruption(y, y, None, model.noise_source(0, "show").step(0))
     small = [model.modality.from_tensor(row) for row in x]
     bicubic = [p.resize(clean[0].size, Pictures.Resampling.BICUBIC) for p in small]
     made = model.reconstruct(small)

@@ -54,7 +54,7 @@ def blend(
     """
     first, last = modality_of(model).align(a, b)
     whole = looped(first, len(last)), looped(last, len(first))
-    codes, condition = model.walk(*whole, steps=steps, path=path)
+    codes, condition = model.interpolate_codes(*whole, steps=steps, path=path)
     made = [a]
     for i, z in enumerate(codes[1:-1], start=1):
         share = i / (steps - 1)

@@ -106,7 +106,7 @@ def reconstruction(
     """
     from ae_toolkit.parts.backbones.sequence import Autoregressive
 
-    net, source = model.autoencoder, model.noise(seed, "melodies")
+    net, source = model.autoencoder, model.noise_source(seed, "melodies")
     taught = isinstance(net.decoder, Autoregressive)
     rows: dict[str, list[Tensor]] = {}
     starts = track(range(0, len(examples), CHUNK_WINDOWS), "measuring", shown=progress)
