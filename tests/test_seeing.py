@@ -493,7 +493,7 @@ def test_dry_run_of_a_recipe_with_everything() -> None:
 def test_large_data_counts_two_windows_and_is_not_read(tmp_path: Path, monkeypatch) -> None:
     np.save(tmp_path / "y.npy", np.zeros((100, 4), np.float32))
     examples = Examples(ArrayFile(tmp_path / "y.npy"), None, {}, [""] * 100)
-    for name in ("gather_rows", "_read"):
+    for name in ("index_select", "_read"):
         monkeypatch.setattr(ArrayFile, name, lambda *_, **__: pytest.fail("this reads it"))
     assert _data_bytes(examples) == 1600
     monkeypatch.setattr("ae_toolkit.training.dry_run.ON_DEVICE", 1000)

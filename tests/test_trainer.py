@@ -438,7 +438,7 @@ def test_what_began_on_a_cpu_goes_on_on_a_gpu(
 
 @pytest.mark.cuda
 def test_a_gpu_is_fed_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pinned windows on a stream of their own hold what the plain way holds."""
+    """Pinned windows, copied by another thread, hold what the plain way holds."""
     need_cuda()
     monkeypatch.setattr("ae_toolkit.data.examples.ON_DEVICE", 0)
     monkeypatch.setattr("ae_toolkit.data.batches.ON_DEVICE", 0)

@@ -10,27 +10,19 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
+from itertools import compress
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from ae_toolkit.console import track
 from ae_toolkit.contracts import Batch, Example, Shape
-from ae_toolkit.data.columns import (
-    Array,
-    ArrayFile,
-    Column,
-    GroupColumn,
-    IndexRuns,
-    dtype_of,
-    gather_rows,
-)
+from ae_toolkit.data.columns import Array, ArrayFile, Column
 from ae_toolkit.errors import PluginError, RunError, UsageError, did_you_mean, wrap_plugin_errors
 from ae_toolkit.modality import Modality, describe
 from ae_toolkit.randomness import seed_of
@@ -41,7 +33,6 @@ Split = Literal["train", "test"]
 
 ON_DEVICE = 2 << 30  #: bytes up to which a data set is kept on the device
 MAX_COPY_BYTES = 256 << 20  #: bytes up to which a part of a data set is a copy of it
-CHUNK_NUMBERS = 1 << 20  #: numbers of examples that are looked at at once
 LOOKED_AT_BYTES = 64 << 20  #: of examples that are checked at once
 DIGEST_EXAMPLES = 64  #: examples that a digest looks at where the others are too many, or in files
 MAX_DIGEST_BYTES = 64 << 20  #: bytes in memory that a digest looks at whole
@@ -60,29 +51,30 @@ class Columns(NamedTuple):
     def row_bytes(self) -> int:
         """Bytes of one example."""
         every = [self.y, *([] if self.mask is None else [self.mask]), *self.labels.values()]
-        return sum(math.prod(c.shape[1:]) * dtype_of(c).itemsize for c in every)
+        return sum(math.prod(c.shape[1:]) * c.dtype.itemsize for c in every)
 
     def map(self, change: Callable[[Column], Tensor]) -> Batch:
         """Makes a batch of them, column by column."""
-        return Batch(
-            change(self.y),
-            None if self.mask is None else change(self.mask),
-            {name: change(column) for name, column in self.labels.items()},
-        )
+        mask = None if self.mask is None else change(self.mask)
+        return Batch(change(self.y), mask, {k: change(column) for k, column in self.labels.items()})
+
+    def select(self, rows: Tensor) -> Batch:
+        """Copies some rows, `(B,)`."""
+        return self.map(lambda column: column.index_select(0, rows.to(column.device)))
 
 
 class Examples:
     """A data set in columns.
 
     What outgrows memory stays in files, and a part of it is a view: `at` reads what it is asked
-    for, while `y`, `mask` and a label read a column whole.
+    for, while `y`, `mask` and `labels` read columns whole.
 
     Args:
         y: `(N, *shape)` in the storage dtype, in memory or in a file.
         mask: `(N, T)` bool, or None where every example fills its shape.
         labels: `(N,)` each.
         groups: the split key of each example.
-        rows: which rows of the columns, and in which order; None: all.
+        rows: `(N,)`, which rows of the columns, and in which order; None: all.
     """
 
     def __init__(
@@ -92,10 +84,9 @@ class Examples:
         labels: Mapping[str, Column],
         groups: Sequence[str],
         *,
-        rows: IndexRuns | None = None,
+        rows: Tensor | None = None,
     ):
         self.columns, self.groups, self.rows = Columns(y, mask, labels), groups, rows
-        self.copied = False  # whether the columns are known to be nobody else's memory
 
     def __len__(self) -> int:
         return self.columns.y.shape[0] if self.rows is None else len(self.rows)
@@ -120,7 +111,7 @@ class Examples:
 
     @property
     def labels(self) -> Mapping[str, Tensor]:
-        return _Labels(self)
+        return {name: self._whole(column) for name, column in self.columns.labels.items()}
 
     def at(self, index: Tensor | range) -> Batch:
         """The examples at `index`, `(B,)`, wherever the columns live.
@@ -130,14 +121,13 @@ class Examples:
         """
         if isinstance(index, range):
             index = torch.arange(index.start, index.stop, index.step)
-        rows = self.to_rows(index.cpu().numpy())
-        return self.columns.map(lambda column: gather_rows(column, rows))
+        return self.columns.select(self.to_rows(index))
 
-    def to_rows(self, positions: Array) -> Array:
+    def to_rows(self, index: Tensor) -> Tensor:
         """The rows of the columns that some examples `(B,)` have."""
-        if len(positions) and not 0 <= positions.min() <= positions.max() < len(self):
-            raise IndexError(f"examples {positions.min()} to {positions.max()} of {len(self)}")
-        return positions if self.rows is None else self.rows.at(positions)
+        if len(index) and not 0 <= index.min() <= index.max() < len(self):
+            raise IndexError(f"examples {index.min()} to {index.max()} of {len(self)}")
+        return index if self.rows is None else self.rows[index.cpu()]
 
     def select(self, chosen: Iterable[int] | Array) -> Examples:
         """A smaller data set: a copy where it is small, else a view.
@@ -146,16 +136,15 @@ class Examples:
             chosen: numbers of examples, or an array of bool, `(N,)`.
         """
         if not isinstance(chosen, np.ndarray):
-            chosen = np.array([*chosen], np.int64)
-        groups = GroupColumn.of(self.groups)
-        groups = GroupColumn(groups.codes[chosen], groups.names)
-        where = self.columns.y.device if isinstance(self.columns.y, Tensor) else CPU_DEVICE
-        if len(groups) * self.columns.row_bytes <= MAX_COPY_BYTES or where != CPU_DEVICE:
-            index = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
-            return Examples(*self.at(torch.from_numpy(index)), groups)._mark_copied()
-        return Examples(
-            *self.columns, groups, rows=IndexRuns(map(self.to_rows, _in_pieces(chosen)))
-        )
+            chosen = np.fromiter(chosen, np.int64)
+        if chosen.dtype == bool:
+            groups, chosen = [*compress(self.groups, chosen)], np.flatnonzero(chosen)
+        else:
+            groups = [self.groups[i] for i in chosen]
+        index, is_on_cpu = torch.from_numpy(chosen), self.columns.y.device == CPU_DEVICE
+        if is_on_cpu and len(groups) * self.columns.row_bytes > MAX_COPY_BYTES:
+            return Examples(*self.columns, groups, rows=self.to_rows(index))
+        return Examples(*self.at(index), groups)
 
     def to(self, device: torch.device) -> Examples:
         """Moves the columns into the memory of a device, if they fit."""
@@ -164,11 +153,10 @@ class Examples:
 
         def move(column: Column) -> Tensor:
             moved = self._whole(column).to(device)
-            # What was not copied and is not PyTorch's own memory may be a file that is mapped.
-            mapped = moved is column and not moved.untyped_storage().resizable()
-            return moved.clone() if mapped and not self.copied else moved
+            # What is not PyTorch's own memory may be a file that is mapped.
+            return moved if moved.untyped_storage().resizable() else moved.clone()
 
-        return Examples(*self.columns.map(move), self.groups)._mark_copied()
+        return Examples(*self.columns.map(move), self.groups)
 
     def digest(self) -> str:
         """A fingerprint by which a change is noticed: of small data, or the size and some of it."""
@@ -177,21 +165,17 @@ class Examples:
         batch = self.at(
             torch.from_numpy(np.unique(np.linspace(0, len(self) - 1, num).round())).long()
         )
-        kinds = [len(self), self.shape, dtype_of(self.columns.y), *sorted(batch.labels)]
+        kinds = [len(self), self.shape, self.columns.y.dtype, *sorted(batch.labels)]
         found = blake2b(repr(kinds).encode(), digest_size=16)
         for column in (batch.y, batch.mask, *(batch.labels[name] for name in sorted(batch.labels))):
             if column is not None:
                 found.update(column.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         return found.hexdigest()
 
-    def _mark_copied(self) -> Examples:
-        self.copied = True
-        return self
-
     def _whole(self, column: Column) -> Tensor:
         if isinstance(column, Tensor) and self.rows is None:
             return column
-        return gather_rows(column, self.to_rows(np.arange(len(self))))
+        return column.index_select(0, self.to_rows(torch.arange(len(self))).to(column.device))
 
     @classmethod
     def stack(cls, examples: Iterable[Example], *, length: int) -> Examples:
@@ -202,41 +186,16 @@ class Examples:
             length: of the first axis; shorter examples are padded at their end and masked.
         """
         rows = list(examples)
-        lengths = [row.y.shape[0] for row in rows]
-        mask = None
-        if min(lengths) < length:
-            mask = torch.arange(length) < torch.tensor(lengths)[:, None]
-        y = pad_sequence([row.y for row in rows], batch_first=True)
-        if y.shape[1] < length:
-            y = torch.cat([y, y.new_zeros(len(y), length - y.shape[1], *y.shape[2:])], 1)
+        lengths = torch.tensor([len(row.y) for row in rows])
+        mask = None if bool((lengths == length).all()) else torch.arange(length) < lengths[:, None]
+        y = rows[0].y.new_zeros(len(rows), length, *rows[0].y.shape[1:])
+        for into, row in zip(y, rows, strict=True):
+            into[: len(row.y)] = row.y
         labels = {
             name: torch.tensor(np.array([row.labels[name] for row in rows]))
             for name in rows[0].labels
         }
         return cls(y, mask, labels, [row.group for row in rows])
-
-
-class _Labels(Mapping[str, Tensor]):
-    """The labels of a data set, each read when it is asked for."""
-
-    def __init__(self, examples: Examples):
-        self.examples = examples
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self.examples._whole(self.examples.columns.labels[name])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.examples.columns.labels)
-
-    def __len__(self) -> int:
-        return len(self.examples.columns.labels)
-
-
-def _in_pieces(chosen: Array) -> Iterator[Array]:
-    """Numbers of examples, or where an array of bool is true, some at a time."""
-    for start in range(0, len(chosen), CHUNK_NUMBERS):
-        piece = chosen[start : start + CHUNK_NUMBERS]
-        yield np.flatnonzero(piece) + start if chosen.dtype == bool else piece
 
 
 def load_data(recipe: Recipe, modality: Modality, split: Split) -> Examples:
@@ -268,12 +227,12 @@ def load_data(recipe: Recipe, modality: Modality, split: Split) -> Examples:
             f"{describe(modality)} must prepare a tensor of the shape that it is given, "
             f"{tuple(some.shape)}"
         )
-    for name in recipe.condition:
-        if name not in examples.labels:
-            raise UsageError(
-                f"recipe: condition {name!r} is no label of data set {recipe.data.name!r}: "
-                f"{did_you_mean(name, examples.labels)}"
-            )
+    labels = examples.columns.labels
+    if unknown := [name for name in recipe.condition if name not in labels]:
+        raise UsageError(
+            f"recipe: condition {unknown[0]!r} is no label of data set {recipe.data.name!r}: "
+            f"{did_you_mean(unknown[0], labels)}"
+        )
     return examples
 
 
@@ -297,24 +256,21 @@ def need_finite(examples: Examples, modality: Modality) -> None:
         RunError: one is; the sentence says in which example of which group.
     """
     num = max(LOOKED_AT_BYTES // examples.columns.row_bytes, 1)
-    bad, first, raw = 0, 0, True
+    bad: list[int] = []
+    cause = ""
     for start in track(range(0, len(examples), num), "looking for nan in the data"):
         y = examples.at(range(start, min(start + num, len(examples)))).y
         wrong = ~modality.prepare(y).flatten(1).isfinite().all(1)
-        if not bad and wrong.any():
-            first = int(wrong.nonzero()[0])
-            raw = not bool(y[first].isfinite().all())
-            first += start
-        bad += int(wrong.sum())
-    if not bad:
-        return
-    group = examples.groups[first]
-    before = sum(examples.groups[i] == group for i in range(first))
-    cause = "" if raw else f" once {describe(modality)} has prepared it"
-    raise RunError(
-        f"the data holds nan or inf{cause}, in {bad:,} of {len(examples):,} examples; the first is "
-        f"number {before + 1} of {group!r}: mend it, or leave it out"
-    )
+        if not bad and wrong.any() and bool(y[wrong][0].isfinite().all()):
+            cause = f" once {describe(modality)} has prepared it"
+        bad += (wrong.nonzero()[:, 0] + start).tolist()
+    if bad:
+        group = examples.groups[bad[0]]
+        at = sum(examples.groups[i] == group for i in range(bad[0])) + 1
+        raise RunError(
+            f"the data holds nan or inf{cause}, in {len(bad):,} of {len(examples):,} examples; the "
+            f"first is number {at} of {group!r}: mend it, or leave it out"
+        )
 
 
 def from_option(data: str) -> Part:
@@ -340,18 +296,13 @@ def train_test_split(examples: Examples, share: float, *, seed: int) -> tuple[Ex
 
 def choose_test_groups(groups: Sequence[str], share: float, *, seed: object) -> Array:
     """Which examples are held out, `(N,)` bool: one group at least, wherever there are two."""
-    groups = GroupColumn.of(groups)
-    present = groups.present()
-    values = np.full(len(present), np.inf)
-    for code, name in enumerate(groups.names):
-        if present[code]:
-            values[code] = seed_of(seed, "split", name) / 2**63
-    chosen, num = values < share, np.count_nonzero(present)
-    if not chosen.any() and num > 1:
-        chosen[values.argmin()] = True
-    if np.count_nonzero(chosen) == num:
-        chosen[:] = False
-    return np.asarray(chosen[groups.codes])
+    values = {name: seed_of(seed, "split", name) / 2**63 for name in dict.fromkeys(groups)}
+    chosen = {name for name, value in values.items() if value < share}
+    if not chosen and len(values) > 1:
+        chosen = {min(values, key=values.__getitem__)}
+    if len(chosen) == len(values):
+        chosen = set()
+    return np.fromiter((name in chosen for name in groups), bool, len(groups))
 
 
 def data_roots() -> list[Path]:

@@ -25,7 +25,6 @@ import numpy as np
 from ae_toolkit import registry
 from ae_toolkit.console import log, track
 from ae_toolkit.contracts import Example
-from ae_toolkit.data.columns import Array, ArrayFile
 from ae_toolkit.data.examples import Examples, Split, cache_root, choose_test_groups
 from ae_toolkit.data.shards import File, Reader, Skipped
 from ae_toolkit.data.store import read_store
@@ -60,11 +59,7 @@ class FolderDataset(NamedTuple):
 
 
 def files(*, modality: Modality, split: Split, path: str) -> Examples:
-    """Any file or folder of the data type's own files; a tenth of them is the test split.
-
-    Files that cannot be read are skipped, counted and listed. What a test file has in common with
-    a training file, example by example, is left out of the test split.
-    """
+    """Any file or folder of the data type's own files; a tenth of them is the test split."""
     corpus = read_folder([Path(path)], modality, report=split == "train")
     return split_of(corpus.examples, modality, split)
 
@@ -83,25 +78,22 @@ def split_of(examples: Examples, modality: Modality, split: Split) -> Examples:
     if split == "train":
         return examples.select(~tested)
     inside = examples.select(tested)
-    mine = np.concatenate([*_content_hashes(inside, modality)])
-    known, seen = np.unique(mine), np.zeros(len(mine), bool)
-    for theirs in _content_hashes(examples.select(~tested), modality):
-        at = np.searchsorted(known, theirs).clip(max=len(known) - 1)
-        seen[at[known[at] == theirs]] = True
-    unseen = ~seen[np.searchsorted(known, mine)]
-    if not unseen.any():
+    mine = [*_fingerprints(inside, modality)]
+    known = set(mine)
+    seen = {each for each in _fingerprints(examples.select(~tested), modality) if each in known}
+    if known == seen:
         log("all that was held out occurs in what is trained on too: it tells little of the model")
         return inside
-    return inside.select(unseen)
+    return inside.select(np.array([each not in seen for each in mine]))
 
 
-def _content_hashes(examples: Examples, modality: Modality) -> Iterator[Array]:
-    """Numbers that are the same where the data type says that examples are, some at a time."""
+def _fingerprints(examples: Examples, modality: Modality) -> Iterator[bytes]:
+    """Eight bytes of each example, the same where the data type says that examples are."""
     num = max(COMPARED_BYTES // examples.columns.row_bytes, 1)
     for start in range(0, len(examples), num):
         y = examples.at(range(start, min(start + num, len(examples)))).y
-        some = [blake2b(mine, digest_size=8).digest() for mine in modality.fingerprints(y)]
-        yield np.frombuffer(b"".join(some), np.uint64)
+        for mine in modality.fingerprints(y):
+            yield blake2b(mine, digest_size=8).digest()
 
 
 def of_items(items: Iterable[Any], *, modality: Modality, split: Split) -> Examples:
@@ -283,31 +275,20 @@ def _read(
         found = read_store(files, Reader(modality, group, place), processes=processes)
     except OSError as error:
         raise RunError(f"{place}: cannot be written, {error.strerror or error}") from error
-    if not isinstance(found[0].columns.y, ArrayFile):
-        shutil.rmtree(place, ignore_errors=True)
     return FolderDataset(*found, None, True)
 
 
 def _place(files: Sequence[File], modality: Modality, grouped_by: str) -> Path | None:
     """Where the cache of these files is or would be; None: it cannot have one."""
-    module = sys.modules[type(modality).__module__]
-    settings = repr(sorted(vars(modality).items()))
-    if not getattr(module, "__file__", None) or " at 0x" in settings:
+    kind, settings = type(modality), repr(sorted(vars(modality).items()))
+    module = getattr(sys.modules[kind.__module__], "__file__", None)
+    if not module or " at 0x" in settings:
         return None  # written in a notebook, or with settings that have no lasting name
-    assert module.__file__ is not None
-    key = blake2b(digest_size=16)
-    kind = type(modality).__qualname__
-    for word in (
-        STORE_FORMAT,
-        CONTRACT_VERSION,
-        __version__,
-        kind,
-        settings,
-        grouped_by,
-        *_readers(modality),
-    ):
-        key.update(f"{word}\0".encode())
-    for path in sorted(Path(module.__file__).parent.rglob("*.py")):
+    versions = (STORE_FORMAT, CONTRACT_VERSION, __version__, *_readers(kind))
+    key = blake2b(
+        repr((versions, kind.__qualname__, settings, grouped_by)).encode(), digest_size=16
+    )
+    for path in sorted(Path(module).parent.rglob("*.py")):
         key.update(path.name.encode() + b"\0" + blake2b(path.read_bytes()).digest())
     for file in track(files, "looking at files", unit="files"):
         name = os.path.join(file.root.absolute(), file.name)
@@ -320,16 +301,15 @@ def _place(files: Sequence[File], modality: Modality, grouped_by: str) -> Path |
     return cache_root() / "corpora" / key.hexdigest()
 
 
-def _readers(modality: Modality) -> Iterator[str]:
+def _readers(kind: type[Modality]) -> Iterator[str]:
     """The versions of whatever the data type's distribution may read files by."""
-    value = f"{type(modality).__module__}:{type(modality).__qualname__}"
-    for _, origin, known in registry.modalities.origins():
-        for line in (metadata.requires(origin.distribution) or []) if known == value else []:
+    for _, origin, value in registry.modalities.origins():
+        if value != f"{kind.__module__}:{kind.__qualname__}":
+            continue
+        for line in metadata.requires(origin.distribution) or []:
             name = re.split(r"[^\w.-]", line, maxsplit=1)[0]
-            try:
+            with suppress(metadata.PackageNotFoundError):
                 yield f"{name} {metadata.version(name)}"
-            except metadata.PackageNotFoundError:
-                yield f"{name} absent"
 
 
 def _tell(skipped: Sequence[Skipped], total: int, where: str) -> None:

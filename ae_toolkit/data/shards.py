@@ -8,13 +8,12 @@ A shard is written beside its place and renamed into it, so it is there whole or
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from io import BytesIO
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -77,34 +76,23 @@ class Shard(NamedTuple):
     dtype: str
     labels: list[str]
     groups: list[tuple[str, int]]
-    skipped: list[Skipped]
+    skipped: list[tuple[str, str]]
     checksums: dict[str, str]
-
-    @classmethod
-    def load(cls, folder: Path) -> Shard | None:
-        """Opens a shard; None where it is not whole."""
-        try:
-            about = json.loads((folder / SHARD_JSON).read_text(encoding="utf-8"))
-            if CHECKSUM_KEY not in about or not is_sealed(about):
-                return None
-            first, stop = map(int, folder.name.split("-"))
-            return cls(
-                first, stop, folder, bool(about["is_full"]), str(about["dtype"]),
-                [*map(str, about["labels"])],
-                [(str(name), int(num)) for name, num in about["groups"]],
-                [Skipped(*row) for row in about["skipped"]], dict(about["checksums"]),
-            )  # fmt: skip
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
 
 
 def find_shards(store: Path) -> list[Shard]:
     """Returns the whole shards of a store in the order of their files, without overlaps."""
     found: list[Shard] = []
     for folder in sorted(store.glob("[0-9]*-*")):
-        shard = Shard.load(folder)
-        if shard and shard.first >= (found[-1].stop if found else 0):
-            found.append(shard)
+        try:
+            about = json.loads((folder / SHARD_JSON).read_text(encoding="utf-8"))
+            first, stop = map(int, folder.name.split("-"))
+        except (OSError, ValueError):
+            continue
+        is_whole = isinstance(about, dict) and CHECKSUM_KEY in about and is_sealed(about)
+        if is_whole and first >= (found[-1].stop if found else 0):
+            del about[CHECKSUM_KEY]
+            found.append(Shard(first, stop, folder, **about))
     return found
 
 
@@ -138,40 +126,37 @@ def write_shard(
     ends, num = time.monotonic() + SHARD_SECONDS, 0
     folder = reader.store / f".{first:09d}-{os.getpid()}"
     try:
-        folder.mkdir()
-        with (folder / "y.npy").open("wb", buffering=1 << 20) as y:
-            rows = _Rows(reader, y)
-            while num < len(files) and y.tell() <= SHARD_BYTES and time.monotonic() < ends:
-                rows.add(files[num], first + num, crashed=crashed.get(first + num), watch=watch)
-                num += 1
-            rows.end()
-        rows.save(folder)
-        place = reader.store / f"{first:09d}-{first + num:09d}"
-        shutil.rmtree(place, ignore_errors=True)
-        os.replace(folder, place)
-    except OSError as error:
-        raise _unwritable(reader.store, error) from error
+        with _writing(reader.store):
+            folder.mkdir()
+            with (folder / "y").open("wb", buffering=1 << 20) as y:
+                rows = _Rows(reader, y)
+                while num < len(files) and y.tell() <= SHARD_BYTES and time.monotonic() < ends:
+                    rows.add(files[num], first + num, crashed.get(first + num), watch)
+                    num += 1
+            rows.save(folder)
+            place = reader.store / f"{first:09d}-{first + num:09d}"
+            shutil.rmtree(place, ignore_errors=True)
+            os.replace(folder, place)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return num
 
 
 class _Rows:
-    """The rows of a shard, as far as they are read."""
+    """The rows of a shard, as far as they are read; `y` goes to the disk at once, padded."""
 
     def __init__(self, reader: Reader, y: BinaryIO):
         self.reader, self.y = reader, y
         self.dtype: np.dtype[Any] = np.dtype(np.float32)
-        self.labels: dict[str, list[float]] = {}
-        self.lengths: list[int] = []
-        self.groups: list[str] = []
+        self.labels: list[str] = []
+        self.rows: list[tuple[Any, ...]] = []  # length, group, labels
         self.skipped: list[Skipped] = []
 
     def add(
-        self, file: File, number: int, *, crashed: str | None, watch: Callable[[int], None]
+        self, file: File, number: int, crashed: str | None, watch: Callable[[int], None]
     ) -> None:
         """Adds all rows of a file or, where it cannot be read, none."""
-        start, num = self.y.tell(), len(self.lengths)
+        start, num = self.y.tell(), len(self.rows)
         try:
             if crashed:
                 raise RunError(crashed)
@@ -185,62 +170,45 @@ class _Rows:
             self.skipped.append(Skipped(file.name, str(error).removeprefix(f"{file.path}: ")))
             self.y.seek(start)
             self.y.truncate()
-            columns: list[list[Any]] = [self.lengths, self.groups, *self.labels.values()]
-            for column in columns:
-                del column[num:]
+            del self.rows[num:]
 
     def _add_item(self, item: Any, name: str) -> None:
         modality, group, store = self.reader
         key = group(item) if group else name
         for y, labels, _ in examples_of(item, modality, training=True):
             values = y.detach().cpu().contiguous().numpy()
-            if not self.lengths:
-                self.dtype, self.labels = values.dtype, {name: [] for name in labels}
-            if values.dtype != self.dtype or labels.keys() != self.labels.keys():
+            if not self.rows:
+                self.dtype, self.labels = values.dtype, sorted(labels)
+            if values.dtype != self.dtype or sorted(labels) != self.labels:
                 raise several_kinds(modality)
-            missing = (modality.shape[0] - len(values), *modality.shape[1:])
-            try:
-                if not self.y.tell():
-                    self.y.write(self._header())
+            padding = np.zeros((modality.shape[0] - len(values), *modality.shape[1:]), self.dtype)
+            with _writing(store):
                 self.y.write(values.data)
-                self.y.write(bytes(math.prod(missing) * values.itemsize))
-            except OSError as error:
-                raise _unwritable(store, error) from error
-            self.lengths.append(len(values))
-            self.groups.append(key)
-            for label, value in labels.items():
-                self.labels[label].append(value)
-
-    def end(self) -> None:
-        """Writes into the file of `y` how many rows it holds."""
-        if self.lengths:
-            self.y.seek(0)
-            self.y.write(self._header())
+                self.y.write(padding.data)
+            self.rows.append((len(values), key, *(labels[name] for name in self.labels)))
 
     def save(self, folder: Path) -> None:
-        """Writes everything else."""
-        length = self.reader.modality.shape[0]
-        if self.lengths:
-            np.save(folder / "mask.npy", np.arange(length) < np.array(self.lengths)[:, None])
-        for i, name in enumerate(sorted(self.labels)):
-            dtype = np.int64 if self.reader.modality.labels[name] else np.float64
-            np.save(folder / f"label_{i}.npy", np.array(self.labels[name], dtype))
+        """Writes what is there as `.npy` files and, at last, `SHARD_JSON`."""
+        modality = self.reader.modality
+        lengths, groups, *labels = zip(*self.rows, strict=True) if self.rows else ((), ())
+        is_real = np.arange(modality.shape[0]) < np.array(lengths)[:, None]
+        if self.rows:
+            shape = (len(self.rows), *modality.shape)
+            np.save(folder / "y.npy", np.memmap(folder / "y", self.dtype, "r", shape=shape))
+            np.save(folder / "mask.npy", is_real)
+        (folder / "y").unlink()
+        for i, (name, column) in enumerate(zip(self.labels, labels, strict=False)):
+            dtype = np.int64 if modality.labels[name] else np.float64
+            np.save(folder / f"label_{i}.npy", np.array(column, dtype))
         about = {
-            "is_full": all(each == length for each in self.lengths),
+            "is_full": bool(is_real.all()),
             "dtype": self.dtype.str,
-            "labels": sorted(self.labels),
-            "groups": [(name, len([*same])) for name, same in groupby(self.groups)],
+            "labels": self.labels,
+            "groups": [(name, len([*same])) for name, same in groupby(groups)],
             "skipped": self.skipped,
             "checksums": {path.name: checksum(path) for path in folder.iterdir()},
         }
         (folder / SHARD_JSON).write_text(json.dumps(seal(about)), encoding="utf-8")
-
-    def _header(self) -> bytes:
-        """Returns what the `.npy` file begins with, as long for any number of rows."""
-        header, shape = BytesIO(), (len(self.lengths), *self.reader.modality.shape)
-        about = {"descr": self.dtype.str, "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(header, about)
-        return header.getvalue()
 
 
 def several_kinds(modality: Modality) -> StoreFailure:
@@ -248,5 +216,10 @@ def several_kinds(modality: Modality) -> StoreFailure:
     return StoreFailure(f"{who} must make tensors of one dtype, with the same labels each time")
 
 
-def _unwritable(path: Path, error: OSError) -> StoreFailure:
-    return StoreFailure(f"{path}: cannot be written, {error.strerror or error}")
+@contextmanager
+def _writing(store: Path) -> Iterator[None]:
+    """Raises StoreFailure where something cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreFailure(f"{store}: cannot be written, {error.strerror or error}") from error

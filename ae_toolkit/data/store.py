@@ -15,35 +15,32 @@ import pickle
 import shutil
 import signal
 import sys
-import traceback
 import warnings
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from ae_toolkit import registry
 from ae_toolkit.console import Bar, log
 from ae_toolkit.data import shards
-from ae_toolkit.data.columns import ArrayFile, DamagedShard, GroupColumn
+from ae_toolkit.data.columns import ArrayFile, DamagedShard
 from ae_toolkit.data.examples import CPU_DEVICE, MAX_COPY_BYTES, Examples
 from ae_toolkit.data.shards import File, Reader, Shard, Skipped, find_gaps, find_shards, write_shard
 from ae_toolkit.errors import RunError, describe_error
-from ae_toolkit.modality import Modality, describe
+from ae_toolkit.modality import Modality
 
 PROCESS_CONTEXT: Any = get_context("fork" if sys.platform == "linux" else "spawn")
 
 ITEM_SECONDS = 60  #: that a parser may take over one item, where the system has alarms
-BAR_SECONDS = 0.5  #: after which the bar moves while processes read
-MAX_KILLS = 3  #: times that a process may be killed from outside in a file before that is to blame
+KILLED_EXIT_CODES = (-9, -15)  #: of a process that somebody else may have killed
+MAX_KILLS = 3  #: of processes in a file before that is to blame
 MAX_READINGS = 3  #: of a store that turns out to be damaged each time
 
 
@@ -65,8 +62,11 @@ def read_store(
         found = find_shards(reader.store)
         if not find_gaps(found, len(files)):
             with suppress(DamagedShard):
-                return _open(found, reader.modality), [s for each in found for s in each.skipped]
-        with _locked(reader.store):
+                return _open(found, reader.modality), [
+                    Skipped(*s) for each in found for s in each.skipped
+                ]
+        reader.store.mkdir(parents=True, exist_ok=True)
+        with _lock(reader.store):
             _fill(files, reader, processes or _num_cores())
     raise RunError(f"{reader.store}: was removed or damaged while it was in use: run it again")
 
@@ -91,8 +91,7 @@ def _open(found: Sequence[Shard], modality: Modality) -> Examples:
     mask = None if all(shard.is_full for shard in filled) else stored("mask.npy")
     labels = {name: stored(f"label_{i}.npy") for i, name in enumerate(filled[0].labels)}
     runs = [run for shard in filled for run in shard.groups]
-    names = GroupColumn.of(name for name, _ in runs)
-    groups = GroupColumn(np.repeat(names.codes, [num for _, num in runs]), names.names)
+    groups = [name for name, num in runs for _ in range(num)]
     examples = Examples(stored("y.npy"), mask, labels, groups)
     return examples.to(CPU_DEVICE) if examples.nbytes <= MAX_COPY_BYTES else examples
 
@@ -119,8 +118,8 @@ def _fill(files: Sequence[File], reader: Reader, num: int) -> None:
             while todo or running:
                 while todo and len(running) < num:
                     share = math.ceil(sum(map(len, todo)) / (num - len(running)))
-                    some = todo[0][: min(share, shards.SHARD_FILES)]
                     try:
+                        some = todo[0][: min(share, shards.SHARD_FILES)]
                         process = _Process(reader, some, files, crashed)
                     except Exception:  # settings that cannot be pickled, no more processes, …
                         num = 0
@@ -128,28 +127,23 @@ def _fill(files: Sequence[File], reader: Reader, num: int) -> None:
                     running[process.process.sentinel] = process
                     _drop(todo, len(some))
                 if not running:  # no process can begin, so this one reads
-                    read = _read_here(reader, todo[0], files, crashed)
-                    done += read
-                    _drop(todo, read)
-                for sentinel in wait(list(running), BAR_SECONDS):
+                    _drop(todo, _read_here(reader, todo[0], files, crashed))
+                for sentinel in wait(list(running), None if running else 0):
                     process = running.pop(sentinel)
-                    some, at, answer = process.some, process.position.value, process.answer()
-                    if isinstance(answer, RunError):
-                        raise answer
-                    rests = [some]
-                    if answer is not None:
-                        rests, done = [some[answer:]], done + answer
+                    some, at, rests = process.some, process.position.value, [process.some]
+                    if (read := process.result()) is not None:
+                        rests = [some[read:]]
                     elif at < 0:  # it could not begin; nor will another one
                         num = 0
-                    else:
-                        why, killed = process.why()
-                        kills[at] += killed
-                        if not killed or kills[at] == MAX_KILLS:
-                            crashed[at] = why
-                        # Should more files crash it, what lies before is not read once more.
+                    else:  # should more files crash it, what lies before is not read once more
                         rests = [range(some.start, at + 1), range(at + 1, some.stop)]
-                    todo.extendleft(rest for rest in reversed(rests) if rest)
-                bar.update(done + sum(process.num_read for process in running.values()))
+                        was_killed = process.process.exitcode in KILLED_EXIT_CODES
+                        kills[at] += was_killed
+                        if not was_killed or kills[at] == MAX_KILLS:
+                            crashed[at] = process.why()
+                    todo.extendleft(filter(None, reversed(rests)))
+                left_over = [*todo, *(process.some for process in running.values())]
+                bar.update(len(files) - sum(map(len, left_over)))
         finally:
             for process in running.values():
                 process.process.kill()
@@ -176,19 +170,15 @@ class _Process:
     def __init__(
         self, reader: Reader, some: range, files: Sequence[File], crashed: Mapping[int, str]
     ):
-        copied = PROCESS_CONTEXT.get_start_method() == "fork"
-        known = reader if copied else pickle.dumps(reader)
-        mine = files[some.start : some.stop]
+        is_copy = PROCESS_CONTEXT.get_start_method() == "fork"
+        work = (reader, files[some.start : some.stop], some.start, dict(crashed))
         self.some, self.position = some, PROCESS_CONTEXT.RawValue("q", -1)
         self.ours, theirs = PROCESS_CONTEXT.Pipe(duplex=False)
-        self.process = PROCESS_CONTEXT.Process(
-            target=_serve,
-            args=(theirs, self.position, known, describe(reader.modality), some.start, mine,
-                  dict(crashed)),
-        )  # fmt: skip
+        given = (theirs, self.position, work if is_copy else pickle.dumps(work))
+        self.process = PROCESS_CONTEXT.Process(target=_serve, args=given)
         main = sys.modules["__main__"]
         try:
-            if not copied:  # else it would run the user's script again
+            if not is_copy:  # else it would run the user's script again
                 sys.modules["__main__"] = ModuleType("__main__")
             with warnings.catch_warnings():  # that copies of processes with threads are risky
                 warnings.simplefilter("ignore", DeprecationWarning)
@@ -197,47 +187,36 @@ class _Process:
             sys.modules["__main__"] = main
             theirs.close()
 
-    @property
-    def num_read(self) -> int:
-        return max(int(self.position.value) - self.some.start, 0)
+    def result(self) -> int | None:
+        """Returns how many files it has read once it has ended; None: it crashed.
 
-    def answer(self) -> int | RunError | None:
-        """Returns how many files it has read, or why it could not; None: it crashed."""
+        Raises:
+            RunError: What they hold cannot be written, or does not fit together.
+        """
+        answer: int | RunError | None = None
         self.process.join()
         with self.ours, suppress(EOFError, OSError, pickle.UnpicklingError):
-            return self.ours.recv() if self.ours.poll() else None
-        return None
+            answer = self.ours.recv() if self.ours.poll() else None
+        if isinstance(answer, RunError):
+            raise answer
+        return answer
 
-    def why(self) -> tuple[str, bool]:
-        """Says how it ended, and whether somebody else ended it."""
+    def why(self) -> str:
+        """Says how it crashed."""
         code = self.process.exitcode
         names = {-number: number.name for number in signal.Signals}
-        how = names.get(code, f"exit code {code}")
-        if how == "SIGALRM":
-            return f"the process that read it hung for {ITEM_SECONDS} seconds", False
-        return f"the process that read it crashed ({how})", how in ("SIGKILL", "SIGTERM")
+        if names.get(code) == "SIGALRM":
+            return f"the process that read it hung for {ITEM_SECONDS} seconds"
+        return f"the process that read it crashed ({names.get(code, f'exit code {code}')})"
 
 
-def _serve(
-    theirs: Connection,
-    position: Any,
-    known: Reader | bytes,
-    label: str,
-    first: int,
-    files: Sequence[File],
-    crashed: Mapping[int, str],
-) -> None:
+def _serve(theirs: Connection, position: Any, work: tuple[Any, ...] | bytes) -> None:
     """Reads files for another process, and sends it how many, or a `RunError`.
 
     Args:
         theirs: the connection to that process.
         position: is kept at the number of the file that is read.
-        known: what to read by, perhaps pickled.
-        label: the name that the data type goes by there; else others would say another reason why a
-            file is skipped.
-        first: the number of the first file.
-        files: to read.
-        crashed: number of a file -> why it is not to be read.
+        work: what `write_shard` takes, perhaps pickled.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who asks is interrupted, and says so
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -248,10 +227,9 @@ def _serve(
     sys.stdout = sys.stderr = os.fdopen(2, "w", buffering=1, errors="replace", closefd=False)
     torch.set_num_threads(1)
     try:
-        reader = pickle.loads(known) if isinstance(known, bytes) else known
+        reader, files, first, crashed = pickle.loads(work) if isinstance(work, bytes) else work
     except Exception:
         return
-    registry.modalities._loaded[label] = type(reader.modality)
     parent = parent_process()
 
     def watch(number: int) -> None:
@@ -265,11 +243,8 @@ def _serve(
     answer: int | RunError
     try:
         answer = write_shard(reader, files, first, crashed=crashed, watch=watch)
-    except RunError as error:
-        answer = error
     except Exception as error:
-        traceback.print_exc()
-        answer = RunError(describe_error(error))
+        answer = error if isinstance(error, RunError) else RunError(describe_error(error))
     with suppress(OSError):
         theirs.send(answer)
 
@@ -286,24 +261,18 @@ def _read_here(
         torch.set_num_threads(before)
 
 
-@contextmanager
-def _locked(store: Path) -> Iterator[None]:
+def _lock(store: Path) -> AbstractContextManager[Any]:
     """Waits until no other process reads into a store.
 
     Raises:
-        OSError: The folder cannot be made, or not be locked.
+        OSError: It cannot be locked.
     """
-    store.mkdir(parents=True, exist_ok=True)
     lock = FileLock(store / "lock")
     try:
-        lock.acquire(blocking=False)
+        return lock.acquire(blocking=False)
     except Timeout:
         log("another process is reading these files: waiting for it")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+        return lock.acquire()
 
 
 def _num_cores() -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import cached_property
-from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -107,16 +106,15 @@ class Codec:
             raise UsageError(f"codes of this model are whole numbers from 0 to {num - 1}")
         z, columns = z.long() if num else z.float(), self.columns(labels, len(z))
         mask = self.modality.mask(columns, len(z)) if mask is None else mask
-        conditions = self.condition(columns, len(z)).split(CHUNK_ITEMS)
-        masks = repeat(None) if mask is None else mask.split(CHUNK_ITEMS)
-        source = self.noise_source(seed, "decode")
-        out: list[Tensor] = []
-        for rows, c, real in zip(z.split(CHUNK_ITEMS), conditions, masks, strict=False):
+        c, source = self.condition(columns, len(z)), self.noise_source(seed, "decode")
+        out = []
+        for start in range(0, len(z), CHUNK_ITEMS):
+            some = slice(start, start + CHUNK_ITEMS)
             values = self.autoencoder.decode(
-                self.unflatten(rows.to(self.device)),
-                c,
-                source.step(len(out) * CHUNK_ITEMS),
-                mask=None if real is None else real.to(self.device),
+                self.unflatten(z[some].to(self.device)),
+                c[some],
+                source.step(start),
+                mask=None if mask is None else mask[some].to(self.device),
                 temperature=temperature,
             )
             out.append(values.cpu())

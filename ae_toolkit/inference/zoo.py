@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,10 @@ def resolve(model: str) -> Path:
         raise UsageError(f"{path}: is a file, but {hint}a model is a folder with {files}")
     if model.count("/") == 1 and not path.is_absolute() and path.parts[0] not in (".", ".."):
         return _from_hub(model)
-    raise UsageError(f"there is no model {model!r}: {_or_train(model, known)}")
+    hint = did_you_mean(model, known)
+    if model in registry.recipes.names():
+        hint = f"the recipe has no bundled weights, so make them with 'ae train {model}'"
+    raise UsageError(f"there is no model {model!r}: {hint}")
 
 
 def bundled() -> dict[str, Path]:
@@ -53,20 +57,12 @@ def bundled() -> dict[str, Path]:
         value.partition(":")[0].partition(".")[0] for *_, value in registry.recipes.origins()
     }
     for package in sorted(packages):
-        try:
+        with suppress(ImportError, ValueError):
             spec = find_spec(package)
-        except (ImportError, ValueError):
-            continue
-        for place in (spec.submodule_search_locations or []) if spec else []:
-            for config in sorted(Path(place).glob(f"weights/*/{checkpoint.CONFIG_FILE}")):
-                found.setdefault(config.parent.name, config.parent)
+            for place in (spec.submodule_search_locations or []) if spec else []:
+                for config in sorted(Path(place).glob(f"weights/*/{checkpoint.CONFIG_FILE}")):
+                    found.setdefault(config.parent.name, config.parent)
     return found
-
-
-def _or_train(model: str, known: Mapping[str, Path]) -> str:
-    if model in registry.recipes.names():
-        return f"the recipe has no bundled weights, so make them with 'ae train {model}'"
-    return did_you_mean(model, known)
 
 
 def _from_hub(model: str) -> Path:
@@ -105,9 +101,8 @@ def export(model: str, out: Path, *, dtype: str = "fp32", card: Any = None) -> i
         raise UsageError(f"{out}: is the model itself, which stays as it is; choose another folder")
     if out.is_dir() and any(out.iterdir()) and not is_signed(out / checkpoint.CONFIG_FILE):
         raise UsageError(f"{out}: is a folder with something else in it; choose another")
-    if any(
-        (out / name).exists() for name in ("checkpoints", "metrics.jsonl", checkpoint.STATE_FILE)
-    ):
+    run_files = ("checkpoints", "metrics.jsonl", checkpoint.STATE_FILE)
+    if any((out / name).exists() for name in run_files):
         raise UsageError(
             f"{out}: is a run or a checkpoint, which stays as it is; choose another folder"
         )

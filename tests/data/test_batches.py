@@ -15,7 +15,7 @@ import torch
 from ae_toolkit import Examples, RunError
 from ae_toolkit.data import batches, examples
 from ae_toolkit.data.batches import Batches
-from ae_toolkit.data.columns import ArrayFile, GroupColumn, IndexRuns
+from ae_toolkit.data.columns import ArrayFile
 from ae_toolkit.data.examples import train_test_split
 from ae_toolkit.randomness import Source
 
@@ -159,13 +159,6 @@ def test_digest_notices_another_size_kind_and_content(tmp_path: Path) -> None:
     assert Examples(y.clone(), None, {}, ["b"] * 200).digest() == some[0].digest()
 
 
-def test_groups_and_their_names() -> None:
-    groups = GroupColumn(np.array([3, 0, 0, 2]), ["ä", "", "b" * 70, "c"])
-    assert groups == ["c", "ä", "ä", "b" * 70] and groups[1] == "ä" and groups[2:] == groups[2:4]
-    assert groups != ["c"] and groups.present().tolist() == [True, False, True, True]
-    assert GroupColumn.of([*groups]) == groups and "'c'" in repr(groups)
-
-
 def test_rows_of_several_files(tmp_path: Path) -> None:
     rows = np.arange(60).reshape(20, 3)
     for name, some in (("a", rows[:7]), ("b", rows[7:8]), ("c", rows[8:])):
@@ -173,15 +166,8 @@ def test_rows_of_several_files(tmp_path: Path) -> None:
     stored = ArrayFile(*(tmp_path / f"{name}.npy" for name in "abc"))
     assert len(stored) == 20 and stored.shape == (20, 3)
     for index in ([19, 0, 7, 7, 6, 8], [3], [], [*range(20)]):
-        assert np.array_equal(stored.gather_rows(np.array(index, np.int64)), rows[index])
-
-
-def test_runs_of_any_rows() -> None:
-    rows = np.array([4, 5, 6, 9, 2, 3, 3, 0, 1])
-    runs = IndexRuns([rows[:2], rows[2:2], rows[2:]])
-    assert len(runs) == 9 and runs.at(np.arange(9)).tolist() == rows.tolist()
-    assert runs.at(np.array([8, 0, 3])).tolist() == [1, 4, 9]
-    assert len(IndexRuns([])) == 0
+        index = torch.tensor(index, dtype=torch.int64)
+        assert torch.equal(stored.index_select(0, index), torch.from_numpy(rows)[index])
 
 
 @pytest.mark.parametrize("how", ["cut", "removed", "emptied"])
