@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from ae_toolkit.autoencoder import Autoencoder
-from ae_toolkit.contracts import Example, label_row
+from ae_toolkit.contracts import Example, Terms, label_row
 from ae_toolkit.data.examples import Examples
 from ae_toolkit.device import pick_device
 from ae_toolkit.errors import PluginError, RunError, UsageError, wrap_plugin_errors
 from ae_toolkit.inference import latent, zoo
-from ae_toolkit.inference.codec import Codec
+from ae_toolkit.inference.codec import CHUNK_ITEMS, Codec
 from ae_toolkit.inference.tiling import apply_tiled
 from ae_toolkit.modality import Modality, describe, examples_of
 from ae_toolkit.recipe import Recipe
@@ -176,6 +176,50 @@ class Model(Codec):
         values = self.decode_tensor(codes, examples.labels, mask=examples.mask)
         return self._join(values, counts, examples.labels, likes=items)
 
+    def terms(
+        self, items: Sequence[Any], labels: Mapping[str, Any] | None = None, *, seed: int = 0
+    ) -> Terms:
+        """What the loss of each example of items is made of, by one sample of its code.
+
+        Args:
+            items: each of one segment or several, which are N examples in all.
+            labels: the condition, where items do not carry it.
+            seed: of the samples, and of what the model's corruption draws.
+
+        Returns:
+            Distortion `(1, N)`, rate `(1, N, D)` and penalty `(N,)` on the CPU; in nats where the
+            likelihood is a density.
+        """
+        return self._terms(items, labels, seed)[0]
+
+    def score(
+        self, items: Sequence[Any], labels: Mapping[str, Any] | None = None, *, seed: int = 0
+    ) -> Tensor:
+        """Distortion and rate of each item `(len(items),)`: high where it is unlike the data.
+
+        Where the likelihood is a density this is the negative ELBO, in nats. Arguments are those of
+        `terms`.
+        """
+        terms, counts = self._terms(items, labels, seed)
+        each = (terms.distortion + terms.rate.sum(-1))[0]
+        return torch.stack([segments.sum() for segments in each.split(counts)])
+
+    @torch.inference_mode()
+    def _terms(
+        self, items: Sequence[Any], labels: Mapping[str, Any] | None, seed: int
+    ) -> tuple[Terms, list[int]]:
+        if not items:
+            raise UsageError("there are no items to judge")
+        examples, counts = self._examples(items, labels, as_targets=True)
+        self.condition(examples.labels, len(examples))
+        source, found = self.noise_source(seed, "terms"), []
+        for start in range(0, len(examples), CHUNK_ITEMS):
+            batch = self.to_device(examples, start, start + CHUNK_ITEMS)
+            found.append(self.autoencoder(batch, source.step(start)).terms)
+        columns = zip(*found, strict=True)
+        axes = (1, 1, 0)  # of the examples
+        return Terms(*(torch.cat(c, a).cpu() for c, a in zip(columns, axes, strict=True))), counts
+
     def sample(
         self,
         num: int,
@@ -278,16 +322,27 @@ class Model(Codec):
         return self._examples(items, labels)[0]
 
     def _examples(
-        self, items: Sequence[Any], labels: Mapping[str, Any] | None
+        self,
+        items: Sequence[Any],
+        labels: Mapping[str, Any] | None,
+        *,
+        as_targets: bool = False,
     ) -> tuple[Examples, list[int]]:
-        """Items as a data set, and how many parts each of them has."""
+        """Items as a data set, and how many segments each of them has.
+
+        Args:
+            items: of a user's.
+            labels: win over those that the items carry.
+            as_targets: give them as what the decoder aims at, not as what the encoder sees.
+        """
         net, modality = self.autoencoder, self.modality
-        if net.in_shape == net.shape:
+        if as_targets or net.in_shape == net.shape:
             parts = [examples_of(item, modality) for item in items]
         else:  # the encoder takes them as smaller ones
             parts = [[Example(modality.to_input(item, net.in_shape))] for item in items]
         counts = [len(mine) for mine in parts]
-        rows = Examples.stack([part for mine in parts for part in mine], length=net.in_shape[0])
+        length = (net.shape if as_targets else net.in_shape)[0]
+        rows = Examples.stack([part for mine in parts for part in mine], length=length)
         repeats = torch.tensor(counts, device=self.device)
         given = {
             name: column.repeat_interleave(repeats)
