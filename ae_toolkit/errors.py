@@ -1,16 +1,24 @@
 """The errors that a user may meet, each one clear sentence: what is wrong, where, what to do.
 
 The command line turns `UsageError` into exit code 2 and `RunError` into exit code 1, without a
-traceback. Anything else that escapes is a defect of ours and keeps its traceback.
+traceback. Anything else that escapes is a defect of ours and keeps its traceback. Signals end a
+command, too: here is how they are caught.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+import signal
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from ae_toolkit.version import former_names
+
+#: By which somebody asks a program to end.
+STOP_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
 
 MAX_CHARS = 2000  #: of a sentence; a broken file may bring a name of a million
 
@@ -69,6 +77,40 @@ def wrap_plugin_errors(who: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.filename is not None:
             raise
         raise PluginError(f"{who}: {describe_error(error)}") from error
+
+
+@contextmanager
+def handling_signals(
+    handler: Callable[[int, Any], None], *, replaces: Callable[[Any], bool]
+) -> Iterator[None]:
+    """Gives a handler the signals that ask for an end, where it replaces what handles them now."""
+    before: dict[int, Any] = {}
+    try:
+        for number in STOP_SIGNALS:
+            if replaces(signal.getsignal(number)):
+                before[number] = signal.signal(number, handler)
+    except ValueError:  # not the main thread: signals are somebody else's
+        pass
+    try:
+        yield
+    finally:
+        for number, former in before.items():
+            signal.signal(number, former)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Lets signals wait that would end the block in the middle."""
+    caught: list[int] = []
+    try:
+        # A handler that Python does not know of is another library's.
+        with handling_signals(
+            lambda number, _: caught.append(number), replaces=lambda former: former is not None
+        ):
+            yield
+    finally:
+        for number in caught:
+            signal.raise_signal(number)
 
 
 def describe_error(error: BaseException) -> str:

@@ -9,6 +9,7 @@ from house import PACKAGES, import_circles, imports_of, modules_of
 FLOORS = (
     "version",
     "errors",
+    "texts",
     "files",
     "console",
     "contracts",

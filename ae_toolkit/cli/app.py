@@ -25,8 +25,15 @@ from ae_toolkit import registry
 from ae_toolkit.cli.models import MODEL_COMMANDS
 from ae_toolkit.cli.options import json_option, print_json, print_table
 from ae_toolkit.cli.train import RUN_COMMANDS
-from ae_toolkit.errors import Interrupted, RunError, UsageError, describe_error, did_you_mean
-from ae_toolkit.files import STOP_SIGNALS, outputs, printable
+from ae_toolkit.errors import (
+    Interrupted,
+    RunError,
+    UsageError,
+    describe_error,
+    did_you_mean,
+    handling_signals,
+)
+from ae_toolkit.files import outputs, printable
 from ae_toolkit.version import __version__
 
 
@@ -49,7 +56,6 @@ class Sentence(click.ClickException):
 @contextmanager
 def _ending_cleanly() -> Iterator[None]:
     """Lets SIGTERM and SIGHUP end a command as Ctrl-C does, so that nothing half-done is left."""
-    before: dict[int, Any] = {}
     owner = os.getpid()
 
     def stop(number: int, frame: object) -> None:
@@ -58,17 +64,9 @@ def _ending_cleanly() -> Iterator[None]:
             os.kill(os.getpid(), number)
         raise KeyboardInterrupt(number)
 
-    try:
-        for number in STOP_SIGNALS:
-            if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores what hangs up
-                before[number] = signal.signal(number, stop)
-    except ValueError:  # not the main thread: signals are somebody else's
-        pass
-    try:
+    # What is ignored stays so: nohup ignores what hangs up.
+    with handling_signals(stop, replaces=lambda former: former is signal.SIG_DFL):
         yield
-    finally:
-        for number, former in before.items():
-            signal.signal(number, former)
 
 
 class Commands(click.Group):

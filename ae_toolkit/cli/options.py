@@ -130,9 +130,14 @@ def parse_labels(pairs: Iterable[str]) -> dict[str, float]:
     return labels
 
 
+def to_json(value: Any) -> str:
+    """A text for a program to read."""
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
 def print_json(value: Any) -> None:
     """Prints for a program to read."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    click.echo(to_json(value))
 
 
 MAX_CELL_CHARS = 200  #: of a table; a broken file may bring a name of a million

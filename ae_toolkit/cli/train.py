@@ -21,11 +21,13 @@ from ae_toolkit.cli.options import (
     need_ending,
     print_json,
     print_table,
+    to_json,
 )
 from ae_toolkit.console import Bar, duration, is_main_process
 from ae_toolkit.files import printable
 
 if TYPE_CHECKING:
+    from ae_toolkit.recipe import Recipe
     from ae_toolkit.runs.history import Run
 
 
@@ -87,41 +89,14 @@ def train(
     with Bar(f"Starting to train {recipe}", shown=not (quiet or dry_run)):
         # PyTorch takes its time.
         from ae_toolkit.inference import zoo
-        from ae_toolkit.recipe import named, parse_settings
-        from ae_toolkit.runs.checkpoint import CONFIG_FILE, best, load_config
-        from ae_toolkit.training.callbacks.progress import terms_in_words
-        from ae_toolkit.training.step import TERM_NAMES
         from ae_toolkit.training.trainer import fit
 
-        changes = parse_settings(settings)
-        if data is not None:
-            from ae_toolkit.data.examples import from_option
-
-            changes["data"] = from_option(data).model_dump()
-        if seed is not None:
-            changes["train.seed"] = seed
-        chosen = named(recipe)
-        if resume and (run / CONFIG_FILE).exists():
-            # The run knows its own settings; whoever repeats one wrongly is told by `fit`.
-            former = load_config(run).recipe
-            chosen = former if former.name == chosen.name else chosen
-        chosen = chosen.with_(changes).check()
-
+        chosen = _choose(recipe, run, data=data, settings=settings, seed=seed, resume=resume)
     if dry_run:
-        from ae_toolkit.runs.directory import check_resumable
-        from ae_toolkit.training.callbacks.trackers import Trackers
-        from ae_toolkit.training.dry_run import estimate, in_words
-
-        check_resumable(run, chosen, resume=resume)
-        Trackers(track, run=run, settings={})
         with Bar(f"Measuring {recipe}", shown=not (quiet or as_json)):
-            found = estimate(chosen, device=device)
-        if as_json:
-            print_json(found._asdict())
-        else:
-            click.echo(in_words(found))
+            text = _estimate(chosen, run, resume=resume, track=track, device=device, json=as_json)
+        click.echo(text)
         return
-
     fit(
         chosen,
         run,
@@ -134,28 +109,74 @@ def train(
         callbacks=callbacks,
         init_from=None if init_from is None else zoo.resolve(init_from),
     )
-
     if not is_main_process():
         return  # rank 0 speaks for all
+    _report(run, seed=chosen.train.seed, seconds=time.monotonic() - began, as_json=as_json)
+    if not (quiet or as_json):
+        scripts = ctx.find_root().params["scripts"]
+        imports = "".join(f"--import {shlex.quote(str(path))} " for path in scripts)
+        click.echo(f"Next: ae {imports}evaluate {shlex.quote(str(run))}", err=True)
+
+
+def _choose(
+    name: str,
+    run: Path,
+    *,
+    data: str | None,
+    settings: tuple[str, ...],
+    seed: int | None,
+    resume: bool,
+) -> Recipe:
+    """The recipe of that name with a user's settings, or as its run knows it that goes on."""
+    from ae_toolkit.data.examples import from_option
+    from ae_toolkit.recipe import named, parse_settings
+    from ae_toolkit.runs.checkpoint import CONFIG_FILE, load_config
+
+    changes = parse_settings(settings)
+    if data is not None:
+        changes["data"] = from_option(data).model_dump()
+    if seed is not None:
+        changes["train.seed"] = seed
+    chosen = named(name)
+    if resume and (run / CONFIG_FILE).exists():
+        # The run knows its own settings; whoever repeats one wrongly is told by `fit`.
+        former = load_config(run).recipe
+        chosen = former if former.name == chosen.name else chosen
+    return chosen.with_(changes).check()
+
+
+def _estimate(
+    recipe: Recipe, run: Path, *, resume: bool, track: tuple[str, ...], device: str, json: bool
+) -> str:
+    """What a training would take, where it could begin."""
+    from ae_toolkit.runs.directory import check_resumable
+    from ae_toolkit.training.callbacks.trackers import Trackers
+    from ae_toolkit.training.dry_run import estimate, in_words
+
+    check_resumable(run, recipe, resume=resume)
+    Trackers(track, run=run, settings={})
+    found = estimate(recipe, device=device)
+    return to_json(found._asdict()) if json else in_words(found)
+
+
+def _report(run: Path, *, seed: int, seconds: float, as_json: bool) -> None:
+    """Says what came of a training."""
+    from ae_toolkit.runs.checkpoint import best, load_config
+    from ae_toolkit.training.callbacks.progress import terms_in_words
+    from ae_toolkit.training.step import TERM_NAMES
+
     point = best(run)
     assert point is not None, "a finished run has a checkpoint"
     if as_json:
         print_json({"run": str(run), "best_step": point.step, "validation_loss": point.loss})
         return
-    metrics = load_config(point.folder).metrics
-    what = (
-        f"validation loss {terms_in_words(metrics[name] for name in TERM_NAMES)}"
-        if metrics
-        else "nothing was held out"
-    )
+    what, metrics = "nothing was held out", load_config(point.folder).metrics
+    if metrics:
+        what = f"validation loss {terms_in_words(metrics[name] for name in TERM_NAMES)}"
     click.echo(
-        f"{run}: {what}, best checkpoint at step {point.step:,}, seed {chosen.train.seed}, "
-        f"in {duration(time.monotonic() - began)}"
+        f"{run}: {what}, best checkpoint at step {point.step:,}, seed {seed}, in "
+        f"{duration(seconds)}"
     )
-    if quiet:
-        return
-    scripts = [f"--import {shlex.quote(str(path))} " for path in ctx.find_root().params["scripts"]]
-    click.echo(f"Next: ae {''.join(scripts)}evaluate {shlex.quote(str(run))}", err=True)
 
 
 @click.command("runs")

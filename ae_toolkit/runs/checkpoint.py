@@ -6,124 +6,42 @@
 `config.json` and `model.safetensors` suffice to load a model; a folder with those two is a model
 wherever it lies. Everything is written to a temporary sibling and renamed into place; a checkpoint
 has reached the disk before it is, and so has its name before another one is removed.
-
-`config.json` holds the checksums of the files beside it, and one of its own, in which the card does
-not count: anybody may edit that.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from io import BufferedWriter, FileIO
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
-import pydantic
 import torch
-from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from ae_toolkit import registry
 from ae_toolkit.errors import RunError, UsageError
-from ae_toolkit.files import (
-    CHECKSUM_KEY,
-    check_input,
-    checksum,
-    is_sealed,
-    read_json,
-    replacing,
-    seal,
-    sync,
-)
+from ae_toolkit.files import check_input, replacing, sync
 from ae_toolkit.files import write_text as write_text
 from ae_toolkit.files import writing as writing
-from ae_toolkit.recipe import Recipe, describe_invalid
-from ae_toolkit.version import CONTRACT_VERSION, __version__
+from ae_toolkit.runs.config import CONFIG_FILE as CONFIG_FILE
+from ae_toolkit.runs.config import EDITABLE_KEYS as EDITABLE_KEYS
+from ae_toolkit.runs.config import Config as Config
+from ae_toolkit.runs.config import config_json as config_json
+from ae_toolkit.runs.config import config_text, read_config
+from ae_toolkit.runs.config import load_config as load_config
+from ae_toolkit.runs.config import written_by as written_by
+from ae_toolkit.texts import checksum
 
-CONFIG_FORMAT = 1
-
-CONFIG_FILE, WEIGHTS_FILE, STATE_FILE = "config.json", "model.safetensors", "train_state.pt"
+WEIGHTS_FILE, STATE_FILE = "model.safetensors", "train_state.pt"
 
 PICKLE_PREFIX = b"\x80"  #: what a pickle begins with
-
-EDITABLE_KEYS = ("card",)  #: of a `config.json`: what may be edited
-
-
-class _Card(BaseModel):
-    """Of a card, what programs read."""
-
-    summary: str = ""
-    metrics: dict[str, Any] = {}
-
-
-class _Config(BaseModel):
-    """The keys of a `config.json`, and what each may be."""
-
-    model_config = ConfigDict(strict=True)
-
-    format: int
-    recipe: dict[str, Any]
-    requires: dict[str, str]
-    written_by: str = "another version"
-    metrics: dict[str, float] = {}
-    card: _Card = _Card()
-    files: dict[str, str] = {}  #: name -> checksum
-
-
-class Config(NamedTuple):
-    """The contents of a `config.json`.
-
-    Attributes:
-        recipe: what was built.
-        metrics: of the validation split at this checkpoint, if any.
-        card: where bundled weights come from: command, seed, data, minutes, metrics.
-    """
-
-    recipe: Recipe
-    metrics: Mapping[str, float]
-    card: Mapping[str, Any]
-
-
-def config_json(
-    recipe: Recipe,
-    *,
-    metrics: Mapping[str, float] | None = None,
-    card: Any = None,
-    files: Mapping[str, str] | None = None,
-) -> str:
-    """The text of a `config.json`.
-
-    Args:
-        recipe: what was built.
-        metrics: of the validation split.
-        card: where bundled weights come from.
-        files: the checksums of those that lie beside it.
-    """
-    config: dict[str, Any] = {
-        "format": CONFIG_FORMAT,
-        "written_by": f"ae-toolkit {__version__}, contract {CONTRACT_VERSION}",
-        "recipe": recipe.model_dump(mode="json"),
-        "requires": recipe.requires(),
-    }
-    if metrics:
-        config["metrics"] = dict(metrics)
-    if card:
-        config["card"] = card
-    if files:
-        config["files"] = dict(files)
-    return _text(config)
-
-
-def _text(config: Mapping[str, Any]) -> str:
-    return json.dumps(seal(config, but=EDITABLE_KEYS), indent=2, ensure_ascii=False) + "\n"
 
 
 def pack(weights: Mapping[str, Tensor]) -> bytes:
@@ -154,112 +72,38 @@ def save(
 
 
 def note_checksums(folder: Path) -> None:
-    """Writes into the `config.json` of a model folder what its files are known by, as they are.
+    """Writes into the `config.json` of a model folder the checksums of its files as they are.
 
     Raises:
         RunError: its `config.json` is broken.
-        OSError: it cannot be written.
     """
-    raw, _ = _read(folder / CONFIG_FILE)
+    raw, _ = read_config(folder / CONFIG_FILE)
     found = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".pt"))
     raw["files"] = {path.name: checksum(path) for path in found}
-    (folder / CONFIG_FILE).write_text(_text(raw), encoding="utf-8")
+    (folder / CONFIG_FILE).write_text(config_text(raw), encoding="utf-8")
 
 
 def _save_state(state: dict[str, Any], path: Path) -> None:
-    with path.open("wb") as file:
-        attempts = _Attempts(file)
+    with _RememberingFile(FileIO(path, "w")) as file:
         try:
-            torch.save(state, attempts)  # type: ignore[arg-type]
+            torch.save(state, file)
         except RuntimeError:
-            if attempts.error:  # PyTorch hides what the system has said
-                raise attempts.error from None
+            if file.error:  # PyTorch hides what the system has said
+                raise file.error from None
             raise
 
 
-class _Attempts:
+class _RememberingFile(BufferedWriter):
     """A file that remembers why it could not be written."""
 
-    def __init__(self, file: IO[bytes]):
-        self.file, self.flush = file, file.flush
-        self.error: OSError | None = None
+    error: OSError | None = None
 
     def write(self, some: Any) -> int:
         try:
-            return self.file.write(some)
+            return super().write(some)
         except OSError as error:
             self.error = self.error or error
             raise
-
-
-def load_config(folder: Path) -> Config:
-    """Reads and checks the `config.json` of a folder, without building anything.
-
-    Raises:
-        RunError: it is broken, of a newer format, or needs a plugin that is not installed.
-    """
-    path = folder / CONFIG_FILE
-    raw, config = _read(path)
-    _need_plugins(path, config.requires, config.recipe)
-    try:
-        recipe = Recipe.of(config.recipe).check()
-    except UsageError as error:
-        raise RunError(f"{path}: {error}") from error
-    return Config(recipe, config.metrics, raw.get("card", {}))
-
-
-def written_by(folder: Path) -> str:
-    """Which version wrote a model folder.
-
-    Raises:
-        RunError: its `config.json` is broken.
-    """
-    return _read(folder / CONFIG_FILE)[1].written_by
-
-
-def _read(path: Path) -> tuple[dict[str, Any], _Config]:
-    """A `config.json` as it is, and what it says."""
-    try:
-        raw = read_json(path)
-        if isinstance(raw, dict) and raw.get("format", CONFIG_FORMAT) != CONFIG_FORMAT:
-            raise RunError(
-                f"{path}: was written in format {raw['format']} by "
-                f"{raw.get('written_by', 'another version')}; this is ae-toolkit {__version__}, "
-                f"which reads format {CONFIG_FORMAT}"
-            )
-        config = _Config.model_validate(raw)
-    except UsageError as error:
-        raise RunError(str(error)) from error
-    except pydantic.ValidationError as error:
-        reason = describe_invalid(error, _Config)
-        raise RunError(f"{path}: is not a model's configuration ({reason})") from None
-    except ValueError as error:
-        raise RunError(f"{path}: is not a model's configuration ({error})") from error
-    if not is_sealed(raw, but=EDITABLE_KEYS):
-        raise RunError(
-            f"{path}: has changed since it was written: take it from a copy, or, if you have "
-            f"edited it yourself, remove its {CHECKSUM_KEY!r}"
-        )
-    return raw, config
-
-
-def _need_plugins(path: Path, requires: Mapping[str, str], settings: Mapping[str, Any]) -> None:
-    """Says which package is missing, before anything fails for want of it."""
-    for kind, origin in requires.items():
-        part = settings.get("data" if kind == "dataset" else kind, {})
-        name = part.get("name") if isinstance(part, dict) else None
-        if not isinstance(name, str):
-            continue  # validation will say it
-        known = registry.ALL_REGISTRIES[kind].names() if kind in registry.ALL_REGISTRIES else []
-        if name.rpartition(":")[2] in known:
-            continue
-        distribution = origin.partition(" ")[0]
-        cure = (
-            "register it first, as with 'ae --import FILE …'"
-            if origin == registry.THIS_PROCESS
-            else f"pip install {distribution}"
-        )
-        raise RunError(f"{path}: needs {kind} {name!r} of {origin}, which is not installed: {cure}")
 
 
 def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
@@ -269,7 +113,8 @@ def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
         RunError: as `load_weights`, but for the checksum.
     """
     with _opening(folder) as path, safe_open(path, framework="pt") as file:
-        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  # it is no dict
+        names = file.keys()
+        return {name: tuple(file.get_slice(name).get_shape()) for name in names}
 
 
 def load_weights(folder: Path, name: str = WEIGHTS_FILE) -> dict[str, Tensor]:
@@ -352,7 +197,7 @@ def _verifying(path: Path) -> Iterator[None]:
         RunError: the file is damaged; one without a checksum is none.
     """
     config = path.with_name(CONFIG_FILE)
-    known = _read(config)[1].files.get(path.name) if config.exists() else None
+    known = read_config(config)[1].files.get(path.name) if config.exists() else None
     if known is None:
         yield
         return
@@ -370,19 +215,12 @@ def _is_pickle(path: Path) -> bool:
 
 
 class Checkpoint(NamedTuple):
-    """One folder under `checkpoints/`.
-
-    Attributes:
-        folder: where it lies.
-        step: how many steps were taken.
-        loss: of the validation; infinite where there is none.
-        score: by which the best is known, the least: the loss, or what `train.monitor` names.
-    """
+    """One folder under `checkpoints/`."""
 
     folder: Path
     step: int
-    loss: float
-    score: float
+    loss: float  #: of the validation; infinite where there is none
+    score: float  #: the least is the best: the loss, or what `train.monitor` names
 
 
 def step_name(step: int) -> str:
@@ -392,11 +230,12 @@ def step_name(step: int) -> str:
 
 def folders(run: Path) -> list[tuple[int, Path]]:
     """The steps and folders of a run's checkpoints, oldest first, whole or not."""
-    names = ((path.name.removeprefix("step_"), path) for path in run.glob("checkpoints/step_*"))
     return sorted(
         (int(number), path)
-        for number, path in names
-        if number.isdecimal() and path.is_dir() and not path.is_symlink()
+        for path in run.glob("checkpoints/step_*")
+        if (number := path.name.removeprefix("step_")).isdecimal()
+        and path.is_dir()
+        and not path.is_symlink()
     )
 
 
@@ -405,7 +244,7 @@ def checkpoints(run: Path) -> list[Checkpoint]:
     found = []
     for step, folder in folders(run):
         try:
-            config = _read(folder / CONFIG_FILE)[1]
+            config = read_config(folder / CONFIG_FILE)[1]
         except RunError:
             continue
         train = config.recipe.get("train")

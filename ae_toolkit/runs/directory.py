@@ -18,6 +18,8 @@ TEMPORARY_NAME = re.compile(
     r"\.(config|engine|profile)\.json\.\w{8}|\.step_\d+(\.png)?(\.\w{8})?|\.step_\d+\.broken"
 )
 
+BROKEN_SUFFIX = ".broken"  #: the ending of a checkpoint that was set aside
+
 #: How a run is worked on, and how long: not what it is.
 RESUMABLE_SETTINGS = {"train.compile", "train.parallel", "train.epochs", "train.patience"}
 
@@ -32,17 +34,19 @@ def check_resumable(run: Path, recipe: Recipe, *, resume: bool, begun: bool = Fa
         begun: whether an empty folder will do, as a training leaves that was killed at its start.
 
     Raises:
-        UsageError: `run` holds another recipe's run, one where none is expected, or none.
+        UsageError: `run` holds another recipe's run, one where none is expected, none, or a link
+            or file in place of a folder.
     """
     config = run / checkpoint.CONFIG_FILE
+    if not resume and (config.exists() or (run / "checkpoints").exists()):
+        raise UsageError(
+            f"{run} already holds a run: add --resume to go on, or choose another --out"
+        )
+    for folder in (run / name for name in RUN_FOLDERS):  # somebody else's is not removed
+        if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+            raise UsageError(f"{folder}: must be a folder of the run itself; remove it")
     if not resume:
-        if config.exists() or (run / "checkpoints").exists():
-            raise UsageError(
-                f"{run} already holds a run: add --resume to go on, or choose another --out"
-            )
-        _check_folders(run)
         return
-    _check_folders(run)
     if not config.exists():
         if begun and all(path.name.startswith(".") for path in run.iterdir()):
             return
@@ -58,20 +62,6 @@ def check_resumable(run: Path, recipe: Recipe, *, resume: bool, begun: bool = Fa
         named = [f"its {key} is {former.get(key)!r}, not {mine.get(key)!r}" for key in differ[:3]]
         more = f" (and {len(differ) - 3} more differ)" if len(differ) > 3 else ""
         raise UsageError(f"{run} holds another run: {', '.join(named)}{more}")
-
-
-def _check_folders(run: Path) -> None:
-    """Checks that what a training writes into, and removes, is not somebody else's.
-
-    Raises:
-        UsageError: a folder of the run is a link, or no folder.
-    """
-    for folder in (run / name for name in RUN_FOLDERS):
-        if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-            raise UsageError(f"{folder}: must be a folder of the run itself; remove it")
-
-
-BROKEN_SUFFIX = ".broken"  #: the ending of a checkpoint that was set aside
 
 
 def remove_old_checkpoints(run: Path, *, keep: int) -> None:

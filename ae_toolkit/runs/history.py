@@ -25,31 +25,18 @@ LAST_SECOND = 253_402_300_799  #: of the year 9999, since 1970
 
 
 class Run(NamedTuple):
-    """One run.
-
-    Attributes:
-        path: its folder.
-        recipe: the name of it.
-        state: `running`, `finished` or `interrupted`.
-        step: that has been logged last.
-        steps: in all, as far as can be said; 0: it cannot.
-        best: the validation row of least loss; the last row of training where there is none.
-        examples_per_second: when it was logged last; 0: it was not.
-        moved: when something was written last, seconds since 1970.
-        settings: of the recipe, by dotted key.
-        rows: of `metrics.jsonl`.
-    """
+    """One run."""
 
     path: Path
     recipe: str
-    state: str
-    step: int
-    steps: int
-    best: Mapping[str, Any]
-    examples_per_second: float
-    moved: float
-    settings: Mapping[str, Any]
-    rows: Sequence[Mapping[str, Any]]
+    state: str  #: `running`, `finished` or `interrupted`
+    step: int  #: that has been logged last
+    steps: int  #: in all, as far as can be said; 0: it cannot
+    best: Mapping[str, Any]  #: the validation row of least loss, or else the last row of training
+    examples_per_second: float  #: when it was logged last; 0: it was not
+    moved: float  #: when something was written last, seconds since 1970
+    settings: Mapping[str, Any]  #: of the recipe, by dotted key
+    rows: Sequence[Mapping[str, Any]]  #: of `metrics.jsonl`
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -59,11 +46,7 @@ class Run(NamedTuple):
 
 
 def read(path: Path) -> Run:
-    """Reads one run directory.
-
-    Raises:
-        RunError: it is none, or broken.
-    """
+    """Reads one run directory, and raises a `RunError` where it is none, or broken."""
     try:
         raw = read_json(path / CONFIG_FILE)
         sealed, settings = is_sealed(raw, but=("card",)), dict(leaves(raw["recipe"]))
@@ -79,9 +62,8 @@ def read(path: Path) -> Run:
     if not ((path / METRICS_FILE).exists() or (path / "checkpoints").is_dir()):
         raise RunError(f"{path}: is a model, not a run; it is passed over")
     rows, timings = _lines(path / METRICS_FILE), _lines(path / TIMINGS_FILE)
-    last: dict[str, Any] = rows[-1] if rows else {"step": 0, "epoch": 0.0}
-    step = last["step"]
-    ends = epochs * step / last["epoch"] if last["epoch"] else 0.0
+    step, epoch = (rows[-1]["step"], rows[-1]["epoch"]) if rows else (0, 0.0)
+    ends = epochs * step / epoch if epoch else 0.0
     steps = max(round(ends), 1) if 0 < ends < 2**63 else 0
     checked = [row for row in rows if row["split"] == "validation"]
     best: dict[str, Any] = min(
@@ -91,15 +73,12 @@ def read(path: Path) -> Run:
     stale = len(losses) - losses.index(min(losses)) - 1 if losses else 0
     saved = [folder.name for folder in path.glob("checkpoints/step_*")]
     over = (0 < steps <= step) or (patience and stale >= patience)
-    if in_training(path):
-        state = "running"
-    else:
-        state = "finished" if over and f"step_{step:07d}" in saved else "interrupted"
+    state = "finished" if over and f"step_{step:07d}" in saved else "interrupted"
     written = [path / CONFIG_FILE, path / METRICS_FILE, path / TIMINGS_FILE, path / "checkpoints"]
     return Run(
         path=path,
         recipe=recipe,
-        state=state,
+        state="running" if in_training(path) else state,
         step=step,
         steps=steps,
         best=best,
@@ -175,24 +154,14 @@ def plot_curves(runs: Sequence[Run], path: Path) -> None:
     with rc_context(style):
         figure = Figure(figsize=(5.2, 3.2), layout="constrained")
         plot = figure.subplots()
-        later = []
         for i, run in enumerate(runs):
             for split, alpha in (("train", 0.4), ("validation", 1.0)):
                 rows = [row for row in run.rows if row["split"] == split]
-                some = rows[len(rows) // 10 :]
-                later += [row["loss"] for row in some if math.isfinite(row["loss"])]
-                plot.plot(
-                    [row["epoch"] for row in rows],
-                    [row["loss"] for row in rows],
-                    color=f"C{i}",
-                    alpha=alpha,
-                    linewidth=1.0,
-                )
+                # The first tenth falls from far above, so it is left out.
+                points = [(row["epoch"], row["loss"]) for row in rows[len(rows) // 10 :]]
+                epochs, losses = zip(*points, strict=True) if points else ((), ())
+                plot.plot(epochs, losses, color=f"C{i}", alpha=alpha, linewidth=1.0)
             plot.plot([], [], color=f"C{i}", label=run.path.name)
-        # The first tenth falls from far above: it may leave the plot.
-        if later and max(later) > min(later):
-            margin = 0.05 * (max(later) - min(later))
-            plot.set_ylim(min(later) - margin, max(later) + margin)
         plot.set(xlabel="epoch", ylabel="loss per example")
         plot.spines[["top", "right"]].set_visible(False)
         plot.legend(frameon=False)
@@ -200,11 +169,7 @@ def plot_curves(runs: Sequence[Run], path: Path) -> None:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """The rows of a `.jsonl`, less a last one that is just being written.
-
-    Raises:
-        RunError: a row is none; the sentence says which and why.
-    """
+    """The rows of a `.jsonl`, less a last one that is just being written."""
     if not path.exists():
         return []
     rows: list[dict[str, Any]] = []
@@ -238,11 +203,7 @@ def _number(
     below: float | None = None,
     whole: bool = False,
 ) -> Any:
-    """A number of a row that was read.
-
-    Raises:
-        ValueError: it is missing, or is none, or lies outside.
-    """
+    """A number of a row that was read; a `ValueError` where it is none or lies outside."""
     if not isinstance(row, Mapping):
         raise ValueError("it is no object")
     value: Any = row.get(name)

@@ -49,12 +49,10 @@ def locked(run: Path) -> Iterator[None]:
 
 def is_locked(path: Path) -> bool:
     """Returns whether some process holds the lock of a file, as far as this one may know."""
-    if not path.exists():
-        return False
-    lock = FileLock(path)
     try:
-        lock.acquire(blocking=False)
-        lock.release()
+        if path.exists():
+            with FileLock(path, blocking=False):
+                pass
     except Timeout:
         return True
     except OSError:

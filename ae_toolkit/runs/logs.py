@@ -66,11 +66,7 @@ class Logs:
         self.flush()
 
     def flush(self) -> None:
-        """Writes what waits.
-
-        Raises:
-            RunError: as `write`.
-        """
+        """Writes what waits; it raises what `write` does."""
         for name, path in self.paths.items():
             text = self.waiting[name].encode()
             if not text:
@@ -87,11 +83,7 @@ class Logs:
 
 @contextmanager
 def _writing(path: Path) -> Iterator[IO[bytes]]:
-    """Opens a log, which is a file of the run directory and no link to another one.
-
-    Raises:
-        RunError: it is something else, or cannot be written.
-    """
+    """Opens a log, which is a file of the run directory and no link to another one."""
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     try:
         opened = os.open(path, flags, 0o666)
