@@ -5,13 +5,14 @@ Everything heavy is imported inside the callbacks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ae_toolkit.cli.options import (
+    Command,
     FiniteRange,
     device_option,
     json_option,
@@ -37,6 +38,14 @@ if TYPE_CHECKING:
 MAX_CODES_BYTES = 256 << 20  #: of codes that are packed in a file of any size …
 MAX_GROWTH = 4  #: … and of a larger one, so many times its size
 
+files_argument = click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+
+
+def out_option(help: str, *, folder: bool = False) -> Callable[[Command], Command]:
+    """`-o`: where to write, which must be named."""
+    kind = click.Path(path_type=Path, file_okay=not folder, dir_okay=folder)
+    return click.option("-o", "--out", required=True, type=kind, help=help)
+
 
 @click.command("evaluate")
 @click.argument("model")
@@ -51,15 +60,7 @@ MAX_GROWTH = 4  #: … and of a larger one, so many times its size
 @seed_option
 @json_option
 @device_option
-def evaluate_command(
-    model: str,
-    data: str | None,
-    num_samples: int | None,
-    limit: int | None,
-    seed: int,
-    as_json: bool,
-    device: str,
-) -> None:
+def evaluate_command(model: str, as_json: bool, device: str, **options: Any) -> None:
     """Measure MODEL on the test split.
 
     \b
@@ -70,13 +71,8 @@ def evaluate_command(
     from ae_toolkit.inference.model import load
     from ae_toolkit.runs.history import leaves
 
-    loaded = load(model, device=device)
-    report = {
-        "model": model,
-        **evaluate(
-            loaded, data=data, num_samples=num_samples, limit=limit, seed=seed, progress=not as_json
-        ),
-    }
+    found = evaluate(load(model, device=device), progress=not as_json, **options)
+    report = {"model": model, **found}
     if as_json:
         print_json(report)
         return
@@ -86,9 +82,8 @@ def evaluate_command(
 
 @click.command("reconstruct")
 @click.argument("model")
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("-o", "--out", required=True, type=click.Path(path_type=Path, file_okay=False),
-              help="Folder for the results, named like the originals.")  # fmt: skip
+@files_argument
+@out_option("Folder for the results, named like the originals.", folder=True)
 @overwrite_option
 @label_option
 @device_option
@@ -111,8 +106,7 @@ def reconstruct(
 @click.argument("model")
 @click.option("-n", "--num", default=16, show_default=True, type=click.IntRange(1),
               help="How many.")  # fmt: skip
-@click.option("-o", "--out", required=True, type=click.Path(path_type=Path, file_okay=False),
-              help="Folder for the results.")  # fmt: skip
+@out_option("Folder for the results.", folder=True)
 @overwrite_option
 @click.option("--temperature", default=1.0, show_default=True, type=FiniteRange(0),
               help="Spread of the codes; less is safer and duller.")  # fmt: skip
@@ -122,14 +116,7 @@ def reconstruct(
 @seed_option
 @device_option
 def sample(
-    model: str,
-    num: int,
-    out: Path,
-    temperature: float,
-    likelihood_temperature: float,
-    labels: tuple[str, ...],
-    seed: int,
-    device: str,
+    model: str, num: int, out: Path, labels: tuple[str, ...], device: str, **options: Any
 ) -> None:
     """Make new items from the prior of MODEL.
 
@@ -139,23 +126,16 @@ def sample(
     """
     loaded = _load(model, device)
     warn_untrained_prior(loaded)
-    items = loaded.sample(
-        num,
-        parse_labels(labels),
-        seed=seed,
-        temperature=temperature,
-        likelihood_temperature=likelihood_temperature,
-    )
+    items = loaded.sample(num, parse_labels(labels), **options)
     _write_each(loaded, items, [f"{i:04}" for i in range(num)], out)
-    announce(f"seed {seed}")
+    announce(f"seed {options['seed']}")
 
 
 @click.command("interpolate")
 @click.argument("model")
 @click.argument("a", type=click.Path(path_type=Path))
 @click.argument("b", type=click.Path(path_type=Path))
-@click.option("-o", "--out", required=True, type=click.Path(path_type=Path, dir_okay=False),
-              help="One file with all the steps.")  # fmt: skip
+@out_option("One file with all the steps.")
 @click.option("--steps", default=9, show_default=True, type=click.IntRange(2, 1000),
               help="Items in all, both ends included.")  # fmt: skip
 @click.option("--path", default="slerp", show_default=True, type=click.Choice(["slerp", "lerp"]),
@@ -163,14 +143,7 @@ def sample(
 @label_option
 @device_option
 def interpolate(
-    model: str,
-    a: Path,
-    b: Path,
-    out: Path,
-    steps: int,
-    path: str,
-    labels: tuple[str, ...],
-    device: str,
+    model: str, a: Path, b: Path, out: Path, labels: tuple[str, ...], device: str, **options: Any
 ) -> None:
     """Walk from A to B through the codes of MODEL.
 
@@ -181,17 +154,18 @@ def interpolate(
     loaded = _load(model, device)
     need_ending(out, loaded.modality.suffixes)
     first, second = (_read(loaded, [file]).items[0] for file in (a, b))
-    walk = loaded.interpolate(first, second, steps=steps, path=path, labels=parse_labels(labels))
+    walk = loaded.interpolate(first, second, labels=parse_labels(labels), **options)
     _write(loaded, walk, out)
-    announce(f"{out}: {steps} steps from {a} to {b}")
+    announce(f"{out}: {options['steps']} steps from {a} to {b}")
 
 
 @click.command("encode")
 @click.argument("model")
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("-o", "--out", required=True, type=click.Path(path_type=Path, dir_okay=False),
-              help="A .npz file with arrays 'z' (N, D), 'names', 'item' (which rows are of one "
-                   "item), and the labels that 'z' was made under.")  # fmt: skip
+@files_argument
+@out_option(
+    "A .npz file with arrays 'z' (N, D), 'names', 'item' (which rows are of one item), and the "
+    "labels that 'z' was made under."
+)
 @label_option
 @device_option
 def encode(
@@ -231,8 +205,7 @@ def encode(
 @click.command("decode")
 @click.argument("model")
 @click.argument("codes", type=click.Path(path_type=Path))
-@click.option("-o", "--out", required=True, type=click.Path(path_type=Path, file_okay=False),
-              help="Folder for the results.")  # fmt: skip
+@out_option("Folder for the results.", folder=True)
 @overwrite_option
 @label_option
 @device_option
@@ -254,8 +227,7 @@ def decode(model: str, codes: Path, out: Path, labels: tuple[str, ...], device: 
 
 @click.command("export")
 @click.argument("model")
-@click.option("-o", "--out", required=True, type=click.Path(path_type=Path, file_okay=False),
-              help="Folder for config.json and model.safetensors.")  # fmt: skip
+@out_option("Folder for config.json and model.safetensors.", folder=True)
 @click.option("--dtype", default="fp32", show_default=True, type=click.Choice(["fp32", "bf16"]),
               help="bf16 halves the file.")  # fmt: skip
 def export(model: str, out: Path, dtype: str) -> None:
@@ -310,7 +282,6 @@ def _read_codes(path: Path) -> tuple[Tensor, list[str], list[int], dict[str, Ten
             with loaded:
                 arrays = dict(loaded)
         z = torch.from_numpy(_numbers(np.atleast_2d(arrays["z"])))
-        z = z.float() if z.is_floating_point() else z.long()
         item = _numbers(arrays.get("item", np.arange(len(z))))
         labels = {
             name.removeprefix("label."): torch.from_numpy(_numbers(column))
@@ -326,22 +297,16 @@ def _read_codes(path: Path) -> tuple[Tensor, list[str], list[int], dict[str, Ten
     if item.shape != (len(z),) or item.dtype.kind not in "iu" or (np.diff(item) < 0).any():
         raise RunError(f"{path}: its 'item' must number the rows of 'z' in order, item by item")
     _, starts, counts = np.unique(item, return_index=True, return_counts=True)
-    known = arrays.get("names", np.array([]))
-    is_names = known.shape == (len(z),) and known.dtype.kind == "U"
-    names = known.tolist() if is_names else [f"{i:04}" for i in range(len(z))]
-    named = [
-        names[start].rpartition(".")[0] or names[start] if count > 1 else names[start]
-        for start, count in zip(starts, counts, strict=True)
-    ]
-    return z, named, counts.tolist(), labels
+    names = arrays.get("names", np.array([]))
+    if names.shape != (len(z),) or names.dtype.kind != "U":
+        names = np.array([f"{i:04}" for i in range(len(z))])
+    first = zip(names[starts].tolist(), counts, strict=True)
+    named = [(count > 1 and name.rpartition(".")[0]) or name for name, count in first]
+    return z.float() if z.is_floating_point() else z, named, counts.tolist(), labels
 
 
 def _numbers(array: Any) -> Any:
-    """An array of numbers in a type that PyTorch knows.
-
-    Raises:
-        ValueError: it is of something else, such as complex numbers or text.
-    """
+    """An array of real numbers in a type that PyTorch knows."""
     import numpy as np
 
     if array.dtype.kind not in "iuf":

@@ -87,8 +87,7 @@ def train(
     began = time.monotonic()
     run = out or Path("runs") / recipe.rpartition(":")[2]
     with Bar(f"Starting to train {recipe}", shown=not (quiet or dry_run)):
-        # PyTorch takes its time.
-        from ae_toolkit.inference import zoo
+        from ae_toolkit.inference import zoo  # PyTorch takes its time
         from ae_toolkit.training.trainer import fit
 
         chosen = _choose(recipe, run, data=data, settings=settings, seed=seed, resume=resume)
