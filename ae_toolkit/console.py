@@ -29,7 +29,7 @@ _held: list[Live] = []  # the screen, while this process is copied
 
 
 def _hold_screen() -> None:
-    """Waits until no thread draws, since its locks would stay held in a copy of this process."""
+    """Waits until no thread draws, whose locks would stay held in a copy of this process."""
     if _screen is not None:
         _screen._lock.acquire()
         _screen.console._lock.acquire()
@@ -146,14 +146,7 @@ class Bar:
     def update(
         self, done: int, *, total: int | None = None, title: str | None = None, text: str = ""
     ) -> None:
-        """Shows how far the work is.
-
-        Args:
-            done: in all.
-            total: how much there is to do, where that was not known.
-            title: another one.
-            text: more about it, in a line of its own.
-        """
+        """Shows how far the work is, `done` in all, and `text` about it in a line of its own."""
         now = time.monotonic()
         if self.total is None:
             self.total, self.first, self.began = total, done, now
@@ -226,12 +219,7 @@ class Bar:
 def track(
     items: Iterable[T], title: str, *, total: int | None = None, unit: str = "", shown: bool = True
 ) -> Iterator[T]:
-    """Yields items and shows how many of them are done.
-
-    Args:
-        items: of which there are `total`, where they have no length.
-        title: as of a `Bar`, and likewise the others.
-    """
+    """Yields items, of which there are `total`, in a `Bar` that shows how many are done."""
     total = len(items) if isinstance(items, Sized) else total
     with Bar(title, total=total, unit=unit, shown=shown) as bar:
         for item in items:

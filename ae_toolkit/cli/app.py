@@ -79,7 +79,8 @@ class Commands(click.Group):
         if command := super().get_command(ctx, cmd_name):
             return command
         if cmd_name.rpartition(":")[2] not in registry.commands.names():
-            raise click.UsageError(f"there is no command {cmd_name!r}: {self._near(ctx, cmd_name)}")
+            near = did_you_mean(cmd_name, self.list_commands(ctx))
+            raise click.UsageError(f"there is no command {cmd_name!r}: {near}")
         command = registry.commands.get(cmd_name)
         if not isinstance(command, click.Command):
             whose = registry.commands.describe(command)
@@ -88,16 +89,12 @@ class Commands(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         own = [(name, command.get_short_help_str(60)) for name, command in self.commands.items()]
-        origins = registry.commands.origins()
-        plugins = [
-            (
-                f"{origin.distribution}:{name}"
-                if name in self.commands
-                else registry.commands.full_name(name, origin),
-                f"Commands of {value.partition(':')[0].partition('.')[0]} ({origin})",
-            )
-            for name, origin, value in origins
-        ]
+        plugins = []
+        for name, origin, value in registry.commands.origins():
+            full = registry.commands.full_name(name, origin)
+            full = f"{origin.distribution}:{name}" if name in self.commands else full
+            package = value.partition(":")[0].partition(".")[0]
+            plugins.append((full, f"Commands of {package} ({origin})"))
         for title, rows in (("Commands", own), ("Plugins", plugins)):
             with formatter.section(title):
                 formatter.write_dl(rows)
@@ -128,16 +125,12 @@ class Commands(click.Group):
                 raise Sentence(RunError(whose)) from error
             raise
         except Exception as error:
-            if isinstance(error, OSError) and error.filename is not None:
-                raise Sentence(RunError(f"{error.filename}: {error.strerror}")) from error
-            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-                raise Sentence(RunError(f"standard output: {error.strerror}")) from error
+            if isinstance(error, OSError) and (error.filename or error.errno == errno.ENOSPC):
+                where = error.filename or "standard output"
+                raise Sentence(RunError(f"{where}: {error.strerror}")) from error
             if whose := registry.find_plugin_in_traceback(error):
                 raise Sentence(RunError(whose)) from error
             raise  # a defect of ours
-
-    def _near(self, ctx: click.Context, name: str) -> str:
-        return did_you_mean(name, self.list_commands(ctx))
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -316,5 +309,5 @@ def _run_script(path: Path) -> None:
 def _table(rows: list[dict[str, Any]], as_json: bool, *, columns: tuple[str, ...]) -> None:
     if as_json:
         print_json(rows)
-        return
-    print_table([[str(row[c]) for c in columns] for row in rows])
+    else:
+        print_table([[str(row[c]) for c in columns] for row in rows])

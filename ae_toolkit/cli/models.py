@@ -256,11 +256,7 @@ def _read(model: Model, files: Iterable[Path]) -> Reading:
 
 
 def _read_codes(path: Path) -> tuple[Tensor, list[str], list[int], dict[str, Tensor]]:
-    """Codes from a .npz with an array `z`, or a .npy.
-
-    Returns:
-        The codes, and of the items that they make the names and the numbers of codes; labels.
-    """
+    """The codes of a file, of the items that they make the names and numbers of codes; labels."""
     import zipfile
 
     import numpy as np

@@ -104,13 +104,14 @@ def need_ending(path: Path | None, endings: Sequence[str]) -> None:
     """Refuses a name early, before any work is done; None is no name.
 
     Raises:
-        UsageError: it ends in something that is not written, or is an input.
-        RunError: it is a folder, a device or the like.
+        UsageError: it ends in something that is not written, or as `check_output`.
+        RunError: as `check_output`.
     """
-    if path is not None and path.suffix.lower() not in endings:
+    if path is None:
+        return
+    if path.suffix.lower() not in endings:
         raise UsageError(f"{path}: choose a name that ends in {' or '.join(endings)}")
-    if path is not None:
-        check_output(path)
+    check_output(path)
 
 
 def parse_labels(pairs: Iterable[str]) -> dict[str, float]:

@@ -107,11 +107,7 @@ class _RememberingFile(BufferedWriter):
 
 
 def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """The shapes of the tensors in `model.safetensors`, none of which is read.
-
-    Raises:
-        RunError: as `load_weights`, but for the checksum.
-    """
+    """The shapes of the tensors in `model.safetensors`, none of which is read or verified."""
     with _opening(folder) as path, safe_open(path, framework="pt") as file:
         names = file.keys()
         return {name: tuple(file.get_slice(name).get_shape()) for name in names}
@@ -136,7 +132,7 @@ def _opening(folder: Path, name: str = WEIGHTS_FILE) -> Iterator[Path]:
     try:
         yield path
     except (SafetensorError, OSError, ValueError) as error:
-        if _is_pickle(path):
+        if _first_bytes(path).startswith((PICKLE_PREFIX, b"PK\x03\x04")):
             raise RunError(f"{path}: is pickled code, not safetensors; it is not opened") from error
         reason = " ".join(str(error).split())
         raise RunError(f"{path}: is cut short or broken ({reason})") from error
@@ -160,18 +156,20 @@ def load_state(folder: Path) -> dict[str, Any]:
     try:
         check_input(path)
         with _verifying(path):
-            _need_uncompressed(path)
+            if _first_bytes(path)[:1] == PICKLE_PREFIX:
+                raise pickle.UnpicklingError
+            with zipfile.ZipFile(path) as archive:  # which no training state compresses
+                if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+                    raise ValueError
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except UsageError:
         raise RunError(
             f"{folder}: holds no {STATE_FILE}, so there is nothing to resume from"
         ) from None
-    except pickle.UnpicklingError as error:
-        if not _is_pickle(path):
-            raise RunError(f"{path}: is cut short or broken") from error
-        raise RunError(f"{path}: holds code beside tensors; it is not opened") from error
     except RunError:
         raise
+    except pickle.UnpicklingError as error:
+        raise RunError(f"{path}: holds code beside tensors; it is not opened") from error
     except Exception as error:  # what PyTorch raises for a broken file is of many kinds
         raise RunError(f"{path}: is cut short or broken") from error
     if not isinstance(state, dict):
@@ -179,23 +177,9 @@ def load_state(folder: Path) -> dict[str, Any]:
     return state
 
 
-def _need_uncompressed(path: Path) -> None:
-    """Refuses an archive that would grow when it is read, as no training state does."""
-    with path.open("rb") as file:
-        if file.read(1) == PICKLE_PREFIX:
-            raise pickle.UnpicklingError
-    with zipfile.ZipFile(path) as archive:
-        if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
-            raise ValueError
-
-
 @contextmanager
 def _verifying(path: Path) -> Iterator[None]:
-    """Compares a file with its checksum in the `config.json` beside it, while the block runs.
-
-    Raises:
-        RunError: the file is damaged; one without a checksum is none.
-    """
+    """Compares a file with its checksum in the `config.json` beside it, while the block runs."""
     config = path.with_name(CONFIG_FILE)
     known = read_config(config)[1].files.get(path.name) if config.exists() else None
     if known is None:
@@ -208,10 +192,9 @@ def _verifying(path: Path) -> Iterator[None]:
             raise RunError(f"{path}: is damaged, its checksum is {found.result()}, not {known}")
 
 
-def _is_pickle(path: Path) -> bool:
+def _first_bytes(path: Path) -> bytes:
     with path.open("rb") as file:
-        start = file.read(4)
-    return start[:1] == PICKLE_PREFIX or start == b"PK\x03\x04"
+        return file.read(4)
 
 
 class Checkpoint(NamedTuple):

@@ -17,7 +17,7 @@ from __future__ import annotations
 import inspect
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -228,10 +228,7 @@ class _Trial:
         if not levels[0].is_floating_point():
             self._need_density(-z.shape[1] * math.log(self.part.num_classes) - log_p)
             return
-        zeros, ones = ([flatten(draw(8, heat, i)) for i in (0, 1)] for heat in (0.0, 1.0))
-        self.need(zeros[0].equal(zeros[1]), "is random at temperature 0")
-        self.need(not ones[0].equal(ones[1]), "draws the same at every step")
-        self._need_spread([flatten(draw(200, heat)) for heat in (0.5, 1.0, 2.0)])
+        self._need_spread(lambda *where: flatten(draw(200, *where)), (0.5, 1.0, 2.0))
         codes = z - z.mean(0)
         axes = codes @ torch.linalg.eigh(codes.T.cov()).eigenvectors
         narrow = 0.7 * axes.std(0)
@@ -250,17 +247,16 @@ class _Trial:
                 values: Tensor = self.part.sample(many, temperature=temperature, step=step)
             return values
 
-        self.need(draw(0.0).equal(draw(0.0, 1)), "is random at temperature 0")
         y, length = draw(1.0), shape[1]
         mask = torch.arange(length).expand(num, -1) < length - 1
         elsewhere = torch.where(mask.reshape(num, length, *(1 for _ in shape[2:])), y, y.flip(0))
         mine, its = (self.part.nll(many, values, mask) for values in (y, elsewhere))
         self.need(mine.equal(its), "what is masked makes a difference")
         if not self.part.is_density:
+            self.need(draw(0.0).equal(draw(0.0, 1)), "is random at temperature 0")
             return
-        self.need(not y.equal(draw(1.0, 1)), "draws the same at every step")
         self.need(self.part.supports(y), "does not support what it draws")
-        self._need_spread([draw(heat).float() for heat in (0.2, 1.0, 5.0)])
+        self._need_spread(draw, (0.2, 1.0, 5.0))
         # The log density's slope is 0 in the mean over draws from that density.
         learned = [params, *getattr(self.part, "parameters", list)()]
         slopes = [
@@ -286,9 +282,13 @@ class _Trial:
         far = (ratio.mean() - 1).abs() / (ratio.std() / len(ratio) ** 0.5 + 1e-3)
         self.need(far < 6, "what it draws does not come from its density")
 
-    def _need_spread(self, draws: Sequence[Tensor]) -> None:
-        """Checks draws `(N, …)` at rising temperatures."""
-        spreads = [float(values.std(0).mean()) for values in draws]
+    def _need_spread(
+        self, draw: Callable[[float, int], Tensor], temperatures: Sequence[float]
+    ) -> None:
+        """Checks what is drawn, `(N, …)`, at a temperature and a step."""
+        self.need(draw(0.0, 0).equal(draw(0.0, 1)), "is random at temperature 0")
+        self.need(not draw(1.0, 0).equal(draw(1.0, 1)), "draws the same at every step")
+        spreads = [float(draw(heat, 0).float().std(0).mean()) for heat in temperatures]
         self.need(
             spreads == sorted({*spreads}),
             f"what it draws must spread with the temperature, and it spreads by {spreads}",

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import click
 
 from ae_toolkit import registry
-from ae_toolkit.contracts import SUPPLIED_ARGUMENTS, Shape
+from ae_toolkit.contracts import SUPPLIED_ARGUMENTS
 from ae_toolkit.data.examples import Examples
 from ae_toolkit.errors import RunError, UsageError, describe_error, did_you_mean
 from ae_toolkit.registry import THIS_PROCESS, Plugin, canonical
@@ -24,46 +24,39 @@ from ae_toolkit.testing.contracts import check_arguments_are_keywords, check_par
 from ae_toolkit.testing.recipes import RecipeTrial
 from ae_toolkit.version import CONTRACT_VERSION
 
-#: What a part that no recipe uses is tried on, in order, until it fits: a shape, and classes.
-TRIAL_SHAPES: tuple[tuple[Shape, int], ...] = (
-    ((1, 8, 8), 0),
-    ((1, 64), 0),
-    ((6,), 5),
-    ((3, 16, 16), 0),
+#: What a part that no recipe uses is tried on, in order, until it fits.
+TRIALS: tuple[dict[str, Any], ...] = (
+    {"shape": (1, 8, 8)},
+    {"shape": (1, 64)},
+    {"shape": (6,), "num_classes": 5},
+    {"shape": (3, 16, 16)},
 )
+
+#: What fits beside a part whose codes are integers.
+CHANGES_FOR_INTEGERS: dict[str, dict[str, Any]] = {
+    "bottleneck": {"prior": {"name": "categorical"}},
+    "prior": {"bottleneck": {"name": "fsq", "z_dim": 2, "num_levels": [3, 2]}},
+}
 
 
 class Entry(NamedTuple):
-    """One installed distribution.
-
-    Attributes:
-        distribution: its name.
-        version: of it.
-        contract: that it was written for; empty: it does not say.
-        parts: kind -> names.
-        broken: what of it does not work, a sentence each.
-    """
+    """One installed distribution."""
 
     distribution: str
     version: str
-    contract: str
-    parts: Mapping[str, list[str]]
-    broken: list[str]
+    contract: str  #: that it was written for; empty: it does not say
+    parts: Mapping[str, list[str]]  #: kind -> names
+    broken: list[str]  #: what of it does not work, a sentence each
 
     def __str__(self) -> str:
-        contract = f"contract {self.contract}" if self.contract else "no contract declared"
         name = f"{self.distribution} {self.version}".rstrip()
-        return (
-            name if self.distribution == THIS_PROCESS or not self.parts else f"{name}, {contract}"
-        )
+        if self.distribution == THIS_PROCESS or not self.parts:
+            return name
+        return f"{name}, {f'contract {self.contract}' if self.contract else 'no contract declared'}"
 
 
 def list_plugins(*, verbs: Collection[str] = ()) -> list[Entry]:
-    """Everything that is installed, by distribution, and what of it is broken and why.
-
-    Args:
-        verbs: commands that are not a plugin's to give.
-    """
+    """Everything that is installed; `verbs` are commands that are not a plugin's to give."""
     found = []
     for plugin in registry.installed():
         broken = [*filter(None, [plugin.broken, plugin.outdated]), *_misnamed(plugin)]
@@ -82,19 +75,12 @@ def list_plugins(*, verbs: Collection[str] = ()) -> list[Entry]:
 
 
 class Check(NamedTuple):
-    """One thing that was looked at.
-
-    Attributes:
-        what: was looked at.
-        ok: whether it is as it should be.
-        why: what is wrong; or, where it is ok, what might be better.
-        tried: false where there was nothing to try it on.
-    """
+    """One thing that was looked at."""
 
     what: str
     ok: bool
-    why: str = ""
-    tried: bool = True
+    why: str = ""  #: what is wrong; or, where it is ok, what might be better
+    tried: bool = True  #: false where there was nothing to try it on
 
 
 def check_plugin(distribution: str) -> None:
@@ -104,11 +90,7 @@ def check_plugin(distribution: str) -> None:
 
 
 def examine(name: str, *, verbs: Collection[str] = ()) -> list[Check]:
-    """Checks everything that an installed distribution provides.
-
-    Args:
-        name: of the distribution.
-        verbs: commands that are not a plugin's to give.
+    """Checks everything that a distribution provides; `verbs` are as in `list_plugins`.
 
     Raises:
         UsageError: no such distribution is installed, or it provides nothing.
@@ -203,18 +185,9 @@ def _contract(plugin: Plugin) -> Check:
     )
 
 
-#: What fits beside a part whose codes are integers.
-CHANGES_FOR_INTEGERS: dict[str, dict[str, Any]] = {
-    "bottleneck": {"prior": {"name": "categorical"}},
-    "prior": {"bottleneck": {"name": "fsq", "z_dim": 2, "num_levels": [3, 2]}},
-}
-
-
 def _check_part(kind: str, name: str) -> None:
     """Tries a part on some data, and with codes of integers; one trial that it passes is enough."""
-    trials: list[dict[str, Any]] = [
-        {"shape": shape, "num_classes": num_classes} for shape, num_classes in TRIAL_SHAPES
-    ]
+    trials: list[dict[str, Any]] = [*TRIALS]
     if has_integers := kind in CHANGES_FOR_INTEGERS:
         trials.append({"changes": CHANGES_FOR_INTEGERS[kind]})
     complaints = []

@@ -82,12 +82,9 @@ class RecipeTrial:
     def make(self) -> None:
         full = f"{self.plugin.origin.distribution}:{self.name}"
         self.recipe = named(full).check()
-        assert self.recipe.name == self.name, (
-            f"it is registered as {self.name!r}, but says {self.recipe.name!r}"
-        )
-        assert summary(registry.recipes.get(full)), (
-            "its function has no docstring, whose first line 'ae recipes' shows"
-        )
+        says, text = self.recipe.name, summary(registry.recipes.get(full))
+        assert says == self.name, f"it is registered as {self.name!r}, but says {says!r}"
+        assert text, "its function has no docstring, whose first line 'ae recipes' shows"
 
     def load_data(self) -> str | None:
         self.modality = self.recipe.make("modality")

@@ -21,18 +21,8 @@ from ae_toolkit.errors import UsageError
 from ae_toolkit.files import replacing
 from ae_toolkit.version import CONTRACT_VERSION, __version__
 
-#: Folders beside a package, and what the class of its data type is made of.
-RESERVED_NAMES = (
-    "test",
-    "tests",
-    "package",
-    "build",
-    "dist",
-    "example",
-    "failure",
-    "modality",
-    "recipe",
-)
+FOLDER_NAMES = ("test", "tests", "package", "build", "dist", "example")  #: beside a package
+CLASS_NAMES = ("failure", "modality", "recipe")  #: what the class of its data type is made of
 
 
 def write_plugin(name: str, out: Path) -> list[Path]:
@@ -50,6 +40,7 @@ def write_plugin(name: str, out: Path) -> list[Path]:
     used = out.is_symlink() or out.is_file() or (out.is_dir() and any(out.iterdir()))
     if used or out.resolve() == Path.cwd():
         raise UsageError(f"{out}: is there already; choose another folder with -o")
+    template = files("ae_toolkit.testing") / "template"
     words = {
         "name": name,
         "package": package,
@@ -58,9 +49,7 @@ def write_plugin(name: str, out: Path) -> list[Path]:
         "contract": str(CONTRACT_VERSION),
     }
     with replacing(out, folder=True) as folder:
-        return [
-            out / path for path in _copy(files("ae_toolkit.testing") / "template", folder, words)
-        ]
+        return [out / path for path in _copy(template, folder, words)]
 
 
 def _copy(source: Traversable, target: Path, words: dict[str, str]) -> list[Path]:
@@ -80,18 +69,14 @@ def _copy(source: Traversable, target: Path, words: dict[str, str]) -> list[Path
 
 
 def _package(name: str) -> str:
-    """The Python package's name.
-
-    Raises:
-        UsageError: it is no such name, or somebody has it.
-    """
+    """The Python package's name, or a `UsageError` where it is none or somebody has it."""
     package = name.replace("-", "_")
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", package):
         raise UsageError(
             f"{name!r} cannot be a package's name: choose lower-case letters and numbers, with '-' "
             f"between words, such as 'ecg' or 'my-sensor'"
         )
-    if keyword.iskeyword(package) or package in RESERVED_NAMES:
+    if keyword.iskeyword(package) or package in FOLDER_NAMES + CLASS_NAMES:
         raise UsageError(f"{name!r} has a meaning of its own: choose another name")
     if owner := _taken(name, package):
         raise UsageError(f"{name!r} is taken by {owner}: choose another name")
