@@ -65,7 +65,6 @@ class Outputs:
         self.defaults: set[Path] = set()
         self._inputs: set[tuple[int, int]] = set()
         self._staged: list[_Staged] = []
-        self._holders: dict[Path, Path] = {}  # a hidden folder in each folder of results
         self._made: list[Path] = []  # folders
         self._lines: list[str] = []  # that are to be said
 
@@ -73,14 +72,10 @@ class Outputs:
         """Makes room for a result beside its place, and returns where to write it."""
         self._made += reversed([folder for folder in path.parents if not folder.exists()])
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.parent not in self._holders:
-            holder = Path(tempfile.mkdtemp(prefix=f".{RESULT_SIGNATURE}-", dir=path.parent))
-            self._holders[path.parent] = holder
-            for kind in ("new", "former"):
-                (holder / kind).mkdir()
-        new, former = (self._holders[path.parent] / kind for kind in ("new", "former"))
-        self._staged.append(_Staged(new / path.name, former / path.name, path, named))
-        return new / path.name
+        holder = Path(tempfile.mkdtemp(prefix=f".{RESULT_SIGNATURE}-", dir=path.parent))
+        written, former = holder / path.name, holder / f"{path.name}.former"
+        self._staged.append(_Staged(written, former, path, named))
+        return written
 
     def commit(self) -> None:
         """Lets all results appear; where one cannot, what was there before comes back."""
@@ -123,8 +118,8 @@ class Outputs:
 
     def close(self) -> None:
         """Removes what did not become a result."""
-        for holder in self._holders.values():
-            shutil.rmtree(holder, ignore_errors=True)
+        for staged in self._staged:
+            shutil.rmtree(staged.written.parent, ignore_errors=True)
         for folder in reversed(self._made):
             with suppress(OSError):  # somebody has put something in it
                 folder.rmdir()
@@ -290,7 +285,7 @@ def replacing(path: Path, *, folder: bool = False) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         # Written inside a fresh folder, under its own name: writers go by the ending.
-        inner, former = temporary / path.name, temporary / "former"
+        inner, former = temporary / path.name, temporary / f"{path.name}.former"
         try:
             if folder:
                 inner.mkdir()
