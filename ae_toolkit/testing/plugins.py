@@ -25,7 +25,7 @@ from ae_toolkit.testing.recipes import RecipeTrial
 from ae_toolkit.version import CONTRACT_VERSION
 
 #: What a part that no recipe uses is tried on, in order, until it fits.
-TRIALS: tuple[dict[str, Any], ...] = (
+PART_TRIALS: tuple[dict[str, Any], ...] = (
     {"shape": (1, 8, 8)},
     {"shape": (1, 64)},
     {"shape": (6,), "num_classes": 5},
@@ -187,7 +187,7 @@ def _contract(plugin: Plugin) -> Check:
 
 def _check_part(kind: str, name: str) -> None:
     """Tries a part on some data, and with codes of integers; one trial that it passes is enough."""
-    trials: list[dict[str, Any]] = [*TRIALS]
+    trials: list[dict[str, Any]] = [*PART_TRIALS]
     if has_integers := kind in CHANGES_FOR_INTEGERS:
         trials.append({"changes": CHANGES_FOR_INTEGERS[kind]})
     complaints = []
