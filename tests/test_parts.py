@@ -9,6 +9,12 @@ import pytest
 import torch
 
 from ae_toolkit import Autoencoder, registry
+from ae_toolkit.parts.backbones.mlp import MLPDecoder, MLPEncoder
+from ae_toolkit.parts.bottleneck import Gaussian
+from ae_toolkit.parts.corruption import Noise
+from ae_toolkit.parts.likelihood import Bernoulli
+from ae_toolkit.parts.objective import ELBO
+from ae_toolkit.parts.prior import StandardNormal
 from ae_toolkit.randomness import Source
 from ae_toolkit.recipe import is_supplied
 from ae_toolkit.testing.contracts import (
@@ -167,3 +173,70 @@ def outcome_of(recipe: Any) -> tuple[object, ...]:
         terms = model(tiny_batch(modality), step, num_samples=objective.num_samples).terms
     num_kept = sum(tensor.numel() for tensor in model.state_dict().values())
     return num_kept, objective(terms, step).tolist()
+
+
+# What keeps every shape, and does not do what its kind is for.
+
+
+class Deaf(MLPEncoder):
+    def forward(self, x, c, mask):
+        return super().forward(x, torch.zeros_like(c), mask)
+
+
+class DeafDecoder(MLPDecoder):
+    def forward(self, z, c, mask, **given):
+        return super().forward(z, torch.zeros_like(c), mask, **given)
+
+
+class Swaps(Gaussian):
+    def forward(self, h, c, *, num_samples, step):
+        code = super().forward(h, c, num_samples=num_samples, step=step)
+        levels = (z.unflatten(0, (num_samples, -1)).transpose(0, 1) for z in code.z)
+        return code._replace(z=tuple(z.flatten(0, 1) for z in levels))
+
+
+class Improper(StandardNormal):
+    def log_prob(self, z, c):
+        return super().log_prob(z, c) - 0.5
+
+
+class Lukewarm(StandardNormal):
+    def sample(self, num, c, *, temperature, step):
+        return super().sample(num, c, temperature=float(temperature > 0), step=step)
+
+
+class Unmasked(Bernoulli):
+    def nll(self, params, y, mask):
+        return super().nll(params, y, None)
+
+
+class Alike(Noise):
+    def __call__(self, x, y, mask, step):
+        x, y = super().__call__(x, y, mask, step)
+        return x[:1].expand_as(x), y
+
+
+class Free(ELBO):
+    def __call__(self, terms, step):
+        return super().__call__(terms._replace(penalty=0 * terms.penalty), step)
+
+
+@pytest.mark.parametrize(
+    ("kind", "part", "sentence"),
+    [
+        ("encoder", Deaf, "gives the same whatever the label 'kind' is"),
+        ("decoder", DeafDecoder, "gives the same whatever the label 'kind' is"),
+        ("bottleneck", Swaps, "not sample-major"),
+        ("prior", Improper, "does not come from its density"),
+        ("prior", Lukewarm, "must spread with the temperature"),
+        ("likelihood", Unmasked, "what is masked makes a difference"),
+        ("corruption", Alike, "treats all examples of a batch alike"),
+        ("objective", Free, "does not rise with the penalty"),
+    ],
+)
+def test_what_a_part_is_for_is_checked(kind: str, part: type, sentence: str) -> None:
+    with (
+        registry.ALL_REGISTRIES[kind].temporarily(wrong=part),
+        pytest.raises(AssertionError, match=f"{kind} 'wrong': .*{sentence}"),
+    ):
+        check_part(kind, "wrong", condition=kind not in FREE)
