@@ -13,15 +13,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from conftest import small as four_epochs
 
 from ae_toolkit import Autoencoder, Recipe, UsageError, console, fit, registry
-from ae_toolkit.data.batches import WINDOW_BYTES
-from ae_toolkit.data.columns import ArrayFile
-from ae_toolkit.data.examples import Examples, load_data, train_test_split
+from ae_toolkit.data.examples import load_data, train_test_split
 from ae_toolkit.errors import Interrupted
 from ae_toolkit.inference.evaluate import active_units
 from ae_toolkit.parts.objective import ELBO, IWAE
@@ -38,7 +35,7 @@ from ae_toolkit.training.callbacks.profiler import (
 )
 from ae_toolkit.training.callbacks.trackers import TensorBoard, Trackers
 from ae_toolkit.training.distributed import Ranks
-from ae_toolkit.training.dry_run import _data_bytes, estimate
+from ae_toolkit.training.dry_run import estimate
 from ae_toolkit.training.optimizer import EMAOptimizer, StepCoefficients
 from ae_toolkit.training.validation import LatentUsage, validate
 
@@ -462,11 +459,6 @@ def test_dry_run_measures_and_writes_nothing(ae) -> None:
     assert found["parameters"]["encoder"] == 784 * 32 + 32
     parts = {name: number for name, number in found["parameters"].items() if name != "all"}
     assert sum(parts.values()) == found["parameters"]["all"]
-    memory = found["memory"]
-    assert memory["weights"] == memory["gradients"] == 4 * found["parameters"]["all"]
-    assert memory["optimiser"] >= 2 * memory["weights"]
-    assert memory["activations"] > 4 * 100 * 784
-    assert memory["data"] >= 784 * (found["examples"] + found["held_out"])
     assert found["steps"] == 3 * (found["examples"] // 100)
     assert found["seconds"] > found["steps"] * found["step_seconds"] > 0
     said = ae(*words).output
@@ -488,16 +480,6 @@ def test_dry_run_of_a_recipe_with_everything() -> None:
     assert len(found.shapes["z"]) == len(found.shapes["h"])
     assert found.parameters["prior"] and found.parameters["bottleneck"]
     assert found.examples_per_second == pytest.approx(2 * found.batch_size / found.step_seconds)
-
-
-def test_large_data_counts_two_windows_and_is_not_read(tmp_path: Path, monkeypatch) -> None:
-    np.save(tmp_path / "y.npy", np.zeros((100, 4), np.float32))
-    examples = Examples(ArrayFile(tmp_path / "y.npy"), None, {}, [""] * 100)
-    for name in ("index_select", "_read"):
-        monkeypatch.setattr(ArrayFile, name, lambda *_, **__: pytest.fail("this reads it"))
-    assert _data_bytes(examples) == 1600
-    monkeypatch.setattr("ae_toolkit.training.dry_run.ON_DEVICE", 1000)
-    assert _data_bytes(examples) == 2 * WINDOW_BYTES
 
 
 @pytest.mark.parametrize(

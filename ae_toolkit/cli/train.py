@@ -51,7 +51,7 @@ if TYPE_CHECKING:
               help="Call a registered callback, too; repeatable.")  # fmt: skip
 @click.option("--profile", is_flag=True, help="Record some steps in profile.json of --out.")
 @click.option("--dry-run", is_flag=True,
-              help="Print shapes, sizes, memory and time, and train nothing.")  # fmt: skip
+              help="Print shapes, sizes and time, and train nothing.")  # fmt: skip
 @json_option
 @device_option
 @click.pass_context

@@ -1,12 +1,8 @@
-"""Compiling a step: how the compiler is called, where its cache is, what a killed one leaves there.
+"""Compiling a step: how the compiler is called, where its cache is, and whether it pays.
 
 PyTorch's compiler keeps libraries, which whoever compiles the same loads and runs. By itself it
 keeps them where temporary files are, under a name that anybody could take in advance; here it is a
 folder that nobody but its user may write.
-
-Libraries are written under their final names. A compiler that was killed meanwhile, with its
-training, by a scheduler or a power cut, leaves one cut short, which would end every later training
-that comes to the same code.
 """
 
 from __future__ import annotations
@@ -16,10 +12,9 @@ import logging
 import os
 import shutil
 import stat
-import struct
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -29,7 +24,6 @@ from ae_toolkit.console import Bar, duration, log
 from ae_toolkit.data.examples import cache_root
 from ae_toolkit.device import has_compiler
 from ae_toolkit.errors import RunError, describe_error
-from ae_toolkit.runs.lock import is_locked
 from ae_toolkit.training.optimizer import EMAOptimizer
 from ae_toolkit.training.setup import Setup
 from ae_toolkit.training.step import TrainStep, compiles_whole_steps, make_step, take_step
@@ -38,15 +32,9 @@ COMPILE_SECONDS = 10.0  #: that compiling takes on two cores, and for each tenso
 TENSOR_SECONDS = 0.6  #: … so much more (measured: 15 s for 24, 29 s for 56, 75 s for 115)
 EXPECTED_SAVING = 0.15  #: share of the time that a compiled step is hoped to save
 MAX_TIME_RATIO = 0.97  #: share of an eager step's time that a compiled one may take to be preferred
-TIMED_STEPS = (
-    10  #: steps that are timed; the fastest counts, since machines are busy with other things
-)
+TIMED_STEPS = 10  #: of which the fastest counts, since machines are busy with other things
 
 CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"  #: the variable by which a user chooses another place
-
-ELF_HEADER = struct.Struct(
-    "<40xQ10xHH2x"
-)  #: of ELF64: where its sections are listed, their size, number
 
 
 def use_own_cache() -> None:
@@ -75,46 +63,9 @@ def _is_private(folder: Path) -> bool:
         found = folder.lstat()
     except OSError:
         return False
-    if not hasattr(os, "geteuid"):  # Windows keeps a user's folders to the user
-        return stat.S_ISDIR(found.st_mode)
-    mine = found.st_uid == os.geteuid() and not found.st_mode & 0o077
+    # Windows keeps a user's folders to the user.
+    mine = os.name == "nt" or (found.st_uid == os.geteuid() and not found.st_mode & 0o077)
     return mine and stat.S_ISDIR(found.st_mode)
-
-
-def remove_truncated_libraries(cache: Path | None = None) -> None:
-    """Removes libraries from the compiler's cache that are cut short and that nobody writes now.
-
-    Args:
-        cache: of the compiler; None: where PyTorch has it.
-    """
-    if cache is None:
-        from torch._inductor.runtime.cache_dir_utils import cache_dir
-
-        cache = Path(cache_dir())
-    for library in cache.glob("*/*.so"):
-        if _is_truncated(library) and not is_locked(
-            cache / "locks" / f"{library.stem.partition('.')[0]}.lock"
-        ):
-            library.unlink(missing_ok=True)
-
-
-def _is_truncated(path: Path) -> bool:
-    """Whether a library lacks its end, where linkers list its sections; False if it is no ELF."""
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            start = file.read(ELF_HEADER.size)
-            if size >= ELF_HEADER.size and start[:5] != b"\x7fELF\x02":
-                return not start.strip(b"\0")  # nothing but zeros, as a power cut leaves it
-            if size < ELF_HEADER.size:
-                return True
-            first, each, num = ELF_HEADER.unpack(start)
-            if not first or size < first + each * num:
-                return True
-            file.seek(first)
-            return not file.read(each * num).strip(b"\0")
-    except OSError:
-        return False
 
 
 class Uncompilable(RunError):
@@ -133,7 +84,6 @@ def compiling() -> Iterator[None]:
     from torch._inductor import exc
 
     use_own_cache()
-    remove_truncated_libraries()
     chatter = logging.getLogger("torch.utils.cpp_extension")
     level = chatter.level
     chatter.setLevel(logging.ERROR)
@@ -164,30 +114,23 @@ def choose_step(setup: Setup, bar: Bar, *, first: int) -> tuple[TrainStep, bool]
     Returns:
         The step, and whether it is compiled.
     """
-    train, schedule, optimizer, ranks = setup.train, setup.schedule, setup.optimizer, setup.ranks
+    optimizer, ranks = setup.optimizer, setup.ranks
     eager = make_step(setup, compiled=False)
-    coefficients = optimizer.coefficients(
-        [train.lr * schedule.factor(first)], first=first, steps=schedule.steps
-    )[0]
     before = [tensor.detach().clone() for tensor in optimizer.state_tensors()]
-
-    def seconds(step: TrainStep, number: int) -> float:
-        return _seconds(lambda: take_step(setup, step, first + number, coefficients), setup.device)
-
     try:
-        seconds(eager, 0)
-        hoped = EXPECTED_SAVING * seconds(eager, 1) * (schedule.steps - first)
+        seconds = [time_step(setup, eager, first + number) for number in range(2)][-1]
+        hoped = EXPECTED_SAVING * seconds * (setup.schedule.steps - first)
         cost = compile_seconds(optimizer)
         if not ranks.broadcast(hoped > cost and has_compiler(setup.device)):
             return eager, False
         bar.begin(f"Trying whether compiling pays, which takes about {duration(cost)}")
-        slow = min(seconds(eager, number) for number in range(TIMED_STEPS))
-        began, reason = time.perf_counter(), ""
+        slow = _best_seconds(setup, eager, first)
+        began, compiled, reason = time.perf_counter(), eager, ""
         try:
             with compiling():
                 compiled = make_step(setup, compiled=True)
                 for number in range(3):
-                    seconds(compiled, number)
+                    time_step(setup, compiled, first + number)
         except Uncompilable as error:
             reason = str(error)
         if ranks.any(bool(reason))[0]:
@@ -195,15 +138,14 @@ def choose_step(setup: Setup, bar: Bar, *, first: int) -> tuple[TrainStep, bool]
             log(f"The training goes on without compiling: {why}")
             return eager, False
         spent = time.perf_counter() - began
-        fast = min(seconds(compiled, number) for number in range(TIMED_STEPS))
-        is_better = ranks.broadcast(fast < MAX_TIME_RATIO * slow)
-        if is_better:
+        fast = _best_seconds(setup, compiled, first)
+        if ranks.broadcast(fast < MAX_TIME_RATIO * slow):
             gain = f"made a step {slow / fast:.2f} times as fast, so the rest of the training is"
             bar.log(f"Compiling took {duration(spent)} and {gain} compiled")
-        else:
-            loss = f"a compiled step takes {fast / slow:.2f} times as long as one that is not"
-            bar.log(f"Compiling does not pay here: {loss}, so the training goes on without")
-        return (compiled, True) if is_better else (eager, False)
+            return compiled, True
+        loss = f"a compiled step takes {fast / slow:.2f} times as long as one that is not"
+        bar.log(f"Compiling does not pay here: {loss}, so the training goes on without")
+        return eager, False
     finally:
         optimizer.restore_tensors(before)
 
@@ -213,13 +155,22 @@ def compile_seconds(optimizer: EMAOptimizer) -> float:
     return COMPILE_SECONDS + TENSOR_SECONDS * len(optimizer.weights)
 
 
-def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    def wait() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
-    wait()
+def time_step(setup: Setup, step: TrainStep, number: int) -> float:
+    """Takes a step, and returns how many seconds it took."""
+    at, steps = min(number, setup.schedule.steps - 1), setup.schedule.steps
+    lr = setup.train.lr * setup.schedule.factor(at)
+    [coefficients] = setup.optimizer.coefficients([lr], first=at, steps=steps)
+    _synchronize(setup.device)
     began = time.perf_counter()
-    work()
-    wait()
+    take_step(setup, step, number, coefficients)
+    _synchronize(setup.device)
     return time.perf_counter() - began
+
+
+def _best_seconds(setup: Setup, step: TrainStep, first: int) -> float:
+    return min(time_step(setup, step, first + number) for number in range(TIMED_STEPS))
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)

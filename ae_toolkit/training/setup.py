@@ -168,9 +168,7 @@ def _build(
     train = recipe.train
     sharded = ranks.shards(train)
     torch.manual_seed(train.seed)
-    # Sharded weights are whole twice, on the CPU, before they are shared.
-    copies = 2 if sharded else memory.WEIGHT_COPIES
-    with memory.check_parameter_memory(device, share=memory.neighbours(), copies=copies):
+    with memory.catch_out_of_memory("this recipe does not fit in memory", "make its parts smaller"):
         model = Autoencoder(recipe, modality=modality)
         if init_from is not None:
             load_initial_weights(model, init_from)
@@ -206,9 +204,10 @@ def _try_first_step(
     source = Source(train.seed, "train", batch.y.device)
     size, accumulate = len(batch.y), train.accumulate
 
-    def loss_of(some: Batch, step: StepContext) -> Tensor:
-        with engine.autocast():
-            made = model(augmented(modality, some, step), step, num_samples=objective.num_samples)
+    def loss_of(step: StepContext) -> Tensor:
+        # With gradients, so that what does not fit in memory is said before the training begins.
+        with torch.enable_grad(), engine.autocast():
+            made = model(augmented(modality, batch, step), step, num_samples=objective.num_samples)
         return objective(made.terms, step).mean()
 
     before = [buffer.clone() for buffer in model.buffers()]
@@ -223,16 +222,8 @@ def _try_first_step(
                     model.check(augmented(modality, batch, step), step, objective=objective)
                 except PluginError:
                     raise error from None
-    memory.check_batch_memory(
-        lambda few: loss_of(batch.first(few), source.step(0, progress=0.0)),
-        size,
-        batch.y.device,
-        accumulate=accumulate,
-    )
     with memory.enough_for(size, accumulate=accumulate), _blaming_strangers(recipe):
-        noise = NoiseRecorder(
-            source, lambda step: loss_of(batch, step), rank=ranks.rank, num_ranks=ranks.num
-        )
+        noise = NoiseRecorder(source, loss_of, rank=ranks.rank, num_ranks=ranks.num)
     # What a part counts of what it has seen must be the same in a training that is resumed.
     for buffer, former in zip(model.buffers(), before, strict=True):
         buffer.copy_(former)
