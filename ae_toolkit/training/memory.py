@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from ae_toolkit.errors import RunError
 
+WEIGHT_COPIES = 5  #: of every weight: itself, its gradient, two moments and its average
 SPARE_NUMBERS = 1 << 26  #: that a model may have beside its weights, such as tables of positions
 SPARE_PIECES = 1000  #: modules, weights and tables that a model may have beside …
 PIECES_PER_TENSOR = 20  #: … so many for each tensor of weights
@@ -87,9 +88,8 @@ def _never_swapping() -> Iterator[None]:
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     known = [limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY]
-    resource.setrlimit(resource.RLIMIT_DATA, (min([used + free // ranks, *known]), hard))
+    resource.setrlimit(resource.RLIMIT_DATA, (min([used + free // _num_ranks(), *known]), hard))
     try:
         yield
     finally:
@@ -128,8 +128,7 @@ class Planning(TorchFunctionMode):
         return func(*args, **named)
 
 
-@contextmanager
-def bounded(shapes: Collection[Sequence[int]], what: str) -> Iterator[None]:
+def bounded(shapes: Collection[Sequence[int]], what: str) -> AbstractContextManager[None]:
     """Ends the building of a model that has much more than the tensors that are there for it.
 
     Args:
@@ -139,16 +138,35 @@ def bounded(shapes: Collection[Sequence[int]], what: str) -> Iterator[None]:
     Raises:
         RunError: the model has many more pieces or numbers than the tensors.
     """
-    pieces = len(shapes) * PIECES_PER_TENSOR + SPARE_PIECES
     # Twice as many: a part may replace what it has made.
     numbers = 2 * sum(math.prod(shape) for shape in shapes) + SPARE_NUMBERS
+    return _bounded(what, numbers=numbers, pieces=len(shapes) * PIECES_PER_TENSOR + SPARE_PIECES)
 
+
+@contextmanager
+def enough_for_weights(*, copies: int) -> Iterator[None]:
+    """Ends the building of a model whose training cannot fit in memory.
+
+    Args:
+        copies: of every weight that will be in the memory of the process.
+
+    Raises:
+        RunError: there is not enough for so many.
+    """
+    what, cure = "this recipe does not fit in memory", "make its parts smaller"
+    numbers = (free_bytes() or sys.maxsize) / (4 * copies * _num_ranks())
+    with catch_out_of_memory(what, cure), _bounded(f"{what}: {cure}", numbers=numbers):
+        yield
+
+
+@contextmanager
+def _bounded(what: str, *, numbers: float, pieces: float = math.inf) -> Iterator[None]:
     def count(module: nn.Module, name: str, piece: Tensor | nn.Module | None) -> None:
         nonlocal pieces, numbers
         pieces -= 1
         numbers -= piece.numel() if isinstance(piece, Tensor) else 0
         if pieces < 0 or numbers < 0:
-            raise RunError(f"{what}: {name!r} of a {type(module).__name__} is too much")
+            raise RunError(f"{what}, such as {name!r} of a {type(module).__name__}")
 
     hooks = [
         register_module_parameter_registration_hook(count),
@@ -160,3 +178,8 @@ def bounded(shapes: Collection[Sequence[int]], what: str) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _num_ranks() -> int:
+    """How many processes of a training share this machine's memory."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

@@ -168,7 +168,9 @@ def _build(
     train = recipe.train
     sharded = ranks.shards(train)
     torch.manual_seed(train.seed)
-    with memory.catch_out_of_memory("this recipe does not fit in memory", "make its parts smaller"):
+    # Sharded weights are whole twice, on the CPU, before they are shared.
+    copies = 2 if sharded else memory.WEIGHT_COPIES if device.type == "cpu" else 1
+    with memory.enough_for_weights(copies=copies):
         model = Autoencoder(recipe, modality=modality)
         if init_from is not None:
             load_initial_weights(model, init_from)
