@@ -7,7 +7,7 @@ import torch
 from conftest import small
 from torch import Tensor, nn
 
-from ae_toolkit.parts.backbones.covering import FullKernelConv2d, Overlap, use_full_kernel
+from ae_toolkit.parts.backbones.covering import FullKernelConv2d, use_full_kernel
 from ae_toolkit.training.distributed import Ranks
 from ae_toolkit.training.engine import Engine
 from ae_toolkit.training.setup import prepare
@@ -54,7 +54,7 @@ def results(layer: nn.Conv2d, x: Tensor) -> list[Tensor]:
 def test_same_numbers_and_gradients(size, settings, covers, layout) -> None:
     one, other = (layer.to(memory_format=layout) for layer in pair(**settings))
     x = torch.randn(2, 3, *size).to(memory_format=layout)
-    assert (other._overlaps(x) is not None) == covers
+    assert other._is_covered(x) == covers
     for mine, its in zip(results(other, x), results(one, x), strict=True):
         torch.testing.assert_close(mine, its)
 
@@ -90,10 +90,3 @@ def test_trainings_on_a_cpu_use_it() -> None:
     for model in (setup.model, setup.optimizer.ema_model()):
         assert any(type(layer) is FullKernelConv2d for layer in model.modules())
         assert not any(type(layer) is nn.Conv2d for layer in model.modules())
-
-
-def test_overlap() -> None:
-    assert Overlap.of(3, kernel=4, stride=2, padding=1) == (slice(3), slice(1, 4))
-    assert Overlap.of(5, kernel=4, stride=2, padding=0) == (slice(4), slice(0, 4))
-    assert Overlap.of(6, kernel=4, stride=2, padding=0) is None
-    assert Overlap.of(2, kernel=4, stride=1, padding=0) is None, "it does not fit"

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ae_toolkit.contracts import Shape, Sizes
@@ -20,10 +21,8 @@ from ae_toolkit.parts.backbones.layers import (
     FeedForward,
     input_shape,
     make_activation,
-    need_one_level,
     need_planes,
     one_hot,
-    pad_to_multiple,
     planes,
 )
 
@@ -39,30 +38,21 @@ class ConvEncoder(nn.Module):
     any_size = True
 
     def __init__(
-        self,
-        *,
-        in_shape: Shape,
-        num_classes: int,
-        cond_dim: int,
-        widths: Sizes = (32, 64),
-        activation: ActivationName = "relu",
-    ):
+        self, *, in_shape: Shape, num_classes: int, cond_dim: int,
+        widths: Sizes = (32, 64), activation: ActivationName = "relu",
+    ):  # fmt: skip
         super().__init__()
         channels, height, width = need_planes(input_shape(in_shape, num_classes), "conv")
-        self.num_classes = num_classes
-        self.factor = 2 ** len(widths)
+        self.num_classes, self.factor = num_classes, 2 ** len(widths)
         self.layers = nn.Sequential()
         for before, after in pairwise((channels + cond_dim, *widths)):
             self.layers.append(nn.Conv2d(before, after, 4, stride=2, padding=1))
             self.layers.append(make_activation(activation))
-        self.out_shapes: tuple[Shape, ...] = (
-            (widths[-1], -(-height // self.factor), -(-width // self.factor)),
-        )
+        size = coarsest(height, width, self.factor)
+        self.out_shapes: tuple[Shape, ...] = ((widths[-1], *size),)
 
     def forward(self, x: Tensor, c: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
-        x = one_hot(x, self.num_classes)
-        x = torch.cat([x, planes(c, x.shape[2:])], 1)
-        return (self.layers(pad_to_multiple(x, self.factor)),)
+        return (self.layers(input_planes(x, c, self.num_classes, self.factor)),)
 
 
 class ConvDecoder(FeedForward):
@@ -74,73 +64,83 @@ class ConvDecoder(FeedForward):
     """
 
     def __init__(
-        self,
-        *,
-        z_shapes: Sequence[Shape],
-        out_shape: Shape,
-        num_classes: int,
-        cond_dim: int,
-        widths: Sizes = (64, 32),
-        activation: ActivationName = "relu",
-    ):
+        self, *, z_shapes: Sequence[Shape], out_shape: Shape, num_classes: int, cond_dim: int,
+        widths: Sizes = (64, 32), activation: ActivationName = "relu",
+    ):  # fmt: skip
         super().__init__()
         params, channels = out_shape[0], need_planes(out_shape[1:], "conv")[0]
-        self.out_shape = out_shape
-        factor = 2 ** len(widths)
+        if len(z_shapes) != 1:
+            raise ValueError(f"conv takes codes of one level, not of {len(z_shapes)}")
         self.entry = Entry(
-            need_one_level(z_shapes, "conv"),
-            cond_dim=cond_dim,
-            width=widths[0],
-            size=(-(-out_shape[2] // factor), -(-out_shape[3] // factor)),
+            z_shapes[0], out_shape, cond_dim=cond_dim, width=widths[0], factor=2 ** len(widths)
         )
         self.any_size = self.entry.spatial
         self.layers = nn.Sequential(make_activation(activation))
-        for before, after in pairwise(widths):
+        for before, after in pairwise((*widths, params * channels)):
             self.layers.append(nn.ConvTranspose2d(before, after, 4, stride=2, padding=1))
             self.layers.append(make_activation(activation))
-        self.layers.append(nn.ConvTranspose2d(widths[-1], params * channels, 4, 2, padding=1))
+        del self.layers[-1]
 
     def params(self, z: tuple[Tensor, ...], c: Tensor, mask: Tensor | None) -> Tensor:
-        out = self.layers(self.entry(z[0], c))
-        return self.entry.finish(out, z[0], self.out_shape)
+        return self.entry.finish(self.layers(self.entry(z[0], c)), z[0])
+
+
+def coarsest(height: int, width: int, factor: int) -> tuple[int, int]:
+    """The size of planes that are `factor` times as coarse, rounded up."""
+    return -(-height // factor), -(-width // factor)
+
+
+def input_planes(x: Tensor, c: Tensor, num_classes: int, factor: int) -> Tensor:
+    """Examples `(B, *in_shape)` and conditions `(B, cond_dim)` as planes `(B, C, H, W)`.
+
+    Zeros are added, below and to the right, until H and W are multiples of `factor`.
+    """
+    x = one_hot(x, num_classes)
+    height, width = x.shape[2:]
+    x = torch.cat([x, planes(c, x.shape[2:])], 1)
+    return F.pad(x, (0, -width % factor, 0, -height % factor))
 
 
 class Entry(nn.Module):
     """A code, flat or spatial, and the condition to the first planes of a decoder.
 
     Args:
-        z_shape: of one level.
+        z_shape: of one level; if it is spatial it must have the positions of the first planes.
+        out_shape: `(P, C, H, W)` that the decoder gives.
         cond_dim: of the condition.
         width: channels of the planes.
-        size: their height and width; a spatial code must have it.
+        factor: how much finer the last planes are than the first.
     """
 
-    def __init__(self, z_shape: Shape, *, cond_dim: int, width: int, size: tuple[int, int]):
+    def __init__(
+        self, z_shape: Shape, out_shape: Shape, *, cond_dim: int, width: int, factor: int
+    ):  # fmt: skip
         super().__init__()
-        self.spatial = len(z_shape) == 3
-        if self.spatial and z_shape[1:] != size:
+        self.out_shape, self.size = out_shape, coarsest(*out_shape[2:], factor)
+        self.width, self.spatial = width, len(z_shape) == 3
+        if self.spatial and z_shape[1:] != self.size:
             raise ValueError(
                 f"the code has {z_shape[1]}x{z_shape[2]} positions, but this decoder starts from "
-                f"{size[0]}x{size[1]}: give encoder and decoder as many widths"
+                f"{self.size[0]}x{self.size[1]}: give encoder and decoder as many widths"
             )
-        self.planes = (width, *size)
         self.layer: nn.Module
         if self.spatial:
             self.layer = nn.Conv2d(z_shape[0] + cond_dim, width, 1)
         else:
-            self.layer = nn.Linear(z_shape[0] + cond_dim, width * size[0] * size[1])
+            self.layer = nn.Linear(z_shape[0] + cond_dim, width * self.size[0] * self.size[1])
 
     def forward(self, z: Tensor, c: Tensor) -> Tensor:
         """`(N, *z_shape)` and `(N, cond_dim)` to `(N, width, *size)`."""
         if self.spatial:
             return self.layer(torch.cat([z, planes(c, z.shape[2:])], 1))
-        return self.layer(torch.cat([z, c], 1)).unflatten(1, self.planes)
+        return self.layer(torch.cat([z, c], 1)).unflatten(1, (self.width, *self.size))
 
-    def finish(self, planes: Tensor, z: Tensor, shape: Shape) -> Tensor:
-        """A decoder's last planes `(N, P·C, H', W')` to `(N, *shape)`, shape being `(P, C, H, W)`.
+    def finish(self, last: Tensor, z: Tensor) -> Tensor:
+        """A decoder's last planes `(N, P·C, H', W')` to `(N, *out_shape)`.
 
         Codes of other positions than the trained ones give all of their planes, uncut.
         """
-        if not self.spatial or tuple(z.shape[2:]) == self.planes[1:]:
-            planes = planes[..., : shape[2], : shape[3]]
-        return planes.reshape(-1, *shape[:2], *planes.shape[2:])
+        params, channels, height, width = self.out_shape
+        if not self.spatial or tuple(z.shape[2:]) == self.size:
+            last = last[..., :height, :width]
+        return last.unflatten(1, (params, channels))

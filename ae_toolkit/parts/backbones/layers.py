@@ -31,24 +31,15 @@ class FeedForward(nn.Module, ABC):
         """Codes `(N, *z_shapes[i])` and conditions `(N, cond_dim)` to `(N, P, *shape)`."""
 
     def forward(
-        self,
-        z: tuple[Tensor, ...],
-        c: Tensor,
-        mask: Tensor | None,
-        *,
-        target: Tensor,
-        step: StepContext,
-    ) -> Tensor:
+        self, z: tuple[Tensor, ...], c: Tensor, mask: Tensor | None, *,
+        target: Tensor, step: StepContext,
+    ) -> Tensor:  # fmt: skip
         return self.params(z, c, mask)
 
     def generate(
-        self,
-        z: tuple[Tensor, ...],
-        c: Tensor,
-        mask: Tensor | None,
-        *,
+        self, z: tuple[Tensor, ...], c: Tensor, mask: Tensor | None, *,
         draw: Callable[[Tensor], Tensor],
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         return draw(self.params(z, c, mask))
 
 
@@ -83,16 +74,3 @@ def need_planes(shape: Shape, family: str) -> tuple[int, int, int]:
     if len(shape) != 3:
         raise ValueError(f"{family} works on (channels, height, width), not on shape {shape}")
     return shape[0], shape[1], shape[2]
-
-
-def need_one_level(shapes: Sequence[Shape], family: str) -> Shape:
-    """Returns the only level of a code, or says that the family takes no more."""
-    if len(shapes) != 1:
-        raise ValueError(f"{family} takes codes of one level, not of {len(shapes)}")
-    return shapes[0]
-
-
-def pad_to_multiple(x: Tensor, factor: int) -> Tensor:
-    """Pads `(B, C, H, W)` with zeros, below and to the right, to multiples of `factor`."""
-    height, width = x.shape[-2:]
-    return F.pad(x, (0, -width % factor, 0, -height % factor))

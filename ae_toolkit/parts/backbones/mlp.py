@@ -32,15 +32,10 @@ class MLPEncoder(nn.Module):
     """
 
     def __init__(
-        self,
-        *,
-        in_shape: Shape,
-        num_classes: int,
-        cond_dim: int,
-        hidden: tuple[Size, ...] = (512, 256),
-        activation: ActivationName = "relu",
+        self, *, in_shape: Shape, num_classes: int, cond_dim: int,
+        hidden: tuple[Size, ...] = (512, 256), activation: ActivationName = "relu",
         dropout: float = 0.0,
-    ):
+    ):  # fmt: skip
         super().__init__()
         self.num_classes = num_classes
         width = math.prod(input_shape(in_shape, num_classes)) + cond_dim
@@ -61,16 +56,10 @@ class MLPDecoder(FeedForward):
     """
 
     def __init__(
-        self,
-        *,
-        z_shapes: Sequence[Shape],
-        out_shape: Shape,
-        num_classes: int,
-        cond_dim: int,
-        hidden: tuple[Size, ...] = (256, 512),
-        activation: ActivationName = "relu",
+        self, *, z_shapes: Sequence[Shape], out_shape: Shape, num_classes: int, cond_dim: int,
+        hidden: tuple[Size, ...] = (256, 512), activation: ActivationName = "relu",
         dropout: float = 0.0,
-    ):
+    ):  # fmt: skip
         super().__init__()
         width = sum(math.prod(shape) for shape in z_shapes) + cond_dim
         self.layers = dense((width, *hidden), activation, dropout)

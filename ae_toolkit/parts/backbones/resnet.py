@@ -12,11 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from ae_toolkit.contracts import Shape, Size, Sizes
-from ae_toolkit.parts.backbones.conv import Entry
+from ae_toolkit.parts.backbones.conv import Entry, coarsest, input_planes
 from ae_toolkit.parts.backbones.layers import (
     ActivationName,
     FeedForward,
@@ -24,9 +23,6 @@ from ae_toolkit.parts.backbones.layers import (
     input_shape,
     make_activation,
     need_planes,
-    one_hot,
-    pad_to_multiple,
-    planes,
 )
 
 
@@ -45,24 +41,15 @@ class ResNetEncoder(nn.Module):
     any_size = True
 
     def __init__(
-        self,
-        *,
-        in_shape: Shape,
-        num_classes: int,
-        cond_dim: int,
-        widths: Sizes = (32, 64),
-        blocks: int | tuple[int, ...] = 2,
-        patch: Size = 2,
-        activation: ActivationName = "silu",
-        norm: bool = True,
-        levels: Size = 1,
-    ):
+        self, *, in_shape: Shape, num_classes: int, cond_dim: int,
+        widths: Sizes = (32, 64), blocks: int | tuple[int, ...] = 2, patch: Size = 2,
+        activation: ActivationName = "silu", norm: bool = True, levels: Size = 1,
+    ):  # fmt: skip
         super().__init__()
         channels, height, width = need_planes(input_shape(in_shape, num_classes), "resnet")
-        if not 1 <= levels <= len(widths):
+        if levels > len(widths):
             raise ValueError(f"levels is {levels}, but there are {len(widths)} stages")
-        self.num_classes = num_classes
-        self.factor = patch * 2 ** (len(widths) - 1)
+        self.num_classes, self.factor = num_classes, patch * 2 ** (len(widths) - 1)
         self.layers = nn.Sequential(nn.Conv2d(channels + cond_dim, widths[0], patch, patch))
         ends = []
         for i, num in enumerate(per_stage(blocks, widths)):
@@ -72,14 +59,13 @@ class ResNetEncoder(nn.Module):
             ends.append(len(self.layers) - 1)
         self.layers.append(make_activation(activation))
         self.ends = ends[-levels:]
-        coarsest = -(-height // self.factor), -(-width // self.factor)
+        size = coarsest(height, width, self.factor)
         self.out_shapes: tuple[Shape, ...] = tuple(
-            (widths[-1 - i], coarsest[0] * 2**i, coarsest[1] * 2**i) for i in range(levels)
+            (widths[-1 - i], size[0] * 2**i, size[1] * 2**i) for i in range(levels)
         )
 
     def forward(self, x: Tensor, c: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
-        x = one_hot(x, self.num_classes)
-        x = pad_to_multiple(torch.cat([x, planes(c, x.shape[2:])], 1), self.factor)
+        x = input_planes(x, c, self.num_classes, self.factor)
         *layers, activation = self.layers
         features: list[Tensor] = []
         for i, layer in enumerate(layers):
@@ -103,24 +89,20 @@ class ResNetDecoder(FeedForward):
     """
 
     def __init__(
-        self,
-        *,
-        z_shapes: Sequence[Shape],
-        out_shape: Shape,
-        num_classes: int,
-        cond_dim: int,
-        widths: Sizes = (64, 32),
-        blocks: int | tuple[int, ...] = 2,
-        patch: Size = 2,
-        activation: ActivationName = "silu",
-        norm: bool = True,
-    ):
+        self, *, z_shapes: Sequence[Shape], out_shape: Shape, num_classes: int, cond_dim: int,
+        widths: Sizes = (64, 32), blocks: int | tuple[int, ...] = 2, patch: Size = 2,
+        activation: ActivationName = "silu", norm: bool = True,
+    ):  # fmt: skip
         super().__init__()
         params, channels = out_shape[0], need_planes(out_shape[1:], "resnet")[0]
-        self.out_shape = out_shape
+        if len(z_shapes) > len(widths):
+            raise ValueError(
+                f"the code has {len(z_shapes)} levels, but there are {len(widths)} stages"
+            )
         factor = patch * 2 ** (len(widths) - 1)
-        size = -(-out_shape[2] // factor), -(-out_shape[3] // factor)
-        self.entry = Entry(z_shapes[0], cond_dim=cond_dim, width=widths[0], size=size)
+        self.entry = Entry(
+            z_shapes[0], out_shape, cond_dim=cond_dim, width=widths[0], factor=factor
+        )
         self.any_size = self.entry.spatial
         self.layers = nn.Sequential()
         self.starts = []
@@ -135,14 +117,10 @@ class ResNetDecoder(FeedForward):
         self.layers.append(nn.PixelShuffle(patch))
         self.joins = nn.ModuleList()
         for i, (shape, width) in enumerate(zip(z_shapes[1:], widths[1:], strict=False), start=1):
-            expected = (size[0] * 2**i, size[1] * 2**i)
+            expected = (self.entry.size[0] * 2**i, self.entry.size[1] * 2**i)
             if shape[1:] != expected:
                 raise ValueError(f"level {i} of the code has shape {shape}, not (z, *{expected})")
             self.joins.append(nn.Conv2d(shape[0], width, 1))
-        if len(z_shapes) > len(widths):
-            raise ValueError(
-                f"the code has {len(z_shapes)} levels, but there are {len(widths)} stages"
-            )
 
     def params(self, z: tuple[Tensor, ...], c: Tensor, mask: Tensor | None) -> Tensor:
         x = self.entry(z[0], c)
@@ -152,7 +130,7 @@ class ResNetDecoder(FeedForward):
                 join, level = joins[i]
                 x = x + join(level)
             x = layer(x)
-        return self.entry.finish(x, z[0], self.out_shape)
+        return self.entry.finish(x, z[0])
 
 
 class Block(nn.Module):
