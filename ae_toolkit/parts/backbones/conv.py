@@ -116,7 +116,7 @@ class Entry(nn.Module):
         self, z_shape: Shape, out_shape: Shape, *, cond_dim: int, width: int, factor: int
     ):  # fmt: skip
         super().__init__()
-        self.out_shape, self.size = out_shape, coarsest(*out_shape[2:], factor)
+        self.out_shape, self.size = out_shape, coarsest(out_shape[2], out_shape[3], factor)
         self.width, self.spatial = width, len(z_shape) == 3
         if self.spatial and z_shape[1:] != self.size:
             raise ValueError(

@@ -18,11 +18,12 @@ class FullKernelConv2d(nn.Conv2d):
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if not self._is_covered(input):
             return super()._conv_forward(input, weight, bias)
+        assert not isinstance(self.padding, str)
         used, seen = weight, input
         for axis, kernel, padding in zip((2, 3), self.kernel_size, self.padding, strict=True):
             # At its only place a kernel sees so many positions; the others see padding.
-            num = min(input.shape[axis], kernel - int(padding))
-            seen, used = seen.narrow(axis, 0, num), used.narrow(axis, int(padding), num)
+            num = min(input.shape[axis], kernel - padding)
+            seen, used = seen.narrow(axis, 0, num), used.narrow(axis, padding, num)
         # Channels last, as they lie in memory: (B, C, H, W) and (C', C, K, K) to (…, K * K * C).
         seen, used = (each.permute(0, 2, 3, 1).flatten(1) for each in (seen, used))
         return F.linear(seen, used, bias)[:, :, None, None]

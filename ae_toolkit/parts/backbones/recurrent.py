@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ae_toolkit.contracts import Shape, Size, flatten
-from ae_toolkit.parts.backbones.sequence import Autoregressive, Spread, Values
+from ae_toolkit.parts.backbones.sequence import Autoregressive, Spread, Values, beside
 
 
 class RecurrentEncoder(nn.Module):
@@ -29,15 +29,9 @@ class RecurrentEncoder(nn.Module):
     """
 
     def __init__(
-        self,
-        *,
-        in_shape: Shape,
-        num_classes: int,
-        cond_dim: int,
-        width: Size = 256,
-        layers: Size = 1,
-        embed: Size = 64,
-    ):
+        self, *, in_shape: Shape, num_classes: int, cond_dim: int,
+        width: Size = 256, layers: Size = 1, embed: Size = 64,
+    ):  # fmt: skip
         super().__init__()
         self.values = Values(in_shape, num_classes=num_classes, width=embed)
         self.ahead = nn.GRU(embed + cond_dim, width, layers, batch_first=True)
@@ -45,9 +39,7 @@ class RecurrentEncoder(nn.Module):
         self.out_shapes: tuple[Shape, ...] = ((2 * width,),)
 
     def forward(self, x: Tensor, c: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
-        vectors = self.values(x)
-        here = c[:, None].expand(-1, vectors.shape[1], -1)
-        vectors = torch.cat([vectors, here], 2)
+        vectors = beside(self.values(x), c)
         whole = torch.full((len(x),), x.shape[1], device=x.device)
         lengths = whole if mask is None else mask.sum(1)
         # Each sequence turned round within its own length; what lies behind it stays behind it.
@@ -73,17 +65,9 @@ class RecurrentDecoder(Autoregressive):
     """
 
     def __init__(
-        self,
-        *,
-        z_shapes: Sequence[Shape],
-        out_shape: Shape,
-        num_classes: int,
-        cond_dim: int,
-        width: Size = 256,
-        layers: Size = 1,
-        embed: Size = 64,
-        scheduled_sampling: float = 0.0,
-    ):
+        self, *, z_shapes: Sequence[Shape], out_shape: Shape, num_classes: int, cond_dim: int,
+        width: Size = 256, layers: Size = 1, embed: Size = 64, scheduled_sampling: float = 0.0,
+    ):  # fmt: skip
         super().__init__(
             out_shape=out_shape, num_classes=num_classes, scheduled_sampling=scheduled_sampling
         )
@@ -128,19 +112,10 @@ class HierarchicalDecoder(Autoregressive):
     """
 
     def __init__(
-        self,
-        *,
-        z_shapes: Sequence[Shape],
-        out_shape: Shape,
-        num_classes: int,
-        cond_dim: int,
-        segment: Size = 16,
-        conductor: Size = 256,
-        width: Size = 256,
-        layers: Size = 1,
-        embed: Size = 64,
-        scheduled_sampling: float = 0.0,
-    ):
+        self, *, z_shapes: Sequence[Shape], out_shape: Shape, num_classes: int, cond_dim: int,
+        segment: Size = 16, conductor: Size = 256,
+        width: Size = 256, layers: Size = 1, embed: Size = 64, scheduled_sampling: float = 0.0,
+    ):  # fmt: skip
         super().__init__(
             out_shape=out_shape, num_classes=num_classes, scheduled_sampling=scheduled_sampling
         )
@@ -163,8 +138,7 @@ class HierarchicalDecoder(Autoregressive):
         segments = self.begin(z, c)[0]  # n u e
         flat = segments.flatten(0, 1)
         values = self.values(before).unflatten(1, (-1, self.segment)).flatten(0, 1)
-        inputs = torch.cat([values, flat[:, None].expand_as(values)], 2)
-        out, _ = self.net(inputs, self.start((flat,), flat[:, :0]))
+        out, _ = self.net(beside(values, flat), self.start((flat,), flat[:, :0]))
         return self.head(out).reshape(len(before), self.length, -1).transpose(1, 2)
 
     def begin(self, z: tuple[Tensor, ...], c: Tensor) -> tuple[Tensor, Tensor]:
@@ -179,8 +153,7 @@ class HierarchicalDecoder(Autoregressive):
         mine = segments[:, at // self.segment]
         if at % self.segment == 0:
             hidden = self.start((mine,), mine[:, :0])
-        inputs = torch.cat([self.values(before[:, None]), mine[:, None]], 2)
-        out, hidden = self.net(inputs, hidden)
+        out, hidden = self.net(beside(self.values(before[:, None]), mine), hidden)
         return self.head(out[:, 0]), (segments, hidden)
 
 

@@ -65,14 +65,9 @@ class Spread(nn.Module):
     """
 
     def __init__(
-        self,
-        z_shapes: Sequence[Shape],
-        *,
-        cond_dim: int,
-        width: int,
-        length: int,
+        self, z_shapes: Sequence[Shape], *, cond_dim: int, width: int, length: int,
         shared: bool = False,
-    ):
+    ):  # fmt: skip
         super().__init__()
         self.length, self.width, self.shared = length, width, shared
         self.spatial = len(z_shapes) == 1 and len(z_shapes[0]) == 2
@@ -89,14 +84,17 @@ class Spread(nn.Module):
 
     def forward(self, z: tuple[Tensor, ...], c: Tensor) -> Tensor:
         if self.spatial:
-            level = z[0].transpose(1, 2)  # n l z
-            here = c[:, None].expand(-1, level.shape[1], -1)
-            vectors = self.layer(torch.cat([level, here], 2))
-            return vectors.repeat_interleave(self.length // level.shape[1], 1)
+            vectors = self.layer(beside(z[0].transpose(1, 2), c))
+            return vectors.repeat_interleave(self.length // vectors.shape[1], 1)
         vectors = self.layer(torch.cat([flatten(z), c], 1))
         if self.shared:
             return vectors[:, None].expand(-1, self.length, -1)
         return vectors.unflatten(1, (self.length, self.width))
+
+
+def beside(vectors: Tensor, c: Tensor) -> Tensor:
+    """Vectors `(N, T, W)`, each with the condition or code `(N, D)` at its end, `(N, T, W + D)`."""
+    return torch.cat([vectors, c[:, None].expand(-1, vectors.shape[1], -1)], 2)
 
 
 class Autoregressive(nn.Module, ABC):
@@ -123,8 +121,7 @@ class Autoregressive(nn.Module, ABC):
         if scheduled_sampling and not num_classes:
             raise ValueError("scheduled_sampling needs classes, and these are real numbers")
         self.num_params, self.length = out_shape
-        self.num_classes = num_classes
-        self.scheduled_sampling = scheduled_sampling
+        self.num_classes, self.scheduled_sampling = num_classes, scheduled_sampling
 
     @abstractmethod
     def teach(self, before: Tensor, z: tuple[Tensor, ...], c: Tensor) -> Tensor:
@@ -139,14 +136,9 @@ class Autoregressive(nn.Module, ABC):
         """The value `(N,)` before position `at` to its parameters `(N, P)` and a new state."""
 
     def forward(
-        self,
-        z: tuple[Tensor, ...],
-        c: Tensor,
-        mask: Tensor | None,
-        *,
-        target: Tensor,
-        step: StepContext,
-    ) -> Tensor:
+        self, z: tuple[Tensor, ...], c: Tensor, mask: Tensor | None, *,
+        target: Tensor, step: StepContext,
+    ) -> Tensor:  # fmt: skip
         if self.training and self.scheduled_sampling:
             with torch.no_grad():
                 logits = self.teach(self._shift(target), z, c)
@@ -156,13 +148,9 @@ class Autoregressive(nn.Module, ABC):
         return self.teach(self._shift(target), z, c)
 
     def generate(
-        self,
-        z: tuple[Tensor, ...],
-        c: Tensor,
-        mask: Tensor | None,
-        *,
+        self, z: tuple[Tensor, ...], c: Tensor, mask: Tensor | None, *,
         draw: Callable[[Tensor], Tensor],
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         state = self.begin(z, c)
         value = z[0].new_full((len(z[0]),), self.num_classes)
         length = self.length if mask is None else int(mask.sum(1).max())

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ae_toolkit.contracts import Shape, Size
 from ae_toolkit.parts.backbones.layers import FeedForward
-from ae_toolkit.parts.backbones.sequence import Autoregressive, Spread, Values
+from ae_toolkit.parts.backbones.sequence import Autoregressive, Spread, Values, beside
 
 Cache = tuple[Tensor, Tensor]  #: keys and values so far, (N, heads, L, W / heads) each
 Caches = list[Cache | None]  #: of a stack of layers
@@ -36,18 +36,10 @@ class TransformerEncoder(nn.Module):
     """
 
     def __init__(
-        self,
-        *,
-        in_shape: Shape,
-        num_classes: int,
-        cond_dim: int,
-        width: Size = 128,
-        layers: Size = 2,
-        heads: Size = 4,
-        patch: Size = 1,
-        embed: Size = 32,
+        self, *, in_shape: Shape, num_classes: int, cond_dim: int,
+        width: Size = 128, layers: Size = 2, heads: Size = 4, patch: Size = 1, embed: Size = 32,
         dropout: float = 0.0,
-    ):
+    ):  # fmt: skip
         super().__init__()
         self.patch, self.num_tokens = patch, count_tokens(in_shape[0], patch)
         self.values = Values(in_shape, num_classes=num_classes, width=embed)
@@ -59,13 +51,11 @@ class TransformerEncoder(nn.Module):
         self.out_shapes: tuple[Shape, ...] = ((width, self.num_tokens),)
 
     def forward(self, x: Tensor, c: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
-        vectors = self.values(x)
         if mask is None:
             mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
-        vectors = (vectors * mask[..., None]).reshape(len(x), self.num_tokens, -1)
+        vectors = (self.values(x) * mask[..., None]).reshape(len(x), self.num_tokens, -1)
         seen = mask.reshape(len(x), self.num_tokens, self.patch).any(2)
-        here = c[:, None].expand(-1, self.num_tokens, -1)
-        h = self.entry(torch.cat([vectors, here], 2)) + self.position
+        h = self.entry(beside(vectors, c)) + self.position
         for layer in self.layers:
             h = layer(h, mask=seen[:, None, None])
         h = torch.where(seen[..., None], self.norm(h), self.nothing)
@@ -85,19 +75,10 @@ class TransformerDecoder(FeedForward):
     """
 
     def __init__(
-        self,
-        *,
-        z_shapes: Sequence[Shape],
-        out_shape: Shape,
-        num_classes: int,
-        cond_dim: int,
-        width: Size = 128,
-        layers: Size = 2,
-        heads: Size = 4,
-        patch: Size = 1,
-        embed: Size = 32,
+        self, *, z_shapes: Sequence[Shape], out_shape: Shape, num_classes: int, cond_dim: int,
+        width: Size = 128, layers: Size = 2, heads: Size = 4, patch: Size = 1, embed: Size = 32,
         dropout: float = 0.0,
-    ):
+    ):  # fmt: skip
         super().__init__()
         if len(out_shape) != 2:
             raise ValueError(
@@ -135,18 +116,10 @@ class AutoregressiveDecoder(Autoregressive):
     """
 
     def __init__(
-        self,
-        *,
-        z_shapes: Sequence[Shape],
-        out_shape: Shape,
-        num_classes: int,
-        cond_dim: int,
-        width: Size = 128,
-        layers: Size = 2,
-        heads: Size = 4,
-        dropout: float = 0.0,
+        self, *, z_shapes: Sequence[Shape], out_shape: Shape, num_classes: int, cond_dim: int,
+        width: Size = 128, layers: Size = 2, heads: Size = 4, dropout: float = 0.0,
         scheduled_sampling: float = 0.0,
-    ):
+    ):  # fmt: skip
         super().__init__(
             out_shape=out_shape, num_classes=num_classes, scheduled_sampling=scheduled_sampling
         )
