@@ -12,7 +12,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
 
@@ -135,8 +135,8 @@ def shard(model: nn.Module) -> None:
     """Shards a model over all ranks, its encoder and its decoder apart from the rest."""
     from torch.distributed.fsdp import fully_shard
 
-    for part in (getattr(model, "encoder", None), getattr(model, "decoder", None)):
-        if isinstance(part, nn.Module) and any(True for _ in part.parameters()):
+    for name, part in model.named_children():
+        if name in ("encoder", "decoder") and any(True for _ in part.parameters()):
             fully_shard(part)
     fully_shard(model)
 
@@ -157,47 +157,41 @@ def process_group(device: torch.device) -> Iterator[Ranks]:
     Raises:
         RunError: some do not arrive in time.
     """
-    seconds = _timeout_seconds()
+    seconds, here = _timeout_seconds(), os.environ
     if not launched():
-        kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        kept = here.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         yield Ranks(store=next(rendezvous("env://"))[0] if kept else None)
         return
-    rank, num = int(os.environ.get("RANK", "0")), int(os.environ["WORLD_SIZE"])
-    met = dist.is_initialized()  # by a program of which this training is a part
-    outliving: Store | None = None
-    if not met:
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-        patience = timedelta(seconds=seconds)
-        try:
-            outliving, rank, num = next(rendezvous("env://", timeout=patience))
-            store = PrefixStore(_rendezvous(outliving, rank, num, seconds), outliving)
-            kind = "nccl" if device.type == "cuda" else "gloo"
-            dist.init_process_group(kind, store=store, rank=rank, world_size=num, timeout=patience)
-        except (RuntimeError, ValueError) as error:
-            place = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
-            raise RunError(
-                f"rank {rank} of {num} waited {seconds:g} s at {place}, and not all ranks came: "
-                f"start {num} processes that reach each other, or raise {TIMEOUT_VARIABLE}"
-            ) from error
+    there, kind = (device, "nccl") if device.type == "cuda" else (torch.device("cpu"), "gloo")
+    if dist.is_initialized():  # by a program of which this training is a part
+        yield Ranks(dist.get_rank(), dist.get_world_size(), there)
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    patience = timedelta(seconds=seconds)
     try:
-        there = device if device.type == "cuda" else torch.device("cpu")
+        outliving, rank, num = next(rendezvous("env://", timeout=patience))
+        store = PrefixStore(_rendezvous(outliving, rank, num, seconds), outliving)
+        dist.init_process_group(kind, store=store, rank=rank, world_size=num, timeout=patience)
+    except (RuntimeError, ValueError) as error:
+        num = here["WORLD_SIZE"]
+        place = f"{here.get('MASTER_ADDR', '?')}:{here.get('MASTER_PORT', '?')}"
+        raise RunError(
+            f"rank {here.get('RANK', '0')} of {num} waited {seconds:g} s at {place}, and not all "
+            f"ranks came: start {num} processes that reach each other, or raise {TIMEOUT_VARIABLE}"
+        ) from error
+    try:
         yield Ranks(rank, num, there, outliving)
     finally:
-        if not met:
-            dist.destroy_process_group()
+        dist.destroy_process_group()
 
 
 def _timeout_seconds() -> float:
     text = os.environ.get(TIMEOUT_VARIABLE, str(PATIENCE_SECONDS))
-    try:
-        seconds = float(text)
-        timedelta(seconds=seconds)
-    except (ValueError, OverflowError):
-        seconds = 0.0
-    if seconds <= 0:
-        raise UsageError(f"{TIMEOUT_VARIABLE} is {text!r}, but must be a number of seconds")
-    return seconds
+    with suppress(ValueError, OverflowError):
+        if timedelta(seconds=float(text)) > timedelta(0):
+            return float(text)
+    raise UsageError(f"{TIMEOUT_VARIABLE} is {text!r}, but must be a number of seconds")
 
 
 def _rendezvous(store: Store, rank: int, num: int, seconds: float) -> str:
@@ -210,8 +204,7 @@ def _rendezvous(store: Store, rank: int, num: int, seconds: float) -> str:
     if rank == 0:
         store.set("ae/host", me)
         others = [f"ae/{me}/{other}" for other in range(1, num)]
-        if others:
-            store.wait(others, timedelta(seconds=seconds))
+        store.wait(others, timedelta(seconds=seconds))
         store.set(f"ae/{me}/met", " ".join(store.get(other).decode() for other in others))
         return me
     deadline = time.monotonic() + seconds

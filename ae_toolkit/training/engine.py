@@ -17,8 +17,6 @@ from ae_toolkit.recipe import Train
 from ae_toolkit.runs import checkpoint
 
 ENGINE_FILE = "engine.json"  #: in a run directory
-
-
 MAX_THREADS = 1024
 
 
@@ -40,11 +38,11 @@ class Engine(NamedTuple):
     def pick(cls, train: Train, device: torch.device, *, num_ranks: int = 1) -> Engine:
         """Resolves the recipe's settings for a device; `auto` compiles nothing before a trial."""
         bf16 = train.precision == "bf16" or (train.precision == "auto" and has_fast_bf16(device))
-        if train.compile == "on" and not has_compiler(device):
+        compiled = train.compile == "on"
+        if compiled and not has_compiler(device):
             raise UsageError(
                 "train.compile=on needs a C++ compiler (g++ or clang++), and none is here"
             )
-        compiled = train.compile == "on"
         return cls(device.type, bf16, compiled, torch.get_num_threads(), num_ranks)
 
     def write(self, run: Path) -> None:
@@ -80,11 +78,9 @@ class Engine(NamedTuple):
             )
         if former.threads != self.threads:
             torch.set_num_threads(former.threads)
-        compiled = former.compiled
+        compiled = former.compiled and has_compiler(torch.device(self.device))
         if train.compile != "auto":
             compiled = self.compiled
-        elif not has_compiler(torch.device(self.device)):
-            compiled = False
         if compiled != former.compiled:
             log(f"steps are {'' if compiled else 'not '}compiled from here on: not bit for bit")
         return former._replace(ranks=self.ranks, compiled=compiled)

@@ -73,12 +73,7 @@ class Schedule(NamedTuple):
         return 0.5 + 0.5 * math.cos(math.pi * (step - warm) / max(self.steps - warm, 1))
 
     def check_length(self, former: Train, train: Train, step: int) -> None:
-        """Says what follows from a training that goes on with another number of epochs.
-
-        Args:
-            former: the settings that it had.
-            train: the settings that it has.
-            step: the number of the next.
+        """Says what follows from a training that goes on with other settings than its former ones.
 
         Raises:
             UsageError: more epochs are done than it is to have.

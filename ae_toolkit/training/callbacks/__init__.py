@@ -6,7 +6,8 @@ fit(recipe, "runs/mine", callbacks=[Mine()])
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from ae_toolkit import registry
@@ -35,24 +36,11 @@ class Callbacks(Callback):
     """Any number of callbacks as one, called in their order."""
 
     def __init__(self, callbacks: Sequence[Callback]):
-        self.callbacks = callbacks
+        for name in ("on_start", "on_step", "on_losses", "on_validation", "on_end"):
+            methods = [getattr(callback, name) for callback in callbacks]
+            setattr(self, name, partial(_call_each, methods))
 
-    def on_start(self, training: Any) -> None:
-        for callback in self.callbacks:
-            callback.on_start(training)
 
-    def on_step(self, training: Any) -> None:
-        for callback in self.callbacks:
-            callback.on_step(training)
-
-    def on_losses(self, training: Any) -> None:
-        for callback in self.callbacks:
-            callback.on_losses(training)
-
-    def on_validation(self, training: Any) -> None:
-        for callback in self.callbacks:
-            callback.on_validation(training)
-
-    def on_end(self, training: Any) -> None:
-        for callback in self.callbacks:
-            callback.on_end(training)
+def _call_each(methods: Sequence[Callable[[Any], None]], training: Any) -> None:
+    for method in methods:
+        method(training)

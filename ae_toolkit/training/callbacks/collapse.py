@@ -18,12 +18,8 @@ from ae_toolkit.contracts import Callback, Terms
 from ae_toolkit.randomness import Source
 
 MIN_ACTIVE_NATS = 0.01  #: a dimension that carries less carries nothing
-MAX_INACTIVE_SHARE = (
-    0.8  #: share of such dimensions that is worth a word; some are so in every good model
-)
-SILENT_SHARE = (
-    0.25  #: share of a training in which nothing is said: codes die and come to life again
-)
+MAX_INACTIVE_SHARE = 0.8  #: of such dimensions in a good model; beyond it a word is worth it
+SILENT_SHARE = 0.25  #: of a training, in which nothing is said: codes die and come to life again
 
 
 class CollapseWarning(Callback):
@@ -65,8 +61,8 @@ class CollapseWarning(Callback):
         if not bool(((full > 0) & (now > 0.95 * full)).all()):
             return ""
         self.said.add(kind)
-        settings = {"free_bits": "=0.1", "warmup": "=0.5"}
-        known = [f"objective.{k}{v}" for k, v in settings.items() if hasattr(self.objective, k)]
+        settings = {"free_bits": 0.1, "warmup": 0.5}
+        known = [f"objective.{k}={v}" for k, v in settings.items() if hasattr(self.objective, k)]
         if getattr(self.objective, "beta", 0) > 1:
             known.insert(0, "a smaller objective.beta")
         cure = " or ".join([*known, "a weaker decoder"])

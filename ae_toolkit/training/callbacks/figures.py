@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -65,13 +66,10 @@ def draw_figure(model: Autoencoder, modality: Modality, examples: Examples, path
     }
     labels = [label_row(batch.labels, i) for i in range(num)]
     try:
-        rows = {
-            name: [
-                modality.from_tensor(y, labels=known)
-                for y, known in zip(ys.cpu(), labels, strict=True)
-            ]
-            for name, ys in tensors.items()
-        }
+        rows: dict[str, list[Any]] = {}
+        for name, ys in tensors.items():
+            pairs = zip(ys.cpu(), labels, strict=True)
+            rows[name] = [modality.from_tensor(y, labels=known) for y, known in pairs]
         with replacing(path) as temporary:
             modality.figure(rows, temporary)
     except Exception as error:  # whatever a plugin's drawing may raise

@@ -16,10 +16,6 @@ class Metrics(Callback):
         row = report.validation.row if report.validation else None
         with training.retries.surviving("logs"):
             training.logs.write(
-                training.step,
-                report.epoch,
-                report.train,
-                row,
-                report.seconds,
-                report.examples_per_second,
-            )
+                training.step, report.epoch, report.train, row,
+                report.seconds, report.examples_per_second,
+            )  # fmt: skip

@@ -28,52 +28,45 @@ class Profiler(Callback):
     """Records some steps into `profile.json` of the run directory, and says what took longest."""
 
     def __init__(self) -> None:
-        self.passed, self.is_done = 0, False
+        self.num_recorded = -SKIPPED_STEPS - WARMUP_STEPS
         self.recorder: profile | None = None
 
     def on_start(self, training: Training) -> None:
         if not training.is_main_process:
             return
-        device, path = training.setup.device, training.run / TRACE_FILE
         kinds = {ProfilerActivity.CPU}
-        if device.type == "cuda":
+        if training.setup.device.type == "cuda":
             kinds.add(ProfilerActivity.CUDA)
         # What its library has to say on standard error is meant for its authors.
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-
-        def keep(recorder: profile) -> None:
-            if self.passed <= SKIPPED_STEPS + WARMUP_STEPS:
-                return
-            self.is_done = True
-            try:
-                with replacing(path) as temporary:
-                    recorder.export_chrome_trace(str(temporary))
-            except RunError as error:
-                log(f"--profile: {error}")
-            num_steps = self.passed - SKIPPED_STEPS - WARMUP_STEPS
-            log(f"{path}: {table(recorder, device, num_steps=num_steps)}")
-
         when = schedule(wait=SKIPPED_STEPS, warmup=WARMUP_STEPS, active=RECORDED_STEPS, repeat=1)
-        self.recorder = profile(
-            activities=kinds, schedule=when, on_trace_ready=keep, acc_events=True
-        )
+        self.recorder = profile(activities=kinds, schedule=when, acc_events=True)
         self.recorder.start()
 
     def on_step(self, training: Training) -> None:
-        if self.recorder is None or self.is_done:
+        if self.recorder is None:
             return
-        self.passed += 1
+        self.num_recorded += 1
         self.recorder.step()
-        if self.is_done:
-            self.recorder.stop()
+        if self.num_recorded == RECORDED_STEPS:
+            self.on_end(training)
 
     def on_end(self, training: Training) -> None:
-        if self.recorder is None or self.is_done:
+        recorder, self.recorder = self.recorder, None
+        if recorder is None:
             return
-        self.recorder.stop()
-        if not self.is_done:
+        recorder.stop()
+        if self.num_recorded <= 0:
             few = SKIPPED_STEPS + WARMUP_STEPS
             log(f"--profile: nothing was recorded, the training has {few} steps or fewer")
+            return
+        path = training.run / TRACE_FILE
+        try:
+            with replacing(path) as temporary:
+                recorder.export_chrome_trace(str(temporary))
+        except RunError as error:
+            log(f"--profile: {error}")
+        log(f"{path}: {table(recorder, training.setup.device, num_steps=self.num_recorded)}")
 
 
 def table(recorder: profile, device: torch.device, *, num_steps: int) -> str:

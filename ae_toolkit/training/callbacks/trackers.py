@@ -10,6 +10,7 @@ is first told of something.
 
 from __future__ import annotations
 
+import importlib
 import os
 import secrets
 from collections.abc import Iterable, Mapping
@@ -78,22 +79,16 @@ class Trackers(Callback):
                 getattr(tracker, method)(*arguments)
             except Exception as error:  # a network, a full disk, a stranger's code
                 del self.open[name]
-                log(
-                    f"{name} fails and is told nothing more of this training: "
-                    f"{describe_error(error)}"
-                )
+                why = describe_error(error)
+                log(f"{name} fails and is told nothing more of this training: {why}")
 
 
 class TensorBoard:
     """Files under `runs/NAME/tensorboard`; see them by `tensorboard --logdir runs`."""
 
     def __init__(self, *, run: Path, settings: Mapping[str, Any]):
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise missing("tensorboard") from None
+        self.writer_class = _import("torch.utils.tensorboard", extra="tensorboard").SummaryWriter
         self.folder = run / "tensorboard"
-        self.kind: Any = SummaryWriter
         self.writer: Any = None
 
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
@@ -103,12 +98,9 @@ class TensorBoard:
         writer.flush()
 
     def figure(self, step: int, path: Path) -> None:
-        import numpy as np
-        import PIL.Image
+        from matplotlib.image import imread
 
-        with PIL.Image.open(path, formats=("PNG",)) as drawn:
-            colours = np.asarray(drawn.convert("RGB"))
-        self._from(step).add_image("figure", colours, step, dataformats="HWC")
+        self._from(step).add_image("figure", imread(path), step, dataformats="HWC")
 
     def close(self) -> None:
         if self.writer is not None:
@@ -117,7 +109,7 @@ class TensorBoard:
     def _from(self, step: int) -> Any:
         # What a killed run wrote of this step and of later ones is taken back.
         if self.writer is None:
-            self.writer = self.kind(str(self.folder), purge_step=step)
+            self.writer = self.writer_class(str(self.folder), purge_step=step)
         return self.writer
 
 
@@ -129,17 +121,13 @@ class WandB:
     """
 
     def __init__(self, *, run: Path, settings: Mapping[str, Any]):
-        try:
-            import wandb
-        except ImportError:
-            raise missing("wandb") from None
+        self.wandb = _import("wandb", extra="wandb")
         online = os.environ.get("WANDB_MODE", "online") == "online"
-        if online and not wandb.login(prompt=False, verify=False):
+        if online and not self.wandb.login(prompt=False, verify=False):
             raise UsageError(
                 "tracker 'wandb': nobody is logged in; call 'wandb login', or set "
                 "WANDB_MODE=offline and upload later by 'wandb sync'"
             )
-        self.wandb: Any = wandb
         self.folder, self.settings = run, settings
         self.run: Any = None
 
@@ -175,9 +163,16 @@ class WandB:
         return self.run
 
 
-def missing(extra: str) -> UsageError:
-    """What is said of a tracker whose extra is not installed."""
-    return UsageError(
-        f"tracker {extra!r} needs a package that is not installed: "
-        f"pip install 'ae-toolkit[{extra}]'"
-    )
+def _import(module: str, *, extra: str) -> Any:
+    """Returns the module that a tracker needs.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise UsageError(
+            f"tracker {extra!r} needs a package that is not installed: "
+            f"pip install 'ae-toolkit[{extra}]'"
+        ) from None
