@@ -42,11 +42,11 @@ def use_own_cache() -> None:
 
     Where others may write there, it is kept in a folder that goes with this process.
     """
-    if chosen := os.environ.get(CACHE_VARIABLE):
-        from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
-        if chosen != default_cache_dir():  # PyTorch sets it too
-            return
+    usual = default_cache_dir()
+    if os.environ.get(CACHE_VARIABLE, usual) != usual:  # PyTorch sets it too
+        return
     cache = cache_root() / "compiled"
     if not _is_private(cache):
         log(f"{cache}: is not yours alone, so what is compiled now is not kept: chmod 700 it")

@@ -32,19 +32,12 @@ PATIENCE_SECONDS = 600.0
 
 
 class Ranks(NamedTuple):
-    """Which of how many processes this one is.
+    """Which of how many processes this one is."""
 
-    Attributes:
-        rank: of this process; 0 leads, and is the one that writes.
-        num: how many there are.
-        device: where the numbers that they exchange must lie.
-        store: that outlives them, where `torchrun` keeps one.
-    """
-
-    rank: int = 0
-    num: int = 1
-    device: torch.device = torch.device("cpu")
-    store: Store | None = None
+    rank: int = 0  #: of this process; 0 leads, and is the one that writes
+    num: int = 1  #: of processes
+    device: torch.device = torch.device("cpu")  #: where the numbers that they exchange must lie
+    store: Store | None = None  #: that outlives them, where `torchrun` keeps one
 
     @property
     def is_main_process(self) -> bool:
@@ -97,12 +90,10 @@ class Ranks(NamedTuple):
             return work()
         patient: Any = dist.new_group(backend="gloo", timeout=timedelta(days=7))
         with _together():
-            if not self.is_main_process:
+            for leads in (True, False):
+                if self.is_main_process == leads:
+                    done = work()
                 dist.barrier(patient)
-            done = work()
-            if self.is_main_process:
-                dist.barrier(patient)
-            dist.barrier(patient)
         return done
 
     def remember(self, what: str) -> None:
@@ -123,22 +114,17 @@ class Ranks(NamedTuple):
         if self.num == 1:
             return model
         if train.parallel == "fsdp":
-            shard(model)
+            from torch.distributed.fsdp import fully_shard
+
+            for name, part in model.named_children():
+                if name in ("encoder", "decoder") and any(True for _ in part.parameters()):
+                    fully_shard(part)
+            fully_shard(model)
             return model
         ids = [self.device.index] if self.device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(
             model, device_ids=ids, forward_sync_buffers=False
         )
-
-
-def shard(model: nn.Module) -> None:
-    """Shards a model over all ranks, its encoder and its decoder apart from the rest."""
-    from torch.distributed.fsdp import fully_shard
-
-    for name, part in model.named_children():
-        if name in ("encoder", "decoder") and any(True for _ in part.parameters()):
-            fully_shard(part)
-    fully_shard(model)
 
 
 def launched() -> bool:

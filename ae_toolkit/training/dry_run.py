@@ -36,37 +36,21 @@ WARMUP_STEPS = 3  #: steps that are not counted: compilation, allocation, first 
 
 
 class Estimate(NamedTuple):
-    """What `ae train` would do.
+    """What `ae train` would do."""
 
-    Attributes:
-        recipe: its name.
-        shapes: along the line, of one example; several where there are several levels.
-        parameters: of every part that has some, and `all`.
-        examples: that are learned from.
-        held_out: examples.
-        batch_size: examples in a batch.
-        steps: of the optimiser, in all.
-        epochs: passes over the examples.
-        engine: precision, device and so on, in words.
-        first_seconds: what the first step takes beyond the others, such as to compile.
-        step_seconds: of one step, the median of some.
-        examples_per_second: in training, without validations.
-        seconds: of the whole training, validations included, figures and checkpoints not.
-    """
-
-    recipe: str
-    shapes: Mapping[str, list[Shape]]
-    parameters: Mapping[str, int]
-    examples: int
+    recipe: str  #: its name
+    shapes: Mapping[str, list[Shape]]  #: along the line, of one example; of every level
+    parameters: Mapping[str, int]  #: of every part that has some, and `all`
+    examples: int  #: that are learned from
     held_out: int
     batch_size: int
-    steps: int
+    steps: int  #: of the optimiser, in all
     epochs: float
-    engine: str
-    first_seconds: float
-    step_seconds: float
-    examples_per_second: float
-    seconds: float
+    engine: str  #: precision, device and so on, in words
+    first_seconds: float  #: what the first step takes beyond the others, such as to compile
+    step_seconds: float  #: of one step, the median of some
+    examples_per_second: float  #: in training, without validations
+    seconds: float  #: of the whole training with validations, without figures and checkpoints
 
 
 def estimate(recipe: Recipe, *, device: str = "auto") -> Estimate:

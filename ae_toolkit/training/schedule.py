@@ -11,25 +11,16 @@ from ae_toolkit.recipe import Train
 
 
 class Schedule(NamedTuple):
-    """How many steps of how many examples, and how far each may go.
+    """How many steps of how many examples, and how far each may go."""
 
-    Attributes:
-        steps: of the optimiser, in all.
-        batches: per epoch; what does not fill a batch waits for the next epoch's shuffle.
-        batch_size: examples per batch, never more than there are.
-        per_step: examples per optimiser step.
-        per_epoch: optimiser steps per epoch.
-        evaluate_every: steps between validations.
-    """
-
-    steps: int
-    batches: int
-    batch_size: int
-    per_step: int
-    per_epoch: float
-    evaluate_every: int
-    shape: str
-    warmup: float
+    steps: int  #: of the optimiser, in all
+    batches: int  #: per epoch; what does not fill a batch waits for the next epoch's shuffle
+    batch_size: int  #: examples per batch, never more than there are
+    per_step: int  #: examples per optimiser step
+    per_epoch: float  #: optimiser steps per epoch
+    evaluate_every: int  #: steps between validations
+    shape: str  #: of the learning rate, as the setting `schedule` names it
+    warmup: float  #: share of the steps in which it rises
 
     @classmethod
     def of(cls, train: Train, num_examples: int, *, num_ranks: int = 1) -> Schedule:

@@ -10,16 +10,11 @@ from typing import Any
 
 
 class Signals:
-    """Requests to stop, by Ctrl-C or SIGTERM.
-
-    Attributes:
-        caught: their numbers.
-        patient: whether the first is only noted, so that a step is finished and saved.
-    """
+    """Requests to stop, by Ctrl-C or SIGTERM."""
 
     def __init__(self) -> None:
-        self.caught: list[int] = []
-        self.patient = False
+        self.caught: list[int] = []  #: their numbers
+        self.patient = False  #: whether the first is only noted: a step is finished and saved
 
 
 @contextmanager

@@ -23,18 +23,12 @@ CHUNK_EXAMPLES = 1000  #: examples per validation batch
 
 
 class Validation(NamedTuple):
-    """What held-out examples say.
+    """What held-out examples say."""
 
-    Attributes:
-        terms: means per example of the loss, of what it is made up of, and of the number by which
-            the best checkpoint is known.
-        active_units: how many code dimensions are in use; None where that cannot be said.
-        rates: of every code dimension, nats in the mean; none where a rate is undefined.
-    """
-
+    #: Means per example of the loss, of what it is made up of, and of `train.monitor`.
     terms: dict[str, float]
-    active_units: int | None
-    rates: list[float]
+    active_units: int | None  #: how many code dimensions are in use; None: that cannot be said
+    rates: list[float]  #: of every code dimension, nats in the mean; none where it is undefined
 
     @property
     def row(self) -> dict[str, Any]:
@@ -122,9 +116,8 @@ class LatentUsage:
     """Running sums over examples of what each code dimension carries."""
 
     def __init__(self) -> None:
-        zero = torch.zeros((), dtype=torch.float64)
-        self.num = 0
-        self.mean, self.within, self.between, self.rate = zero, zero, zero, zero
+        # How many, and of codes, their squares and their rates; in the end `(D,)` each.
+        self.sums = [torch.zeros((), dtype=torch.float64) for _ in range(4)]
 
     @contextmanager
     def counting(self, model: nn.Module, *, counted: bool = True) -> Iterator[None]:
@@ -132,13 +125,10 @@ class LatentUsage:
 
         def count(bottleneck: Any, given: tuple[Any, ...], code: Code) -> None:
             h, c = given
-            variance, mean = torch.var_mean(flatten(bottleneck.mean(h, c)).float(), 0, correction=0)
-            num, mean = len(c) if counted else 0, mean.cpu().double()
-            self.num += num
-            self.mean = self.mean + num * mean  # (D,), as are the two that follow
-            self.within = self.within + num * variance.cpu().double()
-            self.between = self.between + num * mean.square()
-            self.rate = self.rate + num * code.rate.float().mean((0, 1)).cpu().double()
+            z = flatten(bottleneck.mean(h, c)).float().cpu().double()
+            rate = code.rate.float().mean((0, 1)).cpu().double()
+            found = torch.tensor(len(z)), z.sum(0), z.square().sum(0), len(z) * rate
+            self.sums = [s + counted * x for s, x in zip(self.sums, found, strict=True)]
 
         bottleneck: Any = model.bottleneck
         if not isinstance(bottleneck, nn.Module):  # a stranger's may be a plain object
@@ -152,20 +142,19 @@ class LatentUsage:
 
     def gather(self, ranks: Ranks) -> None:
         """Adds up what all ranks have counted."""
-        self.num = round(float(ranks.total(torch.tensor(float(self.num)))))
-        self.mean, self.within, self.between, self.rate = (
-            ranks.total(each) for each in (self.mean, self.within, self.between, self.rate)
-        )
+        self.sums = [ranks.total(each) for each in self.sums]
 
     @property
     def active(self) -> int | None:
         """How many dimensions are in use, as `evaluate.active_units` counts; None: cannot say."""
-        if self.num < 2:
+        num, mean, square, _ = self.sums
+        if num < 2:
             return None
-        spread = self.within + self.between - self.mean.square() / self.num
-        return int((spread / (self.num - 1) > MIN_ACTIVE_VARIANCE).sum())
+        return int(((square - mean.square() / num) / (num - 1) > MIN_ACTIVE_VARIANCE).sum())
 
     @property
     def rates(self) -> list[float]:
         """The mean rate of every dimension, nats; one in all where it does not fall into them."""
-        return (self.rate.flatten() / self.num).tolist() if self.num else []
+        num, _, _, rate = self.sums
+        found: list[float] = (rate.flatten() / num).tolist() if num else []
+        return found

@@ -1,5 +1,8 @@
 """Dense backbones: for any shape, with codes flattened.
 
+Their settings: `hidden`, the widths, from input to output; `activation` between layers; `dropout`,
+the share of hidden units that are dropped in training.
+
 Axes: B examples, N codes, P parameters per element.
 """
 
@@ -23,13 +26,7 @@ from ae_toolkit.parts.backbones.layers import (
 
 
 class MLPEncoder(nn.Module):
-    """Flattens, then linear layers with an activation after each.
-
-    Args:
-        hidden: widths, from the input to the bottleneck.
-        activation: between layers.
-        dropout: share of hidden units that are dropped in training.
-    """
+    """Flattens, then linear layers with an activation after each."""
 
     def __init__(
         self, *, in_shape: Shape, num_classes: int, cond_dim: int,
@@ -47,13 +44,7 @@ class MLPEncoder(nn.Module):
 
 
 class MLPDecoder(FeedForward):
-    """Linear layers from the flattened code to every parameter at once.
-
-    Args:
-        hidden: widths, from the bottleneck to the output.
-        activation: between layers.
-        dropout: share of hidden units that are dropped in training.
-    """
+    """Linear layers from the flattened code to every parameter at once."""
 
     def __init__(
         self, *, z_shapes: Sequence[Shape], out_shape: Shape, num_classes: int, cond_dim: int,

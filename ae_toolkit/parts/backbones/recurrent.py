@@ -3,6 +3,10 @@
 A bidirectional encoder, an autoregressive decoder, and a hierarchical one, in which a conductor
 unrolls one embedding per segment and a lower net decodes each segment from its own.
 
+Their settings: `width`, W, and `layers` of a GRU, in each direction; `embed`, E, numbers that stand
+for a class or value; `scheduled_sampling`, the share of own draws at the training's end, which
+rises from 0.
+
 Axes: B examples, N codes, T positions, S positions of a segment, U segments, P parameters,
 W width, E embedding.
 """
@@ -20,13 +24,7 @@ from ae_toolkit.parts.backbones.sequence import Autoregressive, Spread, Values, 
 
 
 class RecurrentEncoder(nn.Module):
-    """Two GRUs, one forward and one backward; their last states are the features.
-
-    Args:
-        width: W of each direction.
-        layers: of each direction.
-        embed: E, numbers that stand for a class or value.
-    """
+    """Two GRUs, one forward and one backward; their last states are the features."""
 
     def __init__(
         self, *, in_shape: Shape, num_classes: int, cond_dim: int,
@@ -55,14 +53,7 @@ class RecurrentEncoder(nn.Module):
 
 
 class RecurrentDecoder(Autoregressive):
-    """A GRU that is told the code at every position, beside the value before it.
-
-    Args:
-        width: W.
-        layers: of the GRU.
-        embed: E, numbers that stand for a value.
-        scheduled_sampling: the share of own draws at the training's end; it rises from 0.
-    """
+    """A GRU that is told the code at every position, beside the value before it."""
 
     def __init__(
         self, *, z_shapes: Sequence[Shape], out_shape: Shape, num_classes: int, cond_dim: int,
@@ -104,11 +95,7 @@ class HierarchicalDecoder(Autoregressive):
 
     Args:
         segment: S, positions; it divides T.
-        conductor: width of the conductor.
-        width: W of the lower decoder.
-        layers: of the lower decoder.
-        embed: E, numbers that stand for a value, and of a segment's embedding.
-        scheduled_sampling: the share of own draws at the training's end; it rises from 0.
+        conductor: width of the conductor; the other settings are the lower decoder's.
     """
 
     def __init__(

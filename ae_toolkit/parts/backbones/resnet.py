@@ -5,6 +5,11 @@ of the work happens on few positions with many channels. Sizes that do not divid
 way in and cropped on the way out. With several levels the pair is a U-Net (Ronneberger et al. 2015)
 whose skips pass through the bottleneck; with spatial codes it works on planes of any size.
 
+Their settings: `widths`, channels of the stages, from input to output; `blocks`, residual blocks
+of every stage, or of each; `patch`, the edge of the patches; `activation` inside blocks; `norm`,
+whether blocks begin with a GroupNorm; `levels`, how many of the encoder's stages, from the
+coarsest, give features.
+
 Axes: B examples, N codes, P parameters per element, C channels, H height, W width.
 """
 
@@ -27,16 +32,7 @@ from ae_toolkit.parts.backbones.layers import (
 
 
 class ResNetEncoder(nn.Module):
-    """Patches, then stages of residual blocks with a halving between stages.
-
-    Args:
-        widths: channels of the stages, from the input to the bottleneck.
-        blocks: residual blocks of every stage, or of each.
-        patch: edge of the patches that the first layer sees.
-        activation: inside blocks.
-        norm: whether blocks begin with a GroupNorm.
-        levels: how many of the stages, from the coarsest, give features.
-    """
+    """Patches, then stages of residual blocks with a halving between stages."""
 
     any_size = True
 
@@ -79,13 +75,6 @@ class ResNetDecoder(FeedForward):
     """The mirror of the encoder: stages of residual blocks with a doubling between, then patches.
 
     A code of several levels, all spatial, enters stage by stage.
-
-    Args:
-        widths: channels of the stages, from the bottleneck to the output.
-        blocks: residual blocks of every stage, or of each.
-        patch: edge of the patches that the last layer writes.
-        activation: inside blocks.
-        norm: whether blocks begin with a GroupNorm.
     """
 
     def __init__(

@@ -4,6 +4,11 @@ Neighbouring positions may be joined into patches, each one token. The encoder g
 `(width, tokens)`: a spatial bottleneck keeps a code for each token, a flat one mixes them. There
 are two decoders: `transformer` gives all positions at once, `autoregressive` one after the other.
 
+Their settings: `width`, W; `layers` of attention and a feed-forward net each; `heads` of every
+attention; `patch`, the positions of a token, which divides T; `embed`, numbers that stand for a
+class or value; `dropout` after each attention and feed-forward net; `scheduled_sampling`, the share
+of own draws at the training's end, which rises from 0.
+
 Axes: B examples, N codes, T positions, L tokens, P parameters per position, W width.
 """
 
@@ -24,16 +29,7 @@ Caches = list[Cache | None]  #: of a stack of layers
 
 
 class TransformerEncoder(nn.Module):
-    """Patches to tokens, then layers of self-attention; what is masked is not seen.
-
-    Args:
-        width: W.
-        layers: of attention and a feed-forward net each.
-        heads: of every attention.
-        patch: positions that make a token; it divides T.
-        embed: numbers that stand for a class or value.
-        dropout: after each attention and feed-forward net.
-    """
+    """Patches to tokens, then layers of self-attention; what is masked is not seen."""
 
     def __init__(
         self, *, in_shape: Shape, num_classes: int, cond_dim: int,
@@ -63,16 +59,7 @@ class TransformerEncoder(nn.Module):
 
 
 class TransformerDecoder(FeedForward):
-    """Codes to tokens, then layers of self-attention, then every parameter of a patch at once.
-
-    Args:
-        width: W.
-        layers: of attention and a feed-forward net each.
-        heads: of every attention.
-        patch: positions that a token gives; it divides T.
-        embed: numbers for each position that its parameters are made of.
-        dropout: after each attention and feed-forward net.
-    """
+    """Codes to tokens, then layers of self-attention, then every parameter of a patch at once."""
 
     def __init__(
         self, *, z_shapes: Sequence[Shape], out_shape: Shape, num_classes: int, cond_dim: int,
@@ -105,15 +92,7 @@ class TransformerDecoder(FeedForward):
 
 
 class AutoregressiveDecoder(Autoregressive):
-    """A causal transformer that is told the code at every position.
-
-    Args:
-        width: W.
-        layers: of attention and a feed-forward net each.
-        heads: of every attention.
-        dropout: after each attention and feed-forward net.
-        scheduled_sampling: the share of own draws at the training's end; it rises from 0.
-    """
+    """A causal transformer that is told the code at every position."""
 
     def __init__(
         self, *, z_shapes: Sequence[Shape], out_shape: Shape, num_classes: int, cond_dim: int,

@@ -14,6 +14,7 @@ import importlib
 import os
 import secrets
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -129,38 +130,36 @@ class WandB:
                 "WANDB_MODE=offline and upload later by 'wandb sync'"
             )
         self.folder, self.settings = run, settings
-        self.run: Any = None
 
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
-        self._run().log(dict(numbers), step=step)
+        self.run.log(dict(numbers), step=step)
 
     def figure(self, step: int, path: Path) -> None:
-        self._run().log({"figure": self.wandb.Image(str(path))}, step=step)
+        self.run.log({"figure": self.wandb.Image(str(path))}, step=step)
 
     def close(self) -> None:
-        if self.run is not None:
+        if "run" in vars(self):
             self.run.finish()
 
-    def _run(self) -> Any:
-        if self.run is None:
-            known = self.folder / "wandb" / "id.txt"
-            if not known.is_file():
-                known.parent.mkdir(exist_ok=True)
-                known.write_text(secrets.token_hex(4), encoding="utf-8")
-            self.run = self.wandb.init(
-                project=os.environ.get("WANDB_PROJECT", "ae-toolkit"),
-                name=self.folder.name,
-                id=known.read_text(encoding="utf-8"),
-                resume="allow",
-                dir=str(self.folder),
-                config=dict(self.settings),
-                settings=self.wandb.Settings(
-                    silent=True, console="off", finish_timeout=FINISH_SECONDS
-                ),
-            )
-            if self.run.url:
-                log(f"wandb: {self.run.url}")
-        return self.run
+    @cached_property
+    def run(self) -> Any:
+        """The run, which begins when it is first told of something."""
+        known = self.folder / "wandb" / "id.txt"
+        if not known.is_file():
+            known.parent.mkdir(exist_ok=True)
+            known.write_text(secrets.token_hex(4), encoding="utf-8")
+        run = self.wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "ae-toolkit"),
+            name=self.folder.name,
+            id=known.read_text(encoding="utf-8"),
+            resume="allow",
+            dir=str(self.folder),
+            config=dict(self.settings),
+            settings=self.wandb.Settings(silent=True, console="off", finish_timeout=FINISH_SECONDS),
+        )
+        if run.url:
+            log(f"wandb: {run.url}")
+        return run
 
 
 def _import(module: str, *, extra: str) -> Any:
