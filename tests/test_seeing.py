@@ -409,7 +409,7 @@ def test_units_are_those_of_evaluation(run: Path) -> None:
                 h = model.encoder(y, model.embed({}, like=y), None)
                 model.bottleneck(h, y[:, :0, 0, 0], num_samples=1, step=Source(0, "test").step(0))
     assert units.active == active_units(torch.cat(codes).double())
-    seen = validate(model.eval(), modality, objective, held_out, 0, Ranks())
+    seen = validate(model.eval(), modality, objective, held_out, recipe.train, Ranks())
     assert seen.active_units == units.active
     assert sum(seen.rates) == pytest.approx(seen.terms["rate"], rel=1e-5)
 
