@@ -97,7 +97,12 @@ def test_dropout_is_for_training_only(tmp_path: Path) -> None:
     setup = setup_of(encoder__dropout=0.5)
     seen = [
         validate(
-            setup.optimizer.ema_model(), setup.modality, setup.objective, setup.held_out, 0, Ranks()
+            setup.optimizer.ema_model(),
+            setup.modality,
+            setup.objective,
+            setup.held_out,
+            setup.train,
+            Ranks(),
         )
         for _ in range(2)
     ]
