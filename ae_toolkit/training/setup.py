@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ae_toolkit.autoencoder import Autoencoder, augmented
 from ae_toolkit.console import log
-from ae_toolkit.contracts import Batch, Objective, StepContext
+from ae_toolkit.contracts import Objective, StepContext
 from ae_toolkit.data.batches import Batches
 from ae_toolkit.data.examples import (
     Examples,
