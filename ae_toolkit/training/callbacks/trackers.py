@@ -99,7 +99,7 @@ class TensorBoard:
         writer.flush()
 
     def figure(self, step: int, path: Path) -> None:
-        from matplotlib.image import imread
+        from matplotlib.pyplot import imread
 
         self._from(step).add_image("figure", imread(path), step, dataformats="HWC")
 
