@@ -80,9 +80,9 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 @contextmanager
 def _never_swapping() -> Iterator[None]:
-    """Limits this process to the memory that is free now; on Linux, and not beside CUDA's own."""
+    """Limits this process to the memory that is free now: on Linux, and where there is no CUDA."""
     free, used = free_bytes(), _bytes_of("/proc/self/status", "VmData")
-    if free is None or used is None or torch.cuda.is_initialized():
+    if free is None or used is None or torch.cuda.is_available():
         yield
         return
     import resource
