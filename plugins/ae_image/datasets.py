@@ -55,14 +55,19 @@ def cifar10(*, modality: Image, split: Split) -> Examples:
 
 def mnist_sample(*, modality: Image, split: Split) -> Examples:
     """1,000 + 200 of the digits of MNIST, which ship with the package and need no network."""
-    folder = files("ae_image") / "samples"
-    with (folder / f"mnist-{split}.png").open("rb") as file:
-        sheet = torch.from_numpy(np.array(Pictures.open(file, formats=("PNG",))))
-    digits = (folder / f"mnist-{split}.txt").read_text(encoding="ascii").split()
+    names = files("ae_image") / "samples" / f"mnist-{split}.txt"
+    digits = names.read_text(encoding="ascii").split()
+    sheet = read_sheet(f"mnist-{split}.png")
     rows = sheet.unflatten(0, (-1, 28)).unflatten(2, (SAMPLE_COLUMNS, 28))  # r h c w
     pictures = rows.permute(0, 2, 1, 3).flatten(0, 1)[: len(digits)]
     classes = torch.tensor([int(d) for d in digits])
     return _examples(pictures[:, None], classes, "mnist-sample", modality, split)
+
+
+def read_sheet(name: str) -> Tensor:
+    """The grey pixels `(H, W)` in uint8 of a sheet of pictures that ships with the package."""
+    with (files("ae_image") / "samples" / name).open("rb") as file:
+        return torch.from_numpy(np.array(Pictures.open(file, formats=("PNG",))))
 
 
 def _from_torchvision(source: str, name: str, modality: Image, split: Split) -> Examples:

@@ -159,7 +159,8 @@ def lesson(out: Path, quick: bool, seed: int, device: str) -> None:
     if out.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"{out}: choose a name that ends in .html")
 
-    from ae_image.cli.lesson import Lesson, write_page
+    from ae_image.cli.lesson.chapters import write_page
+    from ae_image.cli.lesson.setup import Lesson
     from ae_toolkit.files import writing
 
     page = write_page(Lesson(num=500 if quick else 5000, seed=seed, device=device))

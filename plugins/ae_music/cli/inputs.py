@@ -13,15 +13,12 @@ from ae_toolkit import RunError, UsageError
 from ae_toolkit.files import check_output, printable, safe_names
 
 if TYPE_CHECKING:
-    from pretty_midi import PrettyMIDI
-
     from ae_music.grid import Melody
     from ae_music.midi.score import Score, Track
     from ae_toolkit.data.shards import Skipped
 
-DEFAULT_PAIR = ("drowsy-maggie", "smash-the-windows-reel")  #: where nobody says what to blend
-
-SAMPLE_RATE = 44_100  #: samples per second
+#: Where nobody says what to blend.
+DEFAULT_PAIR = Path("drowsy-maggie"), Path("smash-the-windows-reel")
 
 T = TypeVar("T")
 
@@ -40,6 +37,14 @@ class Source(NamedTuple):
     score: Score
     track: Track
     said: list[str]
+
+    @property
+    def accompaniment(self) -> list[Track]:
+        """The tracks but the one, or the ones, that the melody was taken from."""
+        tracks = self.score.tracks
+        if any(track is self.track for track in tracks):
+            return [track for track in tracks if track is not self.track]
+        return [track for track in tracks if track.is_drum]
 
 
 def read_source(path: Path, *, track: str | None = None, bars: str | None = None) -> Source:
@@ -91,6 +96,14 @@ def read_source(path: Path, *, track: str | None = None, bars: str | None = None
     if not melody.name:
         melody = replace(melody, name=printable(path.stem))
     return Source(melody, score, chosen, said)
+
+
+def reader(tracks: Sequence[str], bars: Sequence[str]) -> Callable[[Path], Source]:
+    """What reads the melody of a file, where one is asked for in the same way of each."""
+    if len(tracks) > 1 or len(bars) > 1:
+        raise UsageError("--track and --bars are given once, and hold for every file")
+    track, chosen = next(iter(tracks), None), next(iter(bars), None)
+    return lambda file: read_source(file, track=track, bars=chosen)
 
 
 class Found(NamedTuple, Generic[T]):
@@ -197,52 +210,3 @@ def find_tune(path: Path) -> Path:
         return path
     with as_file(files("ae_music") / "samples" / f"{name}.mid") as inside:
         return inside
-
-
-def write_results(
-    melodies: Sequence[Melody],
-    out: Path,
-    *,
-    wav: Path | None = None,
-    each: Path | None = None,
-    beneath: Sequence[Track] = (),
-    named: bool = True,
-) -> None:
-    """Writes melodies one after the other as MIDI and, where asked for, as sound and one by one.
-
-    Args:
-        melodies: in order.
-        out: the MIDI file.
-        wav: also write sound there.
-        each: a folder, where each melody is written to as well.
-        beneath: an accompaniment, as `to_midi` takes it.
-        named: whether the user named `out` itself, not only its folder.
-    """
-    from ae_music.midi.write import to_midi
-    from ae_toolkit.files import writing
-
-    midi = to_midi(melodies, beneath=beneath)
-    with writing(out, named=named) as temporary:
-        midi.write(str(temporary))
-    if wav is not None:
-        write_sound(midi, wav)
-    if each is not None:
-        for i, melody in enumerate(melodies):
-            with writing(each / f"{out.stem}-{i:02}.mid", named=False) as temporary:
-                to_midi([melody], beneath=beneath).write(str(temporary))
-
-
-def write_sound(
-    midi: PrettyMIDI, path: Path, *, soundfont: Path | None = None, named: bool = True
-) -> None:
-    """Renders and writes; says on standard error, once a command, what would sound better."""
-    import click
-
-    from ae_music.midi.render import render, write_wav
-
-    audio, notice = render(midi, soundfont=soundfont, rate=SAMPLE_RATE)
-    said = click.get_current_context().meta.setdefault(__name__, set())
-    if notice and notice not in said:
-        click.echo(notice, err=True)
-        said.add(notice)
-    write_wav(audio, path, rate=SAMPLE_RATE, named=named)

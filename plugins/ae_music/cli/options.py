@@ -14,6 +14,7 @@ from ae_toolkit.cli.options import FIGURE_ENDINGS, need_ending, out_option
 if TYPE_CHECKING:
     from ae_music.grid import Meter
 
+MELODY_PATH = click.Path(path_type=Path, readable=False)  #: what cannot be read is said when it is
 MIDI_ENDINGS = (".mid", ".midi")
 SOUND_ENDINGS = (".wav", ".flac", ".ogg")
 
@@ -60,6 +61,13 @@ def melody_options(*, num_files: int) -> Callable[[Command], Command]:
     return decorate
 
 
+def each_option(what: str) -> Callable[[Command], Command]:
+    """`--each`: a folder in which each of several melodies is a file of its own."""
+    return click.option("--each", type=click.Path(path_type=Path, file_okay=False),
+                        metavar="FOLDER", help=f"Also write every {what} as a file of its "
+                        "own.")  # fmt: skip
+
+
 def parse_meter(text: str) -> Meter:
     """Reads `6/8`.
 
@@ -97,6 +105,14 @@ def check_folder(out: Path, *others: Path | None) -> None:
         raise UsageError(f"{out}: results of several files go into a folder, name one with -o")
     if any(other is not None for other in others):
         raise UsageError("--wav and --png are for a single file, and there are several")
+
+
+def check_outputs(files: Sequence[Path], out: Path, wav: Path | None, png: Path | None) -> None:
+    """Refuses early what the results of such files cannot be written to."""
+    if is_many(files):
+        check_folder(out, wav, png)
+    else:
+        check_endings(out, wav, png)
 
 
 def check_endings(out: Path, wav: Path | None, png: Path | None) -> None:
