@@ -5,17 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import click
+from typing import TYPE_CHECKING
 
 from ae_audio import SOUND_SUFFIXES
+from ae_audio.cli.options import check_endings
 from ae_toolkit import UsageError
 from ae_toolkit.cli.options import (
-    FIGURE_ENDINGS,
-    need_ending,
-    out_option,
-    overwrite_option,
     report_skipped,
 )
 from ae_toolkit.errors import did_you_mean
@@ -27,32 +22,6 @@ if TYPE_CHECKING:
     from ae_toolkit.data.shards import Skipped
 
 MIN_CLARITY = 0.5  #: clarity from which on a sound has a pitch
-
-Command = Callable[..., Any]
-
-
-png_option = click.option("--png", type=click.Path(path_type=Path, dir_okay=False),
-                          help="Also draw spectrograms (.png, .svg or .pdf).")  # fmt: skip
-
-
-def out_options(default: str) -> Callable[[Command], Command]:
-    """`-o`: the sound to write, `--overwrite` and `--png`."""
-    out = out_option(default, "Sound to write (.wav, .flac or .ogg).")
-    return lambda command: out(png_option(command))
-
-
-def out_each_options(default: str) -> Callable[[Command], Command]:
-    """`-o`: the sound to write, or the folder for several, `--overwrite` and `--png`."""
-    out = click.option("-o", "--out", type=click.Path(path_type=Path),
-                       help=f"Sound to write (.wav, .flac or .ogg); of several, the folder for the "
-                            f"results.  [default: {default}.wav or {default}/]")  # fmt: skip
-    return lambda command: out(overwrite_option(png_option(command)))
-
-
-def check_endings(out: Path | None, png: Path | None) -> None:
-    """Refuses names of other formats early, before any work is done."""
-    need_ending(out, SOUND_SUFFIXES)
-    need_ending(png, FIGURE_ENDINGS)
 
 
 def load_notes(model: str, device: str) -> Model:
@@ -205,24 +174,3 @@ def sample_names() -> list[str]:
     """The notes that ship."""
     with as_file(files("ae_audio") / "samples") as folder:
         return sorted(path.stem for path in folder.glob("*.flac"))
-
-
-def write(sounds: Sequence[Sound], path: Path, *, named: bool = True) -> None:
-    """Writes sounds one after the other, whole or not at all.
-
-    Args:
-        sounds: of which the first one's rate is used.
-        path: where to.
-        named: whether the user named this very file, not only its folder.
-    """
-    from ae_audio.dsp.sound import write_sounds
-    from ae_toolkit.files import writing
-
-    with writing(path, named=named) as temporary:
-        write_sounds(sounds, temporary)
-
-
-def write_each(sounds: Sequence[Sound], folder: Path, *, stem: str) -> None:
-    """Writes every sound as a file of its own."""
-    for i, sound in enumerate(sounds):
-        write([sound], folder / f"{stem}-{i:02}.wav", named=False)
