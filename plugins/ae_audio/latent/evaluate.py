@@ -85,6 +85,15 @@ def measure(
         recipe = recipe.with_({"data": from_option(data).model_dump()})
     train, test = (load_data(recipe, model.modality, split) for split in ("train", "test"))
     notes = evenly(test, limit)
+    originals, pitch = prepared(notes), notes.labels["pitch"].float()
+    made = model.decode_tensor(model.encode_examples(notes), notes.labels)[:, 0]
+    same, own = through_components(originals, pitch, train, model.z_dim)
+    levels = {"": made, "_floor": originals, "_pca": same, "_pca_per_pitch": own}
+    titles = ("model", "floor", "PCA", "PCA per pitch")
+    found = {
+        name: hear(rows, originals, title, progress)
+        for (name, rows), title in zip(levels.items(), titles, strict=True)
+    }
     report: dict[str, Any] = {
         "data": recipe.data.name,
         "split": "test",
@@ -92,35 +101,12 @@ def measure(
         "seed": seed,
         "instruments": sorted({instrument(group) for group in notes.groups}),
         "z_dim": model.z_dim,
+        **{f"pitch_kept{name}": kept(found[name].pitch, pitch) for name in ("", "_floor")},
+        **{f"lsd{name}": float(each.distance.mean()) for name, each in found.items()},
     }
-    originals = prepared(notes)
-    pitch = notes.labels["pitch"].float()
-    made = model.decode_tensor(model.encode_examples(notes), notes.labels)[:, 0]
-    model_heard = hear(made, originals, "model", progress)
-    floor = hear(originals, originals, "floor", progress)
-    report["pitch_kept"] = kept(model_heard.pitch, pitch)
-    report["pitch_kept_floor"] = kept(floor.pitch, pitch)
-    report["lsd"] = float(model_heard.distance.mean())
-    report["lsd_floor"] = float(floor.distance.mean())
-    everywhere, by_pitch = Components.of(train, model.z_dim), {}
-    for number in sorted({int(value) for value in pitch}):
-        mine = (train.labels["pitch"] == number).nonzero()[:, 0]
-        if len(mine) > 1:
-            by_pitch[number] = Components.of(train.select(mine.tolist()), model.z_dim)
-    same = everywhere(originals)
-    report["lsd_pca"] = float(hear(same, originals, "PCA", progress).distance.mean())
-    own = torch.stack(
-        [
-            by_pitch.get(int(number), everywhere)(original[None])[0]
-            for number, original in zip(pitch, originals, strict=True)
-        ]
-    )
-    report["lsd_pca_per_pitch"] = float(
-        hear(own, originals, "PCA per pitch", progress).distance.mean()
-    )
     report["lsd_below_pca"] = 1 - report["lsd"] / report["lsd_pca"]
-    for name, levels in (("", made), ("_pca", same), ("_pca_per_pitch", own)):
-        distance = spectrum.log_spectral_distance(levels.clamp(0, 1), originals)
+    for name in ("", "_pca", "_pca_per_pitch"):
+        distance = spectrum.log_spectral_distance(levels[name].clamp(0, 1), originals)
         report[f"level_distance{name}"] = float(distance.mean())
     report |= interpolations(
         model, test, num=min(limit or NUM_PAIRS, NUM_PAIRS), seed=seed, progress=progress
@@ -199,6 +185,25 @@ class Components(NamedTuple):
         """Levels `(B, T, F)` through the components and back."""
         rows = levels.flatten(1) - self.mean
         return (rows @ self.axes @ self.axes.T + self.mean).reshape(levels.shape)
+
+
+def through_components(
+    levels: Tensor, pitch: Tensor, train: Examples, dim: int
+) -> tuple[Tensor, Tensor]:
+    """Levels `(B, T, F)` through the components of all training notes, and of those of their pitch.
+
+    Of pitches `(B,)` that hardly any training note has, the components are those of all.
+    """
+    everywhere, by_pitch = Components.of(train, dim), {}
+    for number in pitch.unique().tolist():
+        mine = (train.labels["pitch"] == number).nonzero()[:, 0]
+        if len(mine) > 1:
+            by_pitch[number] = Components.of(train.select(mine.tolist()), dim)
+    own = [
+        by_pitch.get(number, everywhere)(rows[None])
+        for number, rows in zip(pitch.tolist(), levels, strict=True)
+    ]
+    return everywhere(levels), torch.cat(own)
 
 
 def hear(levels: Tensor, originals: Tensor, what: str, progress: bool) -> Heard:

@@ -72,7 +72,7 @@ class Frame(NamedTuple):
         if sum(row.num_instruments for row in rows) > MAX_TRACKS:
             raise RunError(f"{path}: has more than {MAX_TRACKS:,} instruments")
         num_onsets = sum(row.num_onsets for row in rows)
-        words = max((row.lyrics or row.texts for row in rows), key=len)
+        words = max((row.words[LYRIC_EVENT] or row.words[TEXT_EVENT] for row in rows), key=len)
         return Frame(self.division, [row.fixed for row in rows], num_onsets, words)
 
 
@@ -195,23 +195,21 @@ def has_words(data: bytes) -> bool:
 
 
 class _Events(NamedTuple):
-    """The events of one track, and what they come to; of lyrics and texts, the ticks."""
+    """The events of one track, and what they come to; of words, by their kind, the ticks."""
 
     fixed: bytes
     ticks: int
     num_instruments: int
     num_onsets: int
-    lyrics: list[int]
-    texts: list[int]
+    words: dict[int, list[int]]
 
 
 def _parse_events(track: bytes) -> _Events:
     """The events of a track, made harmless one by one.
 
-    What symusic would misread becomes a text, which it passes over: meta events of a wrong size, of
-    which it takes the bytes after them; a meter whose denominator overflows; a name so long that a
-    copy for each instrument would fill the memory. A packet of system-exclusive bytes becomes a
-    message of them, since symusic takes what is in it for events.
+    What symusic would misread becomes a text, which it passes over: meta events of a wrong size; a
+    meter whose denominator overflows; a name so long that a copy for each instrument would fill the
+    memory. A packet of system-exclusive bytes, which it takes for events, becomes a message.
 
     Raises:
         IndexError: an event reaches beyond the end.
@@ -256,10 +254,8 @@ def _parse_events(track: bytes) -> _Events:
                 other, at = 0, at + 1
             else:
                 other, at = track[at + 1], at + 2
-            if value > 127 or other > 127:
-                raise ValueError(
-                    f"there is a value of {max(value, other)}, and MIDI knows 0 to 127"
-                )
+            if (largest := max(value, other)) > 127:
+                raise ValueError(f"there is a value of {largest}, and MIDI knows 0 to 127")
             if kind == 0x9 and other:
                 instruments.add((channel, programs[channel]))
                 num_onsets += 1
@@ -267,9 +263,7 @@ def _parse_events(track: bytes) -> _Events:
                 programs[channel] = value
     if at > end:
         raise IndexError
-    return _Events(
-        bytes(fixed), ticks, len(instruments), num_onsets, words[LYRIC_EVENT], words[TEXT_EVENT]
-    )
+    return _Events(bytes(fixed), ticks, len(instruments), num_onsets, words)
 
 
 def _quantity(track: bytes, at: int) -> tuple[int, int]:
