@@ -18,7 +18,6 @@ from ae_toolkit.contracts import (
     Prior,
     Shape,
     Size,
-    Sizes,
     StepContext,
     flatten,
     repeat,
@@ -26,10 +25,6 @@ from ae_toolkit.contracts import (
 )
 
 PriorFactory = Callable[..., Prior]
-MAX_LEVELS = 1000  #: of a number; the outermost of more could not be reached
-MAX_CLASSES = 1 << 20  #: of an integer in a code
-LINEAR_RANGE = 2.0  #: ± this, tanh still has a slope
-EXCESS_WEIGHT = 0.1  #: of the squares of what lies beyond, which would learn no more
 
 
 class Deterministic(nn.Module):
@@ -54,7 +49,7 @@ class Deterministic(nn.Module):
         super().__init__()
         if l1 < 0:
             raise ValueError(f"l1 is {l1}, but a weight cannot be negative")
-        heads = _heads(in_shapes, cond_dim, z_dim, spatial=spatial, numbers=1)
+        heads = make_heads(in_shapes, cond_dim, z_dim, spatial=spatial, numbers=1)
         self.heads = nn.ModuleList(heads)
         self.z_shapes: tuple[Shape, ...] = tuple(head.shape for head in heads)
         self.prior = prior(z_shapes=self.z_shapes)
@@ -96,7 +91,7 @@ class Gaussian(nn.Module):
         super().__init__()
         if logvar_bound <= 0:
             raise ValueError(f"logvar_bound is {logvar_bound}, but it must be positive")
-        heads = _heads(in_shapes, cond_dim, z_dim, spatial=spatial, numbers=2)
+        heads = make_heads(in_shapes, cond_dim, z_dim, spatial=spatial, numbers=2)
         self.heads = nn.ModuleList(heads)
         self.z_shapes: tuple[Shape, ...] = tuple(head.shape for head in heads)
         self.prior = prior(z_shapes=self.z_shapes)
@@ -136,96 +131,6 @@ class Gaussian(nn.Module):
         return Posterior(mean, self.logvar_bound * torch.tanh(logvar / self.logvar_bound))
 
 
-class FSQ(nn.Module):
-    """Finite scalar quantisation: integers, of a codebook that need not be learned.
-
-    Mentzer et al. (2024), "Finite Scalar Quantization: VQ-VAE Made Simple". An integer stands for a
-    few numbers in [-1, 1], each squashed and rounded to one of a few values; gradients pass the
-    rounding as if it were not there. What a code costs is what the prior takes to say it.
-
-    Args:
-        z_dim: integers per code (per position, if spatial), for every level or for each.
-        spatial: keep the positions of the features instead of flattening them.
-        num_levels: of each number how many values there are; an integer has their product.
-    """
-
-    num_levels: Tensor
-    place: Tensor
-
-    def __init__(
-        self,
-        *,
-        in_shapes: Sequence[Shape],
-        cond_dim: int,
-        prior: PriorFactory,
-        z_dim: Size | tuple[Size, ...] = 8,
-        spatial: bool = False,
-        num_levels: Sizes = (8, 5, 5, 5),
-    ):
-        super().__init__()
-        self.num_classes = math.prod(num_levels)
-        if min(num_levels) < 2 or max(num_levels) > MAX_LEVELS or self.num_classes > MAX_CLASSES:
-            raise ValueError(
-                f"num_levels is {list(num_levels)}, but each must be at least 2 and at most "
-                f"{MAX_LEVELS:,}, and their product at most {MAX_CLASSES:,}"
-            )
-        heads = _heads(in_shapes, cond_dim, z_dim, spatial=spatial, numbers=len(num_levels))
-        self.heads = nn.ModuleList(heads)
-        self.z_shapes: tuple[Shape, ...] = tuple(head.shape for head in heads)
-        self.feature_shapes: tuple[Shape, ...] = tuple(
-            (len(num_levels) * shape[0], *shape[1:]) for shape in self.z_shapes
-        )
-        self.prior = prior(z_shapes=self.z_shapes, num_classes=self.num_classes)
-        places = [math.prod(num_levels[:i]) for i in range(len(num_levels))]
-        self.register_buffer("num_levels", torch.tensor(num_levels), persistent=False)
-        self.register_buffer("place", torch.tensor(places), persistent=False)
-
-    def forward(
-        self, h: tuple[Tensor, ...], c: Tensor, *, num_samples: int, step: StepContext
-    ) -> Code:
-        z, features, excess = self._quantise(h, c)
-        log_prob = self.prior.log_prob(z, c).expand(num_samples, -1, -1)
-        many_z, many = (tuple(repeat(t, num_samples) for t in each) for each in (z, features))
-        return Code(many_z, -log_prob, EXCESS_WEIGHT * excess, many)
-
-    def mean(self, h: tuple[Tensor, ...], c: Tensor) -> tuple[Tensor, ...]:
-        return self._quantise(h, c)[0]
-
-    def embed(self, z: tuple[Tensor, ...], c: Tensor) -> tuple[Tensor, ...]:
-        """Integers `(N, *z_shapes[i])` to the numbers that they stand for."""
-        features = []
-        for level in z:
-            num, place = self._axes_of(level)
-            values = level[:, None] // place % num
-            features.append(((values - num // 2) / (num // 2)).flatten(1, 2))
-        return tuple(features)
-
-    def _quantise(
-        self, h: tuple[Tensor, ...], c: Tensor
-    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor]:
-        """The integers, what they stand for with the gradient of what was given, and its excess.
-
-        The excess `(B,)` is the sum of squares of what lies beyond ±`LINEAR_RANGE`. It is ours: the
-        first large steps of a training push the numbers to where all are rounded alike.
-        """
-        z, features, excess = [], [], h[0].new_zeros(len(h[0]), dtype=torch.float32)
-        for head, level in zip(self.heads, h, strict=True):
-            x = torch.stack(head(level, c), 1).float()  # (B, len(num_levels), *z_shapes[i])
-            num, place = self._axes_of(x[:, 0])
-            excess = excess + torch.relu(x.abs() - LINEAR_RANGE).square().flatten(1).sum(1)
-            half, middle = (num - 1) * 0.999 / 2, 0.5 * (num % 2 == 0)
-            squashed = half * torch.tanh(x + torch.tan(middle / half)) - middle
-            rounded = squashed.round()
-            z.append(((rounded.long() + num // 2) * place).sum(1))
-            features.append(((squashed + (rounded - squashed).detach()) / (num // 2)).flatten(1, 2))
-        return tuple(z), tuple(features), excess
-
-    def _axes_of(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """How many values each number has, and the weight of its place, both `(numbers, 1, …)`."""
-        shape = (-1, *(1 for _ in z.shape[1:]))
-        return self.num_levels.reshape(shape), self.place.reshape(shape)
-
-
 class Head(nn.Module):
     """Features and condition to `numbers` numbers per code dimension: linear, or 1x1 if spatial."""
 
@@ -248,7 +153,7 @@ class Head(nn.Module):
         return tuple(out.chunk(self.numbers, 1))
 
 
-def _heads(
+def make_heads(
     in_shapes: Sequence[Shape],
     cond_dim: int,
     z_dim: int | tuple[int, ...],

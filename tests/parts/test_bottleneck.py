@@ -11,8 +11,9 @@ import torch
 from conftest import small
 
 from ae_toolkit import Autoencoder, Recipe, RunError, UsageError, fit, load, named, registry
-from ae_toolkit.parts.bottleneck import FSQ, Gaussian
+from ae_toolkit.parts.bottleneck import Gaussian
 from ae_toolkit.parts.prior import Categorical
+from ae_toolkit.parts.quantisation import FSQ
 from ae_toolkit.randomness import Source
 from ae_toolkit.testing.contracts import check_part
 

@@ -3,66 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import small
-from torch import Tensor, nn
 
-from ae_toolkit import UsageError, fit, load, registry
-from ae_toolkit.contracts import Posterior, Shape, StepContext, flatten, unflatten
+from ae_toolkit import UsageError, fit, load
 from ae_toolkit.parts.prior import FittedMixture
 from ae_toolkit.randomness import Source
 from ae_toolkit.runs import checkpoint
 from ae_toolkit.testing import check_part
 
 
-class Vamp(nn.Module):
-    """A mixture of posteriors of examples that are learned (Tomczak and Welling 2018)."""
-
-    def __init__(
-        self,
-        *,
-        z_shapes: Sequence[Shape],
-        cond_dim: int,
-        in_shape: Shape,
-        posterior: Callable[[Tensor, Tensor], Posterior],
-        components: int = 8,
-    ):
-        super().__init__()
-        self.z_shapes, self.posterior, self.cond_dim = tuple(z_shapes), posterior, cond_dim
-        self.examples = nn.Parameter(torch.rand(components, *in_shape))
-
-    def mixture(self) -> Posterior:
-        c = self.examples.new_zeros(len(self.examples), self.cond_dim)
-        return self.posterior(self.examples, c)
-
-    def log_prob(self, z: tuple[Tensor, ...], c: Tensor) -> Tensor:
-        mean, logvar = self.mixture()
-        square = (flatten(z)[:, None] - mean).square() * torch.exp(-logvar)
-        each = -0.5 * (square + logvar + math.log(2 * math.pi)).sum(2)
-        return each.logsumexp(1, keepdim=True) - math.log(len(mean))
-
-    def kl(self, posterior: Posterior, c: Tensor) -> None:
-        return None
-
-    def sample(
-        self, num: int, c: Tensor, *, temperature: float, step: StepContext
-    ) -> tuple[Tensor, ...]:
-        mean, logvar = self.mixture()
-        chosen = (step.rand((num,)) * len(mean) * min(temperature, 1)).long()
-        noise = temperature * step.randn((num, mean.shape[1]))
-        return unflatten(mean[chosen] + torch.exp(0.5 * logvar[chosen]) * noise, self.z_shapes)
-
-
-@pytest.fixture
-def vamp() -> None:
-    registry.priors.register("vamp")(Vamp)
-
-
-def test_a_prior_may_see_the_encoder(vamp: None, tmp_path: Path) -> None:
+def test_a_prior_may_see_the_encoder(tmp_path: Path) -> None:
     check_part("prior", "vamp")
     check_part("prior", "vamp", condition=True)
     run = fit(small(prior="vamp", train__epochs=1), tmp_path / "run", progress=False)
@@ -71,7 +25,7 @@ def test_a_prior_may_see_the_encoder(vamp: None, tmp_path: Path) -> None:
     assert not any(name.startswith("bottleneck.prior.posterior") for name in weights)
 
 
-def test_such_a_prior_needs_a_gaussian_posterior(vamp: None, tmp_path: Path) -> None:
+def test_such_a_prior_needs_a_gaussian_posterior(tmp_path: Path) -> None:
     recipe = small(prior="vamp", bottleneck={"name": "deterministic", "z_dim": 2})
     with pytest.raises(
         UsageError, match=r"'vamp' needs the mean and the variance .* 'deterministic'"

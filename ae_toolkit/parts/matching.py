@@ -1,0 +1,263 @@
+"""Codes whose distribution over the data is drawn to the prior, or to independence, as a whole.
+
+Each holds a plain or Gaussian bottleneck and adds a penalty to what that charges. Critics learn in
+the same optimiser: what moves the codes goes through a critic's detached weights, and what moves
+the critic is of detached codes.
+
+Axes: B examples, K posterior samples, D code dimensions over all levels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ae_toolkit.contracts import Code, Posterior, Shape, Size, StepContext, flatten
+from ae_toolkit.parts.bottleneck import Deterministic, Gaussian, PriorFactory
+
+KERNEL_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)  #: of the kernels that are added up
+
+
+class MMD(nn.Module):
+    """Codes that have the prior's distribution, by maximum mean discrepancy (Gretton et al. 2012).
+
+    A plain code with it is a Wasserstein autoencoder (WAE-MMD, Tolstikhin et al. 2018).
+
+    Args:
+        z_dim: numbers per code (per position, if spatial), for every level or for each.
+        spatial: keep the positions of the features instead of flattening them.
+        kernel: `imq`, inverse multiquadratics, or `rbf`, Gaussians; of several scales.
+        weight: of the discrepancy, which is between 0 and 2 for each scale.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_shapes: Sequence[Shape],
+        cond_dim: int,
+        prior: PriorFactory,
+        z_dim: Size | tuple[Size, ...] = 8,
+        spatial: bool = False,
+        kernel: Literal["imq", "rbf"] = "imq",
+        weight: float = 100.0,
+    ):
+        super().__init__()
+        _need_weight(weight)
+        self.inner = Deterministic(
+            in_shapes=in_shapes, cond_dim=cond_dim, prior=prior, z_dim=z_dim, spatial=spatial
+        )
+        self.z_shapes, self.prior = self.inner.z_shapes, self.inner.prior
+        self.kernel, self.weight = kernel, weight
+
+    def forward(
+        self, h: tuple[Tensor, ...], c: Tensor, *, num_samples: int, step: StepContext
+    ) -> Code:
+        code = self.inner(h, c, num_samples=num_samples, step=step)
+        z = flatten(code.z)[: len(c)].float()
+        real = flatten(self.prior.sample(len(c), c, temperature=1.0, step=step)).float().detach()
+        return code._replace(penalty=code.penalty + self.weight * self.discrepancy(z, real))
+
+    def mean(self, h: tuple[Tensor, ...], c: Tensor) -> tuple[Tensor, ...]:
+        return self.inner.mean(h, c)
+
+    def discrepancy(self, z: Tensor, real: Tensor) -> Tensor:
+        """The unbiased estimate of MMD² of two batches `(B, D)`, each example's share `(B,)`."""
+        others = 1 - torch.eye(len(z), device=z.device)
+        pairs = max(len(z) - 1, 1)
+        same = (self._similarity(z, z) + self._similarity(real, real)) * others
+        return same.sum(1) / pairs - 2 * self._similarity(z, real).mean(1)
+
+    def _similarity(self, a: Tensor, b: Tensor) -> Tensor:
+        """Kernel values `(B, B)`; the usual distance of a standard normal's samples is 2D."""
+        square = (a[:, None] - b[None]).square().sum(2)
+        widths = [2 * a.shape[1] * scale for scale in KERNEL_SCALES]
+        if self.kernel == "rbf":
+            return torch.stack([torch.exp(-square / width) for width in widths]).sum(0)
+        return torch.stack([width / (width + square) for width in widths]).sum(0)
+
+
+class Adversarial(nn.Module):
+    """Codes that a critic cannot tell from the prior's: AAE (Makhzani et al. 2016).
+
+    Args:
+        z_dim: numbers per code (per position, if spatial), for every level or for each.
+        spatial: keep the positions of the features instead of flattening them.
+        hidden: widths of the critic.
+        weight: of what the critic says, in the loss of the codes.
+        noise: standard deviation of what is added to all that the critic sees, so that it cannot
+            be sure of anything too early.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_shapes: Sequence[Shape],
+        cond_dim: int,
+        prior: PriorFactory,
+        z_dim: Size | tuple[Size, ...] = 8,
+        spatial: bool = False,
+        hidden: tuple[Size, ...] = (256, 256),
+        weight: float = 10.0,
+        noise: float = 0.1,
+    ):
+        super().__init__()
+        _need_weight(weight, noise)
+        self.inner = Deterministic(
+            in_shapes=in_shapes, cond_dim=cond_dim, prior=prior, z_dim=z_dim, spatial=spatial
+        )
+        self.z_shapes, self.prior = self.inner.z_shapes, self.inner.prior
+        self.critic = make_critic(_dim_of(self.z_shapes) + cond_dim, hidden)
+        self.weight, self.noise = weight, noise
+
+    def forward(
+        self, h: tuple[Tensor, ...], c: Tensor, *, num_samples: int, step: StepContext
+    ) -> Code:
+        code = self.inner(h, c, num_samples=num_samples, step=step)
+        z = flatten(code.z)[: len(c)].float()
+        real = flatten(self.prior.sample(len(c), c, temperature=1.0, step=step)).float().detach()
+        z = z + self.noise * step.randn(tuple(z.shape))
+        real = real + self.noise * step.randn(tuple(real.shape))
+        fooling, judging = critic_losses(self.critic, torch.cat([z, c], 1), torch.cat([real, c], 1))
+        return code._replace(penalty=code.penalty + self.weight * fooling + judging)
+
+    def mean(self, h: tuple[Tensor, ...], c: Tensor) -> tuple[Tensor, ...]:
+        return self.inner.mean(h, c)
+
+
+class TotalCorrelation(nn.Module):
+    """A Gaussian code whose dimensions shall not know of each other: β-TCVAE (Chen et al. 2018).
+
+    The total correlation KL(q(z) ‖ Π q(z_d)) is estimated from the batch, weighted by minibatches
+    of which each example is one of `num_examples` (minibatch-weighted sampling).
+
+    Args:
+        z_dim: numbers per code, for every level or for each.
+        weight: β - 1, of the total correlation, which the rate holds once.
+        num_examples: about how many the data has.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_shapes: Sequence[Shape],
+        cond_dim: int,
+        prior: PriorFactory,
+        z_dim: Size | tuple[Size, ...] = 10,
+        weight: float = 5.0,
+        num_examples: Size = 50_000,
+    ):
+        super().__init__()
+        _need_weight(weight)
+        self.inner = Gaussian(in_shapes=in_shapes, cond_dim=cond_dim, prior=prior, z_dim=z_dim)
+        self.z_shapes, self.prior = self.inner.z_shapes, self.inner.prior
+        self.weight, self.num_examples = weight, num_examples
+
+    def forward(
+        self, h: tuple[Tensor, ...], c: Tensor, *, num_samples: int, step: StepContext
+    ) -> Code:
+        code = self.inner(h, c, num_samples=num_samples, step=step)
+        z = flatten(code.z)[: len(c)].float()
+        penalty = self.weight * self.total_correlation(z, self.inner.posterior(h, c))
+        return code._replace(penalty=code.penalty + penalty)
+
+    def mean(self, h: tuple[Tensor, ...], c: Tensor) -> tuple[Tensor, ...]:
+        return self.inner.mean(h, c)
+
+    def posterior(self, h: tuple[Tensor, ...], c: Tensor) -> Posterior:
+        """Mean and log variance, `(B, D)` each."""
+        return self.inner.posterior(h, c)
+
+    def total_correlation(self, z: Tensor, posterior: Posterior) -> Tensor:
+        """Log q(z) minus the sum of log q(z_d), of samples `(B, D)` of a batch: `(B,)` nats."""
+        mean, logvar = posterior
+        square = (z[:, None] - mean).square() * torch.exp(-logvar)
+        log_q = -0.5 * (
+            square + logvar + math.log(2 * math.pi)
+        )  # (B, B, D): z of one, q of another
+        # The example's own posterior stands for one of all examples, the others for the rest.
+        num, own = len(z), torch.eye(len(z), dtype=torch.bool, device=z.device)
+        rest = math.log(max(self.num_examples - 1, 1) / max(num - 1, 1) / self.num_examples)
+        weight = torch.full_like(log_q[..., 0], rest).masked_fill(own, -math.log(self.num_examples))
+        joint = (weight + log_q.sum(2)).logsumexp(1)
+        return joint - (weight[..., None] + log_q).logsumexp(1).sum(1)
+
+
+class Factor(nn.Module):
+    """The same, by a critic that tells codes from ones with shuffled dimensions: FactorVAE.
+
+    Kim and Mnih (2018), "Disentangling by Factorising".
+
+    Args:
+        z_dim: numbers per code, for every level or for each.
+        hidden: widths of the critic.
+        weight: γ, of the total correlation that the critic estimates.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_shapes: Sequence[Shape],
+        cond_dim: int,
+        prior: PriorFactory,
+        z_dim: Size | tuple[Size, ...] = 10,
+        hidden: tuple[Size, ...] = (256, 256),
+        weight: float = 6.0,
+    ):
+        super().__init__()
+        _need_weight(weight)
+        self.inner = Gaussian(in_shapes=in_shapes, cond_dim=cond_dim, prior=prior, z_dim=z_dim)
+        self.z_shapes, self.prior = self.inner.z_shapes, self.inner.prior
+        self.critic = make_critic(_dim_of(self.z_shapes), hidden)
+        self.weight = weight
+
+    def forward(
+        self, h: tuple[Tensor, ...], c: Tensor, *, num_samples: int, step: StepContext
+    ) -> Code:
+        code = self.inner(h, c, num_samples=num_samples, step=step)
+        z = flatten(code.z)[: len(c)].float()
+        order = step.rand(tuple(z.shape)).argsort(0)
+        shuffled = z.detach().gather(0, order)
+        # The critic's number for codes is log q(z) - log Π q(z_d), once it can tell them.
+        weights = {name: weight.detach() for name, weight in self.critic.named_parameters()}
+        correlation = functional_call(self.critic, weights, (z,))[:, 0]
+        _, judging = critic_losses(self.critic, shuffled, z.detach())
+        return code._replace(penalty=code.penalty + self.weight * correlation + judging)
+
+    def mean(self, h: tuple[Tensor, ...], c: Tensor) -> tuple[Tensor, ...]:
+        return self.inner.mean(h, c)
+
+    def posterior(self, h: tuple[Tensor, ...], c: Tensor) -> Posterior:
+        """Mean and log variance, `(B, D)` each."""
+        return self.inner.posterior(h, c)
+
+
+def make_critic(dim: int, hidden: Sequence[int]) -> nn.Sequential:
+    """Layers from `(B, dim)` to a logit `(B, 1)`, above 0 where a code looks real."""
+    layers: list[nn.Module] = []
+    for before, after in zip((dim, *hidden), hidden, strict=False):
+        layers += [nn.Linear(before, after), nn.LeakyReLU(0.2)]
+    return nn.Sequential(*layers, nn.Linear(hidden[-1] if hidden else dim, 1))
+
+
+def critic_losses(critic: nn.Module, made: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+    """What the codes learn from, and what the critic does, `(B,)` each (Goodfellow et al. 2014)."""
+    weights = {name: weight.detach() for name, weight in critic.named_parameters()}
+    fooling = F.softplus(-functional_call(critic, weights, (made,)))
+    judging = F.softplus(critic(made.detach())) + F.softplus(-critic(real))
+    return fooling[:, 0], judging[:, 0]
+
+
+def _dim_of(shapes: Sequence[Shape]) -> int:
+    return sum(math.prod(shape) for shape in shapes)
+
+
+def _need_weight(*weights: float) -> None:
+    for weight in weights:
+        if weight < 0:
+            raise ValueError(f"{weight} is negative, but a weight or a deviation cannot be")
