@@ -1,0 +1,88 @@
+"""Penalties on the distribution of codes: what they measure, and who learns from which part."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from ae_toolkit.contracts import Posterior
+from ae_toolkit.parts.matching import MMD, Adversarial, Factor, TotalCorrelation, critic_losses
+from ae_toolkit.parts.prior import StandardNormal
+from ae_toolkit.randomness import Source
+
+
+def made(part: type, **settings: object):
+    torch.manual_seed(0)
+    return part(
+        in_shapes=[(6,)], cond_dim=0, prior=lambda **given: StandardNormal(cond_dim=0, **given),
+        **{"z_dim": 3, **settings},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kernel", ["imq", "rbf"])
+def test_the_discrepancy_is_zero_for_what_is_alike_and_grows_with_distance(kernel: str) -> None:
+    part = made(MMD, kernel=kernel)
+    real = torch.randn(500, 3)
+    far = [float(part.discrepancy(shift + torch.randn(500, 3), real).mean()) for shift in (0, 1, 3)]
+    assert abs(far[0]) < 0.02 < far[1] < far[2]
+    narrow = float(part.discrepancy(0.2 * torch.randn(500, 3), real).mean())
+    assert narrow > 0.1
+
+
+def test_codes_and_critic_learn_apart() -> None:
+    torch.manual_seed(0)
+    critic = torch.nn.Linear(3, 1)
+    codes = torch.randn(8, 3, requires_grad=True)
+    fooling, judging = critic_losses(critic, codes, torch.randn(8, 3))
+    fooling.sum().backward(retain_graph=True)
+    assert critic.weight.grad is None and codes.grad is not None
+    codes.grad = None
+    judging.sum().backward()
+    assert critic.weight.grad is not None and codes.grad is None
+
+
+def test_an_adversarial_code_comes_to_lie_as_the_prior_does() -> None:
+    """Features far from the origin, which only the critic can bring there."""
+    part = made(Adversarial, hidden=(32,), weight=1.0, noise=0.3)
+    optimizer = torch.optim.Adam(part.parameters(), lr=3e-3, betas=(0.5, 0.9))
+    for index in range(600):
+        h = (2 + 3 * torch.randn(128, 6),)
+        code = part(h, torch.empty(128, 0), num_samples=1, step=Source(0, "test").step(index))
+        optimizer.zero_grad()
+        code.penalty.mean().backward()
+        optimizer.step()
+    z = part.mean((2 + 3 * torch.randn(2000, 6),), torch.empty(2000, 0))[0]
+    assert z.mean(0).abs().max() < 0.6 and z.std(0).min() > 0.6 and z.std(0).max() < 1.5
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.8])
+def test_the_total_correlation_is_that_of_a_gaussian(correlation: float) -> None:
+    torch.manual_seed(0)
+    num, width = 1000, 0.3
+    mean = torch.randn(num, 2)
+    mean[:, 1] = correlation * mean[:, 0] + math.sqrt(1 - correlation**2) * mean[:, 1]
+    posterior = Posterior(mean, torch.full_like(mean, 2 * math.log(width)))
+    z = mean + width * torch.randn(num, 2)
+    part = made(TotalCorrelation, num_examples=num)
+    found = float(part.total_correlation(z, posterior).mean())
+    expected = -0.5 * math.log(1 - (correlation / (1 + width**2)) ** 2)
+    assert found == pytest.approx(expected, abs=0.12)
+
+
+def test_a_critic_finds_the_total_correlation() -> None:
+    torch.manual_seed(0)
+    part = made(Factor, z_dim=2, hidden=(64,))
+    optimizer = torch.optim.Adam(part.critic.parameters(), lr=1e-2)
+    for _ in range(400):
+        z = torch.randn(256, 2)
+        z[:, 1] = 0.8 * z[:, 0] + 0.6 * z[:, 1]
+        shuffled = torch.stack([z[:, 0], z[torch.randperm(256), 1]], 1)
+        _, judging = critic_losses(part.critic, shuffled, z)
+        optimizer.zero_grad()
+        judging.mean().backward()
+        optimizer.step()
+    z = torch.randn(4000, 2)
+    z[:, 1] = 0.8 * z[:, 0] + 0.6 * z[:, 1]
+    assert float(part.critic(z).mean().detach()) == pytest.approx(0.51, abs=0.15)

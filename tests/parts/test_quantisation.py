@@ -1,0 +1,81 @@
+"""Codebooks: what integers stand for, how vectors are learned, and that none stays unused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from ae_toolkit.parts.prior import Categorical
+from ae_toolkit.parts.quantisation import VQ, Codebook
+from ae_toolkit.randomness import Source
+
+
+def vq(shape: tuple[int, ...] = (6,), **settings: object) -> VQ:
+    torch.manual_seed(0)
+    return VQ(
+        in_shapes=[shape], cond_dim=0, prior=lambda **given: Categorical(cond_dim=0, **given),
+        **{"codebook_size": 16, "code_dim": 3, "z_dim": 4, **settings},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("shape", [(6,), (5, 3, 2)])
+def test_what_the_decoder_reads_is_what_the_integers_stand_for(
+    residual: bool, shape: tuple[int, ...]
+) -> None:
+    part = vq(shape, residual=residual, spatial=len(shape) > 1)
+    h, c, step = (torch.randn(32, *shape),), torch.empty(32, 0), Source(0, "test").step(0)
+    for _ in range(3):
+        part(h, c, num_samples=1, step=step)
+    part.eval()
+    code = part(h, c, num_samples=2, step=step)
+    assert code.z[0].shape == (64, 4, *shape[1:]) and code.z[0].dtype == torch.int64
+    assert code.features is not None
+    assert torch.allclose(code.features[0], part.embed(code.z, torch.empty(64, 0))[0], atol=1e-5)
+    assert torch.equal(part.mean(h, c)[0], code.z[0][:32])
+
+
+def learned(codebook: Codebook, draw: Tensor, steps: int) -> Tensor:
+    """Lets a codebook learn from batches of rows, and returns what it chooses for all."""
+    for index in range(steps):
+        step = Source(0, "test").step(index)
+        batch = draw[torch.randperm(len(draw))[:256]].reshape(256, 1, 1, -1)
+        codebook.learn(batch, codebook(batch), step)
+    return codebook(draw.reshape(len(draw), 1, 1, -1))
+
+
+def test_every_vector_finds_its_cluster() -> None:
+    torch.manual_seed(0)
+    centres = 10 * torch.randn(16, 3)
+    rows = (centres.repeat(100, 1) + 0.1 * torch.randn(1600, 3))[torch.randperm(1600)]
+    codebook = Codebook(1, 32, 3, residual=False, decay=0.9)
+    chosen = learned(codebook, rows, 200)
+    distance = torch.cdist(centres, codebook.vector[0]).min(1).values
+    assert distance.max() < 0.2
+    assert len(chosen.unique()) >= 29  # of 32: hardly one is unused
+
+
+def test_what_is_left_is_refined() -> None:
+    torch.manual_seed(0)
+    rows = torch.randn(2000, 4)
+    errors = []
+    for num in (1, 2, 4):
+        codebook = Codebook(num, 16, 4, residual=True, decay=0.9)
+        chosen = learned(codebook, rows, 100)
+        found = codebook.vectors(chosen)[:, 0, 0]
+        errors.append(float((rows - found).square().mean()))
+    assert errors[1] < 0.6 * errors[0] and errors[2] < 0.6 * errors[1]
+
+
+def test_gradients_pass_the_choice_and_commitment_is_paid() -> None:
+    part = vq()
+    h, c, step = (torch.randn(8, 6),), torch.empty(8, 0), Source(0, "test").step(0)
+    code = part(h, c, num_samples=1, step=step)
+    assert code.features is not None
+    code.features[0].sum().backward()
+    weight = part.heads[0].linear.weight
+    assert weight.grad is not None and weight.grad.abs().sum() > 0
+    assert bool((code.penalty > 0).all())
+    with pytest.raises(ValueError, match="codebook_size is 1"):
+        vq(codebook_size=1)
