@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from ae_toolkit.data.folder import of_items as of_items
     from ae_toolkit.errors import RunError as RunError
     from ae_toolkit.errors import UsageError as UsageError
+    from ae_toolkit.inference.loading import load as load
     from ae_toolkit.inference.model import Model as Model
-    from ae_toolkit.inference.model import load as load
     from ae_toolkit.modality import Modality as Modality
     from ae_toolkit.recipe import Recipe as Recipe
     from ae_toolkit.recipe import named as named
@@ -38,7 +38,7 @@ _MODULE_OF = {
     "Model": "inference.model",
     "Recipe": "recipe",
     "fit": "training.trainer",
-    "load": "inference.model",
+    "load": "inference.loading",
     "named": "recipe",
     "of_items": "data.folder",
 }

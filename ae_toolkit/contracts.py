@@ -25,6 +25,7 @@ from torch import Tensor
 from ae_toolkit.version import former_names
 
 Shape = tuple[int, ...]
+Levels = tuple[Tensor, ...]  #: of features or codes, coarsest first
 Size = Annotated[int, Field(ge=1, le=1_000_000)]  #: of channels, layers or positions, in a recipe
 Sizes = Annotated[tuple[Size, ...], Field(min_length=1)]
 
@@ -52,30 +53,20 @@ OPTIONAL_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
 class Example(NamedTuple):
     """One item as a tensor.
 
-    Attributes:
-        y: `(*shape)` in the storage dtype, such as uint8.
-        labels: a class index or a real value for each of the modality's labels.
-        group: the key that the data is split by (a file, a speaker): examples of one group
-            never stand on both sides of a split.
+    Examples of one group (a file, a speaker) never stand on both sides of a split.
     """
 
-    y: Tensor
-    labels: Mapping[str, float] = MappingProxyType({})
+    y: Tensor  #: `(*shape)` in the storage dtype, such as uint8
+    labels: Mapping[str, float] = MappingProxyType({})  #: a class index or a real value for each
     group: str = ""
 
 
 class Batch(NamedTuple):
-    """Some examples, stacked.
+    """Some examples, stacked."""
 
-    Attributes:
-        y: `(B, *shape)`.
-        mask: `(B, T)` bool, true where an example is real; None where every one fills its shape.
-        labels: `(B,)` each.
-    """
-
-    y: Tensor
-    mask: Tensor | None
-    labels: Mapping[str, Tensor]
+    y: Tensor  #: `(B, *shape)`
+    mask: Tensor | None  #: `(B, T)` bool, where an example is real; None: all fill their shape
+    labels: Mapping[str, Tensor]  #: `(B,)` each
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         """Returns what a function makes of each tensor."""
@@ -123,13 +114,13 @@ class Code(NamedTuple):
         features: what the decoder reads, levels `(N, *feature_shapes[i])`; None: `z` itself.
     """
 
-    z: tuple[Tensor, ...]
+    z: Levels
     rate: Tensor
     penalty: Tensor
-    features: tuple[Tensor, ...] | None = None
+    features: Levels | None = None
 
     @property
-    def decoder_input(self) -> tuple[Tensor, ...]:
+    def decoder_input(self) -> Levels:
         """What the decoder reads, of any code."""
         return self.z if self.features is None else self.features
 
@@ -143,40 +134,15 @@ class Terms(NamedTuple):
 
 
 class Forward(NamedTuple):
-    """Everything that a forward pass computes on its way.
+    """Everything that a forward pass computes on its way."""
 
-    Attributes:
-        x: what the encoder saw, `(B, *in_shape)`.
-        y: what the decoder aims at, `(N, *shape)`.
-        c: the condition `(B, cond_dim)`.
-        h: features, `(B, *out_shapes[i])` each.
-        code: of the bottleneck.
-        params: of the likelihood, `(N, P, *shape)`.
-        terms: what the loss is made of.
-    """
-
-    x: Tensor
-    y: Tensor
-    c: Tensor
-    h: tuple[Tensor, ...]
+    x: Tensor  #: what the encoder saw, `(B, *in_shape)`
+    y: Tensor  #: what the decoder aims at, `(N, *shape)`
+    c: Tensor  #: the condition, `(B, cond_dim)`
+    h: Levels  #: features, `(B, *out_shapes[i])`
     code: Code
-    params: Tensor
-    terms: Terms
-
-    @property
-    def distortion(self) -> Tensor:
-        """`(K, B)`, as in `terms`."""
-        return self.terms.distortion
-
-    @property
-    def rate(self) -> Tensor:
-        """`(K, B, D)`, as in `terms`."""
-        return self.terms.rate
-
-    @property
-    def penalty(self) -> Tensor:
-        """`(B,)`, as in `terms`."""
-        return self.terms.penalty
+    params: Tensor  #: of the likelihood, `(N, P, *shape)`
+    terms: Terms  #: what the loss is made of
 
 
 class Corruption(Protocol):
@@ -200,7 +166,7 @@ class Encoder(Protocol):
 
     out_shapes: tuple[Shape, ...]
 
-    def __call__(self, x: Tensor, c: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
+    def __call__(self, x: Tensor, c: Tensor, mask: Tensor | None) -> Levels:
         """`(B, *in_shape)` and the condition `(B, cond_dim)` to `(B, *out_shapes[i])`."""
 
 
@@ -220,15 +186,13 @@ class Prior(Protocol):
     parameters and buffers is saved in the best checkpoint.
     """
 
-    def log_prob(self, z: tuple[Tensor, ...], c: Tensor) -> Tensor:
+    def log_prob(self, z: Levels, c: Tensor) -> Tensor:
         """Log density `(N, D)` in nats, or `(N, 1)` where it does not fall into dimensions."""
 
     def kl(self, posterior: Posterior, c: Tensor) -> Tensor | None:
         """KL of a Gaussian from this prior, `(B, D)` nats; None where there is no closed form."""
 
-    def sample(
-        self, num: int, c: Tensor, *, temperature: float, step: StepContext
-    ) -> tuple[Tensor, ...]:
+    def sample(self, num: int, c: Tensor, *, temperature: float, step: StepContext) -> Levels:
         """Draws levels `(num, *z_shapes[i])`; temperature scales the spread."""
 
 
@@ -250,11 +214,9 @@ class Bottleneck(Protocol):
     z_shapes: tuple[Shape, ...]
     prior: Prior
 
-    def __call__(
-        self, h: tuple[Tensor, ...], c: Tensor, *, num_samples: int, step: StepContext
-    ) -> Code: ...
+    def __call__(self, h: Levels, c: Tensor, *, num_samples: int, step: StepContext) -> Code: ...
 
-    def mean(self, h: tuple[Tensor, ...], c: Tensor) -> tuple[Tensor, ...]:
+    def mean(self, h: Levels, c: Tensor) -> Levels:
         """The code that stands for an example, `(B, *z_shapes[i])`."""
 
 
@@ -262,23 +224,12 @@ class Decoder(Protocol):
     """`z -> params`. An autoregressive one shifts the target itself."""
 
     def __call__(
-        self,
-        z: tuple[Tensor, ...],
-        c: Tensor,
-        mask: Tensor | None,
-        *,
-        target: Tensor,
-        step: StepContext,
+        self, z: Levels, c: Tensor, mask: Tensor | None, *, target: Tensor, step: StepContext
     ) -> Tensor:
         """Returns the likelihood's parameters `(N, P, *shape)`; `target` is `(N, *shape)`."""
 
     def generate(
-        self,
-        z: tuple[Tensor, ...],
-        c: Tensor,
-        mask: Tensor | None,
-        *,
-        draw: Callable[[Tensor], Tensor],
+        self, z: Levels, c: Tensor, mask: Tensor | None, *, draw: Callable[[Tensor], Tensor]
     ) -> Tensor:
         """Returns `(N, *shape)`; `draw` turns parameters into values, step by step if needed."""
 
@@ -317,15 +268,9 @@ class UpdateRule(Protocol):
     """
 
     def __call__(
-        self,
-        weight: Tensor,
-        grad: Tensor,
-        first: Tensor,
-        second: Tensor,
-        *,
-        now: Any,
-        betas: tuple[float, float],
-    ) -> None:
+        self, weight: Tensor, grad: Tensor, first: Tensor, second: Tensor, *,
+        now: Any, betas: tuple[float, float],
+    ) -> None:  # fmt: skip
         """Changes `weight`, `first` and `second` in place, by operations that can be compiled.
 
         `now` is a `training.optimizer.StepCoefficients`: it has `lr`, which the schedule gives.
@@ -396,7 +341,7 @@ def flatten(levels: Sequence[Tensor]) -> Tensor:
     return torch.cat([level.flatten(1) for level in levels], 1)
 
 
-def unflatten(flat: Tensor, shapes: Sequence[Shape]) -> tuple[Tensor, ...]:
+def unflatten(flat: Tensor, shapes: Sequence[Shape]) -> Levels:
     """`(N, D)` to levels `(N, *shape)`."""
     parts = torch.split(flat, [math.prod(shape) for shape in shapes], 1)
     return tuple(part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True))

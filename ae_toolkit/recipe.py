@@ -203,9 +203,8 @@ class Recipe(BaseModel):
         parameters = inspect.signature(self._factory("prior")[0]).parameters.values()
         taken = {p.name for p in parameters if is_supplied("prior", p)}
         if bool(num_classes) != ("num_classes" in taken):
-            prior, codes, other = ("integers", "real", "standard-normal")
-            if num_classes:
-                prior, codes, other = ("real", "integers", "categorical")
+            names = ("integers", "real", "standard-normal"), ("real", "integers", "categorical")
+            prior, codes, other = names[num_classes > 0]
             raise UsageError(
                 f"prior {self.prior.name!r} is for codes that are {prior}, and those of bottleneck "
                 f"{self.bottleneck.name!r} are {codes}: choose another, such as "
@@ -241,10 +240,7 @@ def is_supplied(kind: str, parameter: inspect.Parameter) -> bool:
 
 
 def check_arguments(factory: Any, part: Part, *, kind: str) -> dict[str, Any]:
-    """Validates a part's own arguments against the signature of its constructor.
-
-    Returns:
-        The arguments, converted to the annotated types (a JSON list to a tuple, say).
+    """Returns a part's own arguments as its constructor annotates them: a JSON list as a tuple.
 
     Raises:
         UsageError: one is unknown, missing or of a wrong type.

@@ -261,7 +261,7 @@ def test_a_masked_decoder_is_masked_in_training() -> None:
     mask = torch.arange(LENGTH) < torch.tensor([6, 4, 3, 1])[:, None]
     batch, c = tiny_batch(modality)._replace(mask=mask), torch.empty(4, 0)
     params = net.decoder.params(net.encode(batch.y, c, mask), c, mask)
-    found = net(batch, Source(0, "test").step(0)).distortion[0]
+    found = net(batch, Source(0, "test").step(0)).terms.distortion[0]
     assert torch.allclose(found, net.likelihood.nll(params, batch.y, mask), atol=1e-5)
 
 

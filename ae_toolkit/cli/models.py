@@ -68,7 +68,7 @@ def evaluate_command(model: str, as_json: bool, device: str, **options: Any) -> 
       ae evaluate mnist-2d --json
     """
     from ae_toolkit.inference.evaluate import evaluate
-    from ae_toolkit.inference.model import load
+    from ae_toolkit.inference.loading import load
     from ae_toolkit.runs.history import leaves
 
     found = evaluate(load(model, device=device), progress=not as_json, **options)
@@ -244,7 +244,7 @@ def export(model: str, out: Path, dtype: str) -> None:
 
 
 def _load(model: str, device: str) -> Model:
-    from ae_toolkit.inference.model import load
+    from ae_toolkit.inference.loading import load
 
     return load(model, device=device)
 

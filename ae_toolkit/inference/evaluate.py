@@ -127,8 +127,8 @@ def _measure(model: Model, examples: Examples, *, seed: int, progress: bool) -> 
         for method, guess in guesses.items():
             values = modality_metrics(model.modality, forward.y, guess, batch.mask)
             if not method:
-                terms = {"distortion": forward.distortion[0], "rate": forward.rate.sum(-1)[0]}
-                values = {**terms, **values}
+                distortion, rate, _ = forward.terms
+                values = {"distortion": distortion[0], "rate": rate.sum(-1)[0], **values}
             mine = sums.setdefault(method, dict.fromkeys(values, 0.0))
             for name, value in values.items():
                 mine[name] += float(value.double().sum())

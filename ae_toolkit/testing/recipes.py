@@ -17,7 +17,7 @@ from ae_toolkit.contracts import SUPPLIED_ARGUMENTS, label_row
 from ae_toolkit.data.examples import Examples, load_data
 from ae_toolkit.errors import PluginError, RunError, UsageError
 from ae_toolkit.files import outputs
-from ae_toolkit.inference.model import load
+from ae_toolkit.inference.loading import load
 from ae_toolkit.modality import Modality, read_items
 from ae_toolkit.randomness import Source
 from ae_toolkit.recipe import Recipe, named, summary

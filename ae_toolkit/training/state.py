@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -22,12 +20,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from ae_toolkit.autoencoder import Autoencoder
-from ae_toolkit.console import log
 from ae_toolkit.data.examples import Examples, need_finite
-from ae_toolkit.errors import RunError, UsageError, describe_error
+from ae_toolkit.errors import RunError
 from ae_toolkit.recipe import describe_invalid
 from ae_toolkit.runs import checkpoint
-from ae_toolkit.runs.directory import BROKEN_SUFFIX
 from ae_toolkit.runs.logs import LOG_NAMES, LogName, Logs
 from ae_toolkit.training.optimizer import whole_state
 from ae_toolkit.training.retries import Retries
@@ -120,7 +116,7 @@ class TrainState(_Strict):
                 )
             return found
         except pydantic.ValidationError as error:
-            raise _Foreign(
+            raise OtherVersionError(
                 f"{folder / checkpoint.STATE_FILE}: was written by "
                 f"{checkpoint.written_by(folder)}, and this is ae-toolkit "
                 f"{__version__}, to which it is no training state "
@@ -293,58 +289,8 @@ class Training:
                     )
 
 
-class _Foreign(RunError):
+class OtherVersionError(RunError):
     """A training state that is whole, but not of this version."""
-
-
-def find_resumable(run: Path) -> Path | None:
-    """Returns the newest whole checkpoint of a run; sets aside broken ones, and says so.
-
-    Raises:
-        RunError: all of them are broken, or another version wrote it.
-    """
-    broken: list[tuple[Path, RunError]] = []
-    for _, folder in reversed(checkpoint.folders(run)):
-        try:
-            checkpoint.written_by(folder)
-            checkpoint.load_weights(folder)
-            TrainState.load(folder)
-        except _Foreign:
-            raise
-        except RunError as error:
-            broken.append((folder, error))
-            continue
-        for former, reason in broken:
-            log(f"{reason}; trying the one before")
-            # Out of the way of what will be saved; `tidy` removes it when there is a newer one.
-            aside = former.with_name(f".{former.name}{BROKEN_SUFFIX}")
-            shutil.rmtree(aside, ignore_errors=True)
-            former.rename(aside)
-        log(f"resuming from {folder}")
-        return folder
-    if broken:
-        raise RunError(f"{run}: no checkpoint can be resumed from, {broken[0][1]}")
-    log(f"{run} has no checkpoint yet: starting from the beginning")
-    return None
-
-
-@contextmanager
-def wrap_misfit_errors(run: Path) -> Iterator[None]:
-    """Turns what does not fit, where a training state is put back, into a sentence.
-
-    Raises:
-        RunError: the block failed because of the state.
-    """
-    try:
-        yield
-    except (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        if isinstance(error, (RunError, UsageError)):
-            raise
-        raise RunError(
-            f"{run}: its last checkpoint does not fit what its recipe builds now "
-            f"({describe_error(error)}): go on with the versions that began this run, or begin "
-            f"another"
-        ) from error
 
 
 def fingerprint(examples: Examples, held_out: Examples) -> Fingerprint:

@@ -43,9 +43,10 @@ from ae_toolkit.training.compilation import choose_step, compile_seconds, compil
 from ae_toolkit.training.distributed import Ranks, launched, local_rank, process_group
 from ae_toolkit.training.engine import Engine
 from ae_toolkit.training.losses import LossReader
+from ae_toolkit.training.resuming import find_resumable, wrap_misfit_errors
 from ae_toolkit.training.setup import keep_statistics, prepare
 from ae_toolkit.training.signals import Signals, stop_signals
-from ae_toolkit.training.state import Training, TrainState, find_resumable, wrap_misfit_errors
+from ae_toolkit.training.state import Training, TrainState
 from ae_toolkit.training.step import TrainStep, make_step, take_step
 from ae_toolkit.training.validation import check_monitor
 
