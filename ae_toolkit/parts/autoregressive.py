@@ -46,7 +46,7 @@ class AutoregressiveCategorical(nn.Module):
         self.z_shapes = tuple(z_shapes)
         self.length = sum(math.prod(shape) for shape in z_shapes)
         self.values = nn.Embedding(num_classes + 1, width)  # the last one begins a code
-        self.condition = nn.Linear(cond_dim, width, bias=False)
+        self.entry = nn.Linear(width + cond_dim, width)
         self.position = nn.Parameter(0.02 * torch.randn(self.length, width))
         self.layers = stack(layers, width=width, heads=heads, dropout=dropout)
         self.norm = nn.LayerNorm(width)
@@ -57,7 +57,8 @@ class AutoregressiveCategorical(nn.Module):
     def log_prob(self, z: tuple[Tensor, ...], c: Tensor) -> Tensor:
         flat = flatten(z)
         before = F.pad(flat[:, :-1], (1, 0), value=self.num_classes)
-        h = self.values(before) + self.condition(c)[:, None] + self.position
+        given = c[:, None].expand(-1, self.length, -1)
+        h = self.entry(torch.cat([self.values(before), given], 2)) + self.position
         for layer in self.layers:
             h = layer(h, causal=True)
         logits = self.head(self.norm(h)).float()  # n l k
@@ -70,12 +71,12 @@ class AutoregressiveCategorical(nn.Module):
         self, num: int, c: Tensor, *, temperature: float, step: StepContext
     ) -> tuple[Tensor, ...]:
         share = step.rand((num, self.length))
-        given = self.condition(c)[:, None]
         caches: Caches = [None] * len(self.layers)
         value = torch.full((num, 1), self.num_classes, device=share.device)
         found: list[Tensor] = []
         for at in range(self.length):
-            h, caches = grow(self.layers, self.values(value) + given + self.position[at], caches)
+            h = self.entry(torch.cat([self.values(value), c[:, None]], 2)) + self.position[at]
+            h, caches = grow(self.layers, h, caches)
             logits = self.head(self.norm(h[:, 0])).float()
             if temperature > 0:
                 reached = (logits / temperature).softmax(1).cumsum(1)

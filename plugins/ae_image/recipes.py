@@ -170,3 +170,89 @@ def mnist_cvae() -> Recipe:
             "train": {"epochs": 12, "batch_size": 64, "lr": 1e-3, "clip": 1.0},
         }
     )
+
+
+def mnist_2d_ae() -> Recipe:
+    """Dense plain autoencoder of digits with a two-number code, the lesson's first exercise."""
+    return mnist_2d().with_(
+        {
+            "name": "mnist-2d-ae",
+            "bottleneck.name": "deterministic",
+            "bottleneck.z_dim": 2,
+            "objective": {"name": "elbo"},
+            "train.epochs": 30,
+        }
+    )
+
+
+def _grey(name: str, **changes: Any) -> Recipe:
+    """A convolutional autoencoder of grey digits, with other parts in its middle."""
+    return mnist_vae().with_(
+        {
+            "name": name,
+            "corruption": {"name": "none"},
+            "prior": {"name": "standard-normal"},
+            "likelihood": {"name": "cross-entropy"},
+            "train.epochs": 20,
+            **{key.replace("__", "."): value for key, value in changes.items()},
+        }
+    )
+
+
+def mnist_aae() -> Recipe:
+    """Adversarial autoencoder of digits: a critic draws its codes to the prior."""
+    return _grey(
+        "mnist-aae",
+        bottleneck={"name": "adversarial", "z_dim": 8},
+        train__betas=(0.5, 0.9),
+        train__lr=5e-4,
+    )
+
+
+def mnist_wae() -> Recipe:
+    """Wasserstein autoencoder of digits: MMD draws its codes to the prior."""
+    return _grey("mnist-wae", bottleneck={"name": "mmd", "z_dim": 8})
+
+
+def mnist_vqvae() -> Recipe:
+    """VQ-VAE of digits: 49 integers of 256 values, and a transformer that writes new ones."""
+    return _grey(
+        "mnist-vqvae",
+        bottleneck={"name": "vq", "z_dim": 1, "spatial": True, "codebook_size": 256},
+        prior={"name": "autoregressive-categorical"},
+    )
+
+
+def mnist_fsq() -> Recipe:
+    """The same with integers of 240 values whose codebook need not be learned."""
+    return _grey(
+        "mnist-fsq",
+        bottleneck={"name": "fsq", "z_dim": 1, "spatial": True, "num_levels": [8, 6, 5]},
+        prior={"name": "autoregressive-categorical"},
+    )
+
+
+def mnist_ladder() -> Recipe:
+    """VAE of dynamically binarised digits whose code has three levels, one below the other."""
+    return mnist_vae().with_(
+        {
+            "name": "mnist-ladder",
+            "bottleneck": {"name": "ladder", "z_dim": [8, 16, 32]},
+            "objective": {"name": "elbo", "warmup": 0.1},
+        }
+    )
+
+
+def mnist_vamp() -> Recipe:
+    """VAE of dynamically binarised digits whose prior is a mixture of learned examples' codes."""
+    return mnist_vae().with_({"name": "mnist-vamp", "prior.name": "vamp"})
+
+
+def mnist_betatc() -> Recipe:
+    """VAE of digits with ten numbers that shall not know of each other, by the batch."""
+    return _grey("mnist-betatc", bottleneck={"name": "tc-vae"})
+
+
+def mnist_factor() -> Recipe:
+    """VAE of digits with ten numbers that shall not know of each other, by a critic."""
+    return _grey("mnist-factor", bottleneck={"name": "factor-vae"})
