@@ -92,7 +92,9 @@ def report_skipped(skipped: Sequence[tuple[str, str]], *, total: int) -> None:
 
 def warn_untrained_prior(model: Model) -> None:
     """Says on standard error that samples may look like nothing, where a model has no rate."""
-    if not model.has_rate and not hasattr(model.autoencoder.bottleneck.prior, "fit"):
+    bottleneck = model.autoencoder.bottleneck
+    is_drawn_to_it = getattr(bottleneck, "follows_prior", False)
+    if not (model.has_rate or is_drawn_to_it or hasattr(bottleneck.prior, "fit")):
         click.echo(
             "This model charges its codes no rate, so they need not follow the prior that samples "
             "are drawn from: samples may look like nothing it was trained on.",

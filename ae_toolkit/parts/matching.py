@@ -36,6 +36,8 @@ class MMD(nn.Module):
         weight: of the discrepancy, which is between 0 and 2 for each scale.
     """
 
+    follows_prior = True
+
     def __init__(
         self,
         *,
@@ -93,6 +95,8 @@ class Adversarial(nn.Module):
         noise: standard deviation of what is added to all that the critic sees, so that it cannot
             be sure of anything too early.
     """
+
+    follows_prior = True
 
     def __init__(
         self,
