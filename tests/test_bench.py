@@ -36,7 +36,8 @@ def test_flops_of_the_conv_net_are_pytorchs() -> None:
     recipe = mnist_conv_vae()
     net = Autoencoder(recipe, modality=recipe.make("modality"))
     with FlopCounterMode(display=False) as counter:
-        terms = net(Batch(torch.rand(2, 1, 28, 28), None, {}), Source(0, "test").step(0))
+        batch = Batch(torch.rand(2, 1, 28, 28), None, {})
+        terms = net(batch, Source(0, "test").step(0)).terms
         terms.distortion.sum().backward()
     assert counter.get_total_flops() == pytest.approx(2 * work.flops(work.CONV), rel=0.02)
 

@@ -34,7 +34,9 @@ NEEDS: dict[tuple[str, str], dict[str, object]] = {
     ("decoder", "note"): PITCH,
     ("likelihood", "categorical"): {"num_classes": 5},
     ("bottleneck", "fsq"): {"changes": {"prior": {"name": "categorical"}}},
+    ("bottleneck", "vq"): {"changes": {"prior": {"name": "categorical"}}},
     ("prior", "categorical"): {"changes": CODES_OF_INTEGERS},
+    ("prior", "autoregressive-categorical"): {"changes": CODES_OF_INTEGERS},
     ("prior", "autoregressive"): {"arguments": {"width": 16, "hidden": 16}},
     ("encoder", "recurrent"): WORDS,
     ("encoder", "transformer"): WORDS,
@@ -123,14 +125,17 @@ def test_variants(kind: str, name: str, arguments: dict[str, object]) -> None:
 
 #: Another value of every argument that a part takes, and what it needs to make a difference.
 OTHER: dict[str, Any] = {
-    "activation": "tanh", "beta": 2.0, "blocks": 1, "clip": None, "components": 2, "conductor": 8,
-    "cycles": 3, "dropout": 0.5, "embed": 8, "factor": 4, "free_bits": 9.0,
-    "free_bits_per": "total", "harmonic_rank": 3, "heads": 2, "hidden": 8, "l1": 0.1, "layers": 3,
+    "activation": "tanh", "beta": 2.0, "blocks": 1, "clip": None, "code_dim": 3,
+    "codebook_size": 7, "commitment": 0.5, "components": 2, "conductor": 8, "cycles": 3,
+    "decay": 0.5, "dropout": 0.5, "embed": 8, "factor": 4, "free_bits": 9.0,
+    "free_bits_per": "total", "harmonic_rank": 3, "heads": 2, "hidden": 8, "kernel": "rbf",
+    "l1": 0.1, "layers": 3,
     "levels": 2, "logvar_bound": 0.1, "loudest": -30.0, "mean": 0.1, "norm": False,
-    "num_levels": [3, 3], "num_samples": 2, "patch": 2, "quietest": -30.0, "rank": 3,
+    "noise": 0.5, "num_examples": 99, "num_levels": [3, 3], "num_samples": 2,
+    "patch": 2, "quietest": -30.0, "rank": 3, "residual": True,
     "scheduled_sampling": 1.0, "segment": 2, "share": 0.1, "spatial": True, "squash": True,
     "std": 0.1, "value": 0.7,
-    "variance": "predicted", "warmup": 0.9, "width": 8, "widths": [8], "z_dim": 3,
+    "variance": "predicted", "warmup": 0.9, "weight": 3.0, "width": 8, "widths": [8], "z_dim": 3,
 }  # fmt: skip
 BESIDE: dict[str, dict[str, Any]] = {
     "cycles": {"objective.warmup": 0.9},
@@ -138,7 +143,13 @@ BESIDE: dict[str, dict[str, Any]] = {
     "levels": {"bottleneck.spatial": True},
     "spatial": {"encoder": {"name": "conv", "widths": [4]}},
 }
-OTHERS = {"mlp": {"hidden": [8]}, "resnet": {"patch": 1}}
+OTHERS: dict[str, dict[str, Any]] = {
+    "mlp": {"hidden": [8]},
+    "resnet": {"patch": 1},
+    "adversarial": {"hidden": [8]},
+    "factor-vae": {"hidden": [8]},
+    "ladder": {"z_dim": [3]},
+}
 
 
 @pytest.mark.parametrize(("kind", "name"), PARTS)
@@ -172,7 +183,8 @@ def outcome_of(recipe: Any) -> tuple[object, ...]:
     with torch.no_grad():
         terms = model(tiny_batch(modality), step, num_samples=objective.num_samples).terms
     num_kept = sum(tensor.numel() for tensor in model.state_dict().values())
-    return num_kept, objective(terms, step).tolist()
+    learned = sum(float(buffer.double().sum()) for buffer in model.buffers())
+    return num_kept, learned, objective(terms, step).tolist()
 
 
 # What keeps every shape, and does not do what its kind is for.

@@ -13,6 +13,7 @@ from torch import Tensor
 from ae_toolkit import Modality, Model, UsageError, registry
 from ae_toolkit.autoencoder import Autoencoder
 from ae_toolkit.contracts import Batch, Example
+from ae_toolkit.parts.autoregressive import AutoregressivePrior
 from ae_toolkit.parts.backbones.recurrent import (
     HierarchicalDecoder,
     RecurrentDecoder,
@@ -24,7 +25,6 @@ from ae_toolkit.parts.backbones.transformer import (
     TransformerDecoder,
     TransformerEncoder,
 )
-from ae_toolkit.parts.prior import AutoregressivePrior
 from ae_toolkit.randomness import Source
 from ae_toolkit.recipe import Recipe
 from ae_toolkit.runs.checkpoint import Config
@@ -240,7 +240,7 @@ def test_what_is_masked_makes_no_difference(words: Model) -> None:
     mask = torch.arange(LENGTH) < torch.tensor([6, 4, 1])[:, None]
     batch = Batch(y, mask, {"kind": torch.tensor([0, 1, 2])})
     other = batch._replace(y=torch.where(mask, y, (y + 1) % CLASSES))
-    mine, its = (net(some, source.step(0)).distortion for some in (batch, other))
+    mine, its = (net(some, source.step(0)).terms.distortion for some in (batch, other))
     assert torch.allclose(mine, its, atol=1e-5)
     c = net.embed(batch.labels, like=y)
     mine, its = (net.encode(some.y, c, mask)[0] for some in (batch, other))

@@ -21,8 +21,8 @@ CHUNK_CODES = 250  #: codes at once, where a density of real codes is only looke
 class AutoregressiveCategorical(nn.Module):
     """A causal transformer over the integers of a code, which it learns beside the model.
 
-    Integers carry no gradient, so that it learns from the codes and does not move them. It makes
-    of a VQ-VAE what van den Oord et al. (2017) make of it by a PixelCNN.
+    Integers carry no gradient, so that it learns from the codes and does not move them, as the
+    second stage of a VQ-VAE does (van den Oord et al. 2017).
 
     Args:
         width: of the transformer.
