@@ -300,6 +300,7 @@ def test_a_long_tune_comes_back_whole_from_its_codes(ae) -> None:
     assert abs(one.num_bars - original.num_bars) <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", [".wav", ".flac", ".ogg", ".mid", ".png", ".npz"])
 def test_a_disk_that_is_full_is_said(ending: str, ae, run: Path, tmp_path: Path) -> None:
     out, room = tmp_path / f"out{ending}", 100

@@ -282,6 +282,7 @@ def test_cards_are_json() -> None:
         json.loads((folder / checkpoint.CONFIG_FILE).read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="its limits are Linux's")
 def test_broken_in_any_way_a_file_is_read_or_refused(tmp_path: Path) -> None:
     kinds = [word for kind in ("image", "sound", "midi", "song") for word in ("--kind", kind)]
@@ -321,6 +322,7 @@ sys.exit(fuzz.fuzz("own", 15, 0, Path("found"), Path("work")))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="its limits are Linux's")
 def test_fuzzing_notices_what_must_not_be(tmp_path: Path) -> None:
     """An exception, a crash, a hang and much memory; and the broken file is kept."""

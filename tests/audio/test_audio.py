@@ -251,6 +251,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_odd_sounds_go_through_every_verb(ae, tmp_path: Path, name: str) -> None:
     samples, rate = HOSTILE[name]

@@ -643,6 +643,7 @@ def test_a_mix_of_0_is_the_one_timbre_and_pitches_are_their_own(outcome) -> None
     assert single != both
 
 
+@pytest.mark.slow
 def test_module_is_the_command_and_interrupt_says_how_to_go_on(tmp_path: Path) -> None:
     import signal
 

@@ -139,6 +139,7 @@ def anew(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
 BAD = {"bad": "1 2 3\nbroken", "odd": "1 2 3 4", "worse": "wrong", "0/empty": ""}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grouped", [False, True])
 def test_many_processes_read_what_one_reads(
     grouped: bool, lines, tmp_path: Path, monkeypatch
@@ -222,6 +223,7 @@ def test_a_data_type_that_cannot_be_imported(
     assert len(found.examples) == sum(i % 4 for i in range(30))
 
 
+@pytest.mark.slow
 def test_processes_that_cannot_import_it_leave_it(lines, site, tmp_path: Path, monkeypatch) -> None:
     """The module was changed on the disk in a way that another process cannot import."""
     monkeypatch.setattr(store, "PROCESS_CONTEXT", get_context("spawn"))
@@ -268,6 +270,7 @@ def test_killed_reading_goes_on(lines, site, tmp_path: Path, monkeypatch) -> Non
     same(mine, read_folder([folder], lines(delay=0.05), processes=1))
 
 
+@pytest.mark.slow
 def test_nobody_reads_on_for_a_process_that_was_killed(lines, site, tmp_path: Path) -> None:
     (site.folder / "slow.py").write_text(
         "import os, sys, time; from pathlib import Path; from lines_module import Lines\n"
@@ -302,6 +305,7 @@ def flip(path: Path, at: int) -> None:
     path.write_bytes(content)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["y", "mask", "label_0", "shard"])
 def test_a_cache_that_was_damaged_is_made_anew(
     name: str, lines, tmp_path: Path, monkeypatch
@@ -318,6 +322,7 @@ def test_a_cache_that_was_damaged_is_made_anew(
     assert path.read_bytes() not in (damaged, b"")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", ["cut", "emptied", "removed", "an array", "overlap"])
 def test_a_shard_that_is_not_whole_is_read_anew(
     harm: str, lines, tmp_path: Path, monkeypatch, capfd

@@ -293,6 +293,7 @@ VERBS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS)
 def test_hostile_pictures_go_through(verb: str, ae, tmp_path: Path) -> None:
     for name, path in hostile(tmp_path).items():

@@ -159,6 +159,7 @@ def test_shift_raises_density_in_most_held_out_windows() -> None:
     assert shipped["shift"]["density"]["raised"] >= 0.9
 
 
+@pytest.mark.slow
 def test_shift_raises_density_as_the_card_says(real_tunes: Path) -> None:
     model = load("melody-2bar")
     windows = load_data(model.recipe, model.modality, "test")
@@ -175,6 +176,7 @@ def test_blend_keeps_every_bar_of_both_ends() -> None:
     assert walk[0].num_notes == read(JIG).num_notes
 
 
+@pytest.mark.slow
 def test_golden_run(tmp_path: Path) -> None:
     """36 steps on the bundled tunes, seeded: the distortion falls to where it fell before."""
     recipe = named("melody-2bar").with_(

@@ -109,6 +109,7 @@ def test_an_exported_model_keeps_its_directions(ae, monkeypatch: pytest.MonkeyPa
     ae("music", "shift", A, "--model", "mine", "--density", 1)
 
 
+@pytest.mark.slow
 def test_long_output_is_written_coarsely_or_refused(ae, tmp_path: Path) -> None:
     ae("music", "interpolate", JIG, OTHER_JIG, "--steps", 200, "-o", "long.mid")
     assert symusic.Score(tmp_path / "long.mid").ticks_per_quarter in (96, 480)
@@ -336,6 +337,7 @@ def test_names_are_shown_harmless_and_kept(ae, tmp_path: Path) -> None:
     assert len([*Path("out\x1b").iterdir()]) == 4
 
 
+@pytest.mark.slow
 def test_train_on_a_folder_then_blend(ae, tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()
@@ -354,6 +356,7 @@ def test_train_on_a_folder_then_blend(ae, tmp_path: Path) -> None:
     assert {"monotone_steps", "largest_step"} <= {*report["interpolation"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["melody-2bar-ar", "melody-2bar-rnn", "melody-16bar-rnn"])
 def test_recipes_that_do_not_ship_train(ae, name: str, tmp_path: Path) -> None:
     recipe = named(name)

@@ -43,6 +43,7 @@ def test_codes_and_critic_learn_apart() -> None:
     assert critic.weight.grad is not None and codes.grad is None
 
 
+@pytest.mark.slow
 def test_an_adversarial_code_comes_to_lie_as_the_prior_does() -> None:
     """Features far from the origin, which only the critic can bring there."""
     part = made(Adversarial, hidden=(32,), weight=1.0, noise=0.3)

@@ -286,6 +286,7 @@ def test_reader_that_raises_is_named_with_the_file(ae, site: Site, tmp_path: Pat
     assert "none of 2 files could be read, modality 'ecg' of ecg 0.1.0 cannot read it" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new", "verb"),
     [

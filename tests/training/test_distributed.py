@@ -129,7 +129,8 @@ class Counting(Gaussian):
 '''
 
 
-@pytest.mark.parametrize("compiled", ["off", pytest.param("on", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("compiled", ["off", "on"])
 def test_statistics_of_two_ranks_are_those_of_one(tmp_path: Path, compiled: str) -> None:
     (tmp_path / "counting.py").write_text(COUNTING)
     settings = ["bottleneck.name=counting", "train.epochs=0.3", f"train.compile={compiled}"]
@@ -247,6 +248,7 @@ def test_a_stopped_pair_goes_on_alone(tmp_path: Path) -> None:
     assert resumed.returncode == 143
 
 
+@pytest.mark.slow
 def test_a_rank_that_never_arrives(tmp_path: Path) -> None:
     there = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}
     there["MASTER_PORT"] = str(free_port())

@@ -63,7 +63,7 @@ def lion(weight, grad, first, second, *, now, betas) -> None:
     first.lerp_(grad, 1 - betas[1])
 
 
-@pytest.mark.parametrize("compile", ["off", "on"])
+@pytest.mark.parametrize("compile", ["off", pytest.param("on", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("name", "lr"), [("sgd", 1e-4), ("lion", 2e-4)])
 def test_a_training_by_another_rule(name: str, lr: float, compile: str, tmp_path: Path) -> None:
     if compile == "on" and not has_compiler(torch.device("cpu")):

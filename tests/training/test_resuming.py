@@ -362,6 +362,7 @@ def test_a_disk_that_fills_and_has_room_again(
     assert last_weights(there) == last_weights(run)
 
 
+@pytest.mark.slow
 def test_a_disk_that_stays_full(tmp_path: Path) -> None:
     """It goes on, says so once, ends with 1, and the last good checkpoint can be used."""
     out = tmp_path / "r"
@@ -378,6 +379,7 @@ def test_a_disk_that_stays_full(tmp_path: Path) -> None:
     assert not list(out.glob("checkpoints/.*"))
 
 
+@pytest.mark.slow
 def test_a_full_disk_from_the_beginning(tmp_path: Path) -> None:
     process = start(*LONG, "--set", "train.epochs=2", "--out", tmp_path / "r", limit=100_000)
     assert "could not be written, and there is no other: make room" in end(process, 1)
@@ -410,6 +412,7 @@ def test_a_disk_that_may_only_be_read(short: Path, ae: Any) -> None:
 # Who may go on, and with what.
 
 
+@pytest.mark.slow
 def test_two_trainings_in_one_folder(tmp_path: Path, ae: Any) -> None:
     with locked(tmp_path / "r"):
         said = ae(*LONG, "--out", "r", code=2).output
@@ -498,6 +501,7 @@ def test_as_many_checkpoints_stay_as_are_asked_for(tmp_path: Path, ae: Any) -> N
 # Signals.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("where", ["start", "trial", "step", "validation", "saving"])
 def test_stopped_anywhere(
@@ -537,6 +541,7 @@ def test_stopped_anywhere(
     assert (out / "metrics.jsonl").read_bytes() == (run / "metrics.jsonl").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_ends_at_once(
     number: int, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -561,6 +566,7 @@ def test_a_second_signal_ends_at_once(
     assert last_weights(out) == last_weights(run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_on_the_command_line(number: int, tmp_path: Path) -> None:
     out = tmp_path / "r"
@@ -572,6 +578,7 @@ def test_stopped_on_the_command_line(number: int, tmp_path: Path) -> None:
     assert f"and saved; go on with: ae train mnist-2d --out {out} --resume" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_while_it_starts_on_the_command_line(number: int, tmp_path: Path) -> None:
     out = tmp_path / "r"

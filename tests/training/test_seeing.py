@@ -465,6 +465,7 @@ def test_dry_run_measures_and_writes_nothing(ae) -> None:
     assert "1x28x28" in said and "fp32 on cpu" in said and "all               about" in said
 
 
+@pytest.mark.slow
 def test_dry_run_of_a_recipe_with_everything() -> None:
     recipe = small(
         condition=["digit"],

@@ -132,7 +132,10 @@ def test_two_batches_are_as_one_of_twice_the_size() -> None:
         {"train__accumulate": 2, "train__clip": 1.0, "train__schedule": "one-cycle"},
         {"encoder__dropout": 0.2, "corruption__name": "noise", "train__weight_decay": 0.01},
         {"train__precision": "bf16", "modality__shift": 2.0, "train__ema": 0.0},
-        {"train__compile": "on", "train__accumulate": 2, "encoder__dropout": 0.2},
+        pytest.param(
+            {"train__compile": "on", "train__accumulate": 2, "encoder__dropout": 0.2},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["accumulated", "noisy", "bf16", "compiled"],
 )
@@ -299,6 +302,7 @@ def test_compiled_step_agrees_with_eager(tmp_path: Path) -> None:
     assert its["loss"] == pytest.approx(mine["loss"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_compiling_is_tried_where_it_may_pay_and_leaves_no_trace(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -453,6 +457,7 @@ def test_a_gpu_is_fed_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert its["loss"] == pytest.approx(mine["loss"], rel=0.1)
 
 
+@pytest.mark.slow
 def test_read_ahead_data_trains_and_resumes_to_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
