@@ -14,7 +14,7 @@ import torch
 from ae_toolkit import registry
 from ae_toolkit.autoencoder import Autoencoder
 from ae_toolkit.contracts import SUPPLIED_ARGUMENTS, label_row
-from ae_toolkit.data.examples import Examples, load_data
+from ae_toolkit.data.examples import Examples, load_data, with_statistics
 from ae_toolkit.errors import PluginError, RunError, UsageError
 from ae_toolkit.files import outputs
 from ae_toolkit.inference.loading import load
@@ -147,6 +147,8 @@ class RecipeTrial:
         return False
 
     def try_modality(self) -> None:
+        self.recipe = with_statistics(self.recipe, self.modality, self.train_split)
+        self.modality = self.recipe.make("modality")
         if self._key not in self.pairs:
             some = self.train_split.at(range(min(NUM_EXAMPLES, len(self.train_split))))
             items = [

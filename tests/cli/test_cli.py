@@ -598,6 +598,7 @@ def outcome(tmp_path: Path, random_models: dict[str, Path]) -> Callable[[str], d
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("line", "more"), SAID, ids=[line for line, _ in SAID])
 def test_every_option_changes_something(outcome, line: str, more: list[str]) -> None:
     before = outcome(line)
