@@ -101,8 +101,8 @@ def _reading(path: Path) -> Iterator[None]:
     """Turns what goes wrong with a file into a sentence, and marks its shard as damaged.
 
     Raises:
-        DamagedShard: The file was removed, cut or changed.
-        RunError: It cannot be read.
+        DamagedShard: the file was removed, cut or changed.
+        RunError: it cannot be read.
     """
     try:
         yield

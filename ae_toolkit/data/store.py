@@ -55,8 +55,8 @@ def read_store(
         processes: that read at once; None: one for each core.
 
     Raises:
-        RunError: What the files hold cannot be written, or does not fit together.
-        OSError: The folder cannot be made, or not be locked.
+        RunError: what the files hold cannot be written, or does not fit together.
+        OSError: the folder cannot be made, or not be locked.
     """
     for _ in range(MAX_READINGS):
         found = find_shards(reader.store)
@@ -76,7 +76,7 @@ def _open(found: Sequence[Shard], modality: Modality) -> Examples:
 
     Raises:
         DamagedShard: A shard turns out not to be whole.
-        RunError: Shards hold tensors of several kinds.
+        RunError: shards hold tensors of several kinds.
     """
     filled = [shard for shard in found if shard.groups]
     if not filled:
@@ -100,7 +100,7 @@ def _fill(files: Sequence[File], reader: Reader, num: int) -> None:
     """Reads the files that a store lacks, in `num` processes at once.
 
     Raises:
-        RunError: What they hold cannot be written, or does not fit together.
+        RunError: what they hold cannot be written, or does not fit together.
     """
     found = find_shards(reader.store)
     for left in {*reader.store.iterdir()} - {shard.folder for shard in found}:
@@ -164,7 +164,7 @@ class _Process:
         position: the number of the file that it reads; -1: it has not begun.
 
     Raises:
-        Exception: It cannot be started; of what kind depends on why.
+        Exception: it cannot be started; of what kind depends on why.
     """
 
     def __init__(
@@ -191,7 +191,7 @@ class _Process:
         """Returns how many files it has read once it has ended; None: it crashed.
 
         Raises:
-            RunError: What they hold cannot be written, or does not fit together.
+            RunError: what they hold cannot be written, or does not fit together.
         """
         answer: int | RunError | None = None
         self.process.join()
@@ -265,7 +265,7 @@ def _lock(store: Path) -> AbstractContextManager[Any]:
     """Waits until no other process reads into a store.
 
     Raises:
-        OSError: It cannot be locked.
+        OSError: it cannot be locked.
     """
     lock = FileLock(store / "lock")
     try:

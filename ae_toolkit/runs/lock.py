@@ -21,8 +21,8 @@ def locked(run: Path) -> Iterator[None]:
     The system lets go of the lock when a process ends, however it ends.
 
     Raises:
-        UsageError: Another process trains there.
-        RunError: There can be no such folder, or nobody may write there.
+        UsageError: another process trains there.
+        RunError: there can be no such folder, or nobody may write there.
     """
     new = [path for path in (run, *run.parents) if not path.exists()]
     lock = FileLock(run / LOCK_FILE, WAIT_SECONDS, mode=0o666)
