@@ -148,9 +148,9 @@ class Codebook(nn.Module):
         left = x.detach()
         for i, vector in enumerate(self.vector):
             row = left[:, 0 if self.residual else i]
-            distance = (
-                vector.square().sum(1) - 2 * row @ vector.T
-            )  # but for what is the same to all
+            # In fp32, as bf16 cannot tell near vectors apart; the square of the row is left out.
+            with torch.autocast(row.device.type, enabled=False):
+                distance = vector.square().sum(1) - 2 * row @ vector.T
             chosen.append(distance.argmin(2))
             if self.residual:
                 left = left - vector[chosen[i]][:, None]

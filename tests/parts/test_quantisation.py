@@ -79,3 +79,11 @@ def test_gradients_pass_the_choice_and_commitment_is_paid() -> None:
     assert bool((code.penalty > 0).all())
     with pytest.raises(ValueError, match="codebook_size is 1"):
         vq(codebook_size=1)
+
+
+def test_the_choice_is_the_same_under_autocast() -> None:
+    torch.manual_seed(0)
+    codebook, x = Codebook(2, 512, 8, residual=False, decay=0.9), torch.randn(64, 2, 5, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        chosen = codebook(x)
+    assert torch.equal(chosen, codebook(x))
