@@ -1,7 +1,7 @@
 """The contract of a data type: what an item is, how it is read, tensorised, written and judged.
 
-This is the one class that a plugin author inherits from. Five methods must be written (`read`,
-`to_tensor`, `from_tensor`, `write` and a constructor that fixes `shape`); the others have defaults.
+This is the one class that a plugin author inherits from. Four methods must be written: `read`,
+`to_tensor`, `from_tensor` and `write`; the others have defaults.
 Below it is how the toolkit calls a data type: whatever a stranger's code raises there becomes one
 sentence that names the file and the package.
 """
@@ -96,6 +96,8 @@ class Modality(ABC):
 
     def parts(self, item: Any) -> list[Example]:
         """The former name of `segments`; a data type that overrides it goes on working."""
+        if type(self).segments is type(self).parts:  # which a subclass has overridden
+            return Modality.segments(self, item)
         return self.segments(item)
 
     def join(
@@ -165,8 +167,8 @@ class Modality(ABC):
 
         Means, scales, a vocabulary: `{"mean": 0.13}` makes the recipe that is trained, and kept in
         the run, one whose data type has `mean=0.13`. What the recipe already gives is kept. What
-        `to_tensor` makes must not depend on it; `shape`, `num_classes`, `prepare` and `from_tensor`
-        may.
+        `to_tensor` makes must not depend on it, nor `shape`; `num_classes`, `prepare` and
+        `from_tensor` may.
 
         Args:
             examples: to learn from, a `data.examples.Examples`, in the storage dtype.

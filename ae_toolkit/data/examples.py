@@ -219,6 +219,23 @@ def load_data(recipe: Recipe, modality: Modality, split: Split) -> Examples:
             f"dataset {recipe.data.name!r} has examples of shape {examples.shape}, "
             f"but modality {recipe.modality.name!r} is set to {tuple(modality.shape)}"
         )
+    if type(modality).statistics is Modality.statistics:  # else it may not know enough yet
+        _check_prepared(examples, modality)
+    labels = examples.columns.labels
+    if unknown := [name for name in recipe.condition if name not in labels]:
+        raise UsageError(
+            f"recipe: condition {unknown[0]!r} is no label of data set {recipe.data.name!r}: "
+            f"{did_you_mean(unknown[0], labels)}"
+        )
+    return examples
+
+
+def _check_prepared(examples: Examples, modality: Modality) -> None:
+    """Makes sure that a data type prepares tensors of the shape that it is given.
+
+    Raises:
+        PluginError: it does not, or fails.
+    """
     some = examples.at(range(min(2, len(examples)))).y
     with wrap_plugin_errors(f"{describe(modality)} cannot prepare it"):
         prepared = modality.prepare(some)
@@ -227,13 +244,6 @@ def load_data(recipe: Recipe, modality: Modality, split: Split) -> Examples:
             f"{describe(modality)} must prepare a tensor of the shape that it is given, "
             f"{tuple(some.shape)}"
         )
-    labels = examples.columns.labels
-    if unknown := [name for name in recipe.condition if name not in labels]:
-        raise UsageError(
-            f"recipe: condition {unknown[0]!r} is no label of data set {recipe.data.name!r}: "
-            f"{did_you_mean(unknown[0], labels)}"
-        )
-    return examples
 
 
 def with_statistics(recipe: Recipe, modality: Modality, examples: Examples) -> Recipe:

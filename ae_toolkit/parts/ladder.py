@@ -53,6 +53,8 @@ class Ladder(nn.Module):
         self.z_shapes: tuple[Shape, ...] = tuple((dim,) for dim in z_dim)
         self.feature_shapes: tuple[Shape, ...] = ((width,),)
         top = prior(z_shapes=self.z_shapes[:1])
+        if hasattr(top, "fit"):
+            raise ValueError("a ladder learns its prior beside it, and none can be fitted later")
         self.prior = TopDown(z_dim, top=top, cond_dim=cond_dim, width=width)
         seen = sum(math.prod(shape) for shape in in_shapes) + cond_dim + width
         self.heads = nn.ModuleList(nn.Linear(seen, 2 * dim) for dim in z_dim)

@@ -77,7 +77,7 @@ class MMD(nn.Module):
 
     def _similarity(self, a: Tensor, b: Tensor) -> Tensor:
         """Kernel values `(B, B)`; the usual distance of a standard normal's samples is 2D."""
-        square = (a[:, None] - b[None]).square().sum(2)
+        square = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square()
         widths = [2 * a.shape[1] * scale for scale in KERNEL_SCALES]
         if self.kernel == "rbf":
             return torch.stack([torch.exp(-square / width) for width in widths]).sum(0)

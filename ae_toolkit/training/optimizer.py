@@ -78,6 +78,11 @@ class EMAOptimizer:
             # Sharded weights are moved shard by shard, since AdamW knows no neighbours.
             self.mine = [_local(weight) for weight in self.weights]
             self.average = [_local(twins[name]) for name in self.names]
+            self.frozen = [
+                (_local(twins[name]), _local(weight))
+                for name, weight in model.named_parameters()
+                if name not in learned
+            ]
         self.first = [torch.zeros_like(weight) for weight in self.mine]
         self.second = [torch.zeros_like(weight) for weight in self.mine]
         self.counts = [torch.zeros((), device=weight.device) for weight in self.mine]
@@ -158,6 +163,8 @@ class EMAOptimizer:
         """The averaged model, ready to be looked at: with the buffers of the other."""
         for twin, buffer in zip(self._ema_model.buffers(), self.model.buffers(), strict=True):
             twin.copy_(buffer)
+        for still, weight in self.frozen:
+            still.copy_(weight)
         if not self.train.ema:
             torch._foreach_copy_(self.average, self.mine)
         return self._ema_model

@@ -115,7 +115,8 @@ def fit(
             ranks.remember(str(run))
             directory.remove_temporaries(run)
         eager = any(callback.needs_gradients for callback in others)
-        initial = None if init_from is None else Path(init_from)
+        is_begun = resume and bool(checkpoint.folders(run))
+        initial = None if init_from is None or is_begun else Path(init_from)
         training, step = _begin(
             recipe, run, where, ranks, bar, resume=resume, eager=eager, init_from=initial
         )

@@ -101,8 +101,9 @@ def check_monitor(setup: Setup) -> None:
         batch = setup.batches.at(0).first(2)
         batch = batch._replace(y=setup.modality.prepare(batch.y))
         step = Source(0, "monitor", setup.device).step(0)
-        forward = setup.model(batch, step)
-        known += judge_guesses(setup.model, setup.modality, forward, batch.mask, step)
+        model = setup.optimizer.ema_model()  # which learns nothing from what it sees
+        forward = model(batch, step)
+        known += judge_guesses(model, setup.modality, forward, batch.mask, step)
     if name not in known:
         raise UsageError(
             f"train.monitor: a validation has no number {name!r}: {did_you_mean(name, known)}"

@@ -48,6 +48,16 @@ def test_a_training_begins_with_the_weights_of_another_and_freezes_parts(
     assert all(torch.equal(weight, after[name]) for name, weight in weights_of(again).items())
 
 
+def test_frozen_weights_stay_when_a_training_goes_on(run: Path, tmp_path: Path) -> None:
+    recipe = small(train__lr_scale=FROZEN, train__epochs=1)
+    new = fit(recipe, tmp_path / "new", init_from=run, progress=False)
+    fit(recipe.with_({"train.epochs": 2}), new, resume=True, progress=False)
+    for point in checkpoint.checkpoints(new):
+        after = checkpoint.load_weights(point.folder)
+        for name, weight in weights_of(run).items():
+            assert torch.equal(weight, after[name]) or not name.startswith("encoder."), name
+
+
 def test_weights_that_do_not_fit_are_made_anew(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -141,3 +151,36 @@ def test_a_data_type_takes_statistics_of_its_data(tmp_path: Path) -> None:
     fit(recipe.with_({"train.epochs": 2}), run, resume=True, progress=False)
     other = fit(recipe.with_({"modality.mean": 7.0}), tmp_path / "other", progress=False)
     assert load(other).recipe.modality.arguments["mean"] == 7.0
+
+
+class Spelled(Tensors):
+    """Letters, stored as code points; their numbers follow from the data."""
+
+    def __init__(self, *, letters: str = ""):
+        super().__init__(shape=(4,), num_classes=max(len(letters), 1))
+        self.letters = letters
+
+    def statistics(self, examples: Examples) -> dict[str, Any]:
+        return {"letters": "".join(map(chr, examples.y.unique().tolist()))}
+
+    def prepare(self, y: Tensor) -> Tensor:
+        return torch.tensor([[self.letters.index(chr(v)) for v in row] for row in y.tolist()])
+
+
+def spelled(*, modality: Spelled, split: str) -> Examples:
+    words = ["abba", "baca", "caba", "acab"] * 10
+    y = torch.tensor([[ord(letter) for letter in word] for word in words])
+    return Examples(y, None, {}, [f"{split} {i}" for i in range(len(words))])
+
+
+def test_a_vocabulary_is_taken_from_the_data(tmp_path: Path) -> None:
+    registry.modalities.register("spelled")(Spelled)
+    registry.datasets.register("spelled")(spelled)
+    settings = {
+        "name": "spelled", "data": "spelled", "modality": "spelled",
+        "encoder": {"name": "mlp", "hidden": [8]}, "bottleneck": {"name": "gaussian", "z_dim": 2},
+        "decoder": {"name": "mlp", "hidden": [8]}, "likelihood": "categorical",
+        "train": {"epochs": 1, "batch_size": 8, "compile": "off"},
+    }  # fmt: skip
+    model = load(fit(Recipe.of(settings), tmp_path / "run", progress=False))
+    assert model.modality.letters == "abc" and model.modality.num_classes == 3

@@ -42,8 +42,10 @@ class FitPrior(Callback):
                 x, _ = model.corruption(batch.y, batch.y, batch.mask, step)
                 c = model.embed(batch.labels, like=x)
                 h = model.encoder(x, c, batch.mask)
-                levels.append(model.bottleneck(h, c, num_samples=1, step=step).z)
-            conditions.append(c)
+                z = model.bottleneck(h, c, num_samples=1, step=step).z
+            levels.append(tuple(level.cpu() for level in z))
+            conditions.append(c.cpu())
+        model.cpu()
         with wrap_plugin_errors(f"{priors.describe(type(prior))} cannot be fitted"):
             prior.fit(tuple(map(torch.cat, zip(*levels, strict=True))), torch.cat(conditions))
         config = (point.folder / checkpoint.CONFIG_FILE).read_text(encoding="utf-8")

@@ -326,3 +326,16 @@ def test_autoregressive_prior_draws_from_its_own_density(shape: tuple[int, ...])
     assert torch.allclose(drawn.std(0), spread, atol=0.05)
     both = (p * grid[:, 0] * grid[:, 1]).sum()
     assert float((drawn[:, 0] * drawn[:, 1]).mean()) == pytest.approx(float(both), abs=0.1)
+
+
+class Doubled(Tensors):
+    """As a package wrote it when segments were called parts."""
+
+    def parts(self, item: Tensor) -> list[Example]:
+        return 2 * super().parts(item)
+
+
+def test_segments_by_their_former_name() -> None:
+    doubled, item = Doubled(shape=(2,)), torch.zeros(2)
+    assert len(doubled.segments(item)) == len(doubled.parts(item)) == 2
+    assert len(Tensors(shape=(2,)).parts(item)) == 1
