@@ -10,6 +10,7 @@ Axes: B examples, K posterior samples, D code dimensions over all levels.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Literal
 
@@ -18,13 +19,45 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ae_toolkit.contracts import Code, Posterior, Shape, Size, StepContext, flatten
+from ae_toolkit.contracts import Code, Levels, Posterior, Shape, Size, StepContext, flatten
 from ae_toolkit.parts.bottleneck import Deterministic, Gaussian, PriorFactory
 
 KERNEL_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)  #: of the kernels that are added up
 
 
-class MMD(nn.Module):
+class Penalised(nn.Module, ABC):
+    """A bottleneck that charges its codes for how they lie in the batch, beside what it charges.
+
+    Args:
+        inner: the bottleneck.
+        weight: of the penalty.
+    """
+
+    def __init__(self, inner: Deterministic | Gaussian, *, weight: float):
+        super().__init__()
+        _need_weight(weight)
+        self.inner, self.weight = inner, weight
+        self.z_shapes, self.prior = inner.z_shapes, inner.prior
+
+    @abstractmethod
+    def penalty(self, z: Tensor, h: Levels, c: Tensor, step: StepContext) -> Tensor:
+        """What the first sample of each code `(B, D)` pays, `(B,)`."""
+
+    def forward(self, h: Levels, c: Tensor, *, num_samples: int, step: StepContext) -> Code:
+        code = self.inner(h, c, num_samples=num_samples, step=step)
+        z = flatten(code.z)[: len(c)].float()
+        return code._replace(penalty=code.penalty + self.penalty(z, h, c, step))
+
+    def mean(self, h: Levels, c: Tensor) -> Levels:
+        return self.inner.mean(h, c)
+
+    def sample_prior(self, c: Tensor, step: StepContext) -> Tensor:
+        """Codes of the prior, one for each example, `(B, D)`, without gradients."""
+        drawn = self.prior.sample(len(c), c, temperature=1.0, step=step)
+        return flatten(drawn).float().detach()
+
+
+class MMD(Penalised):
     """Codes that have the prior's distribution, by maximum mean discrepancy (Gretton et al. 2012).
 
     A plain code with it is a Wasserstein autoencoder (WAE-MMD, Tolstikhin et al. 2018).
@@ -49,24 +82,15 @@ class MMD(nn.Module):
         kernel: Literal["imq", "rbf"] = "imq",
         weight: float = 100.0,
     ):
-        super().__init__()
-        _need_weight(weight)
-        self.inner = Deterministic(
+        inner = Deterministic(
             in_shapes=in_shapes, cond_dim=cond_dim, prior=prior, z_dim=z_dim, spatial=spatial
         )
-        self.z_shapes, self.prior = self.inner.z_shapes, self.inner.prior
-        self.kernel, self.weight = kernel, weight
+        super().__init__(inner, weight=weight)
+        self.kernel = kernel
 
-    def forward(
-        self, h: tuple[Tensor, ...], c: Tensor, *, num_samples: int, step: StepContext
-    ) -> Code:
-        code = self.inner(h, c, num_samples=num_samples, step=step)
-        z = flatten(code.z)[: len(c)].float()
-        real = flatten(self.prior.sample(len(c), c, temperature=1.0, step=step)).float().detach()
-        return code._replace(penalty=code.penalty + self.weight * self.discrepancy(z, real))
-
-    def mean(self, h: tuple[Tensor, ...], c: Tensor) -> tuple[Tensor, ...]:
-        return self.inner.mean(h, c)
+    def penalty(self, z: Tensor, h: Levels, c: Tensor, step: StepContext) -> Tensor:
+        real = self.sample_prior(c, step)
+        return self.weight * self.discrepancy(z, real)
 
     def discrepancy(self, z: Tensor, real: Tensor) -> Tensor:
         """The unbiased estimate of MMD² of two batches `(B, D)`, each example's share `(B,)`."""
@@ -84,7 +108,7 @@ class MMD(nn.Module):
         return torch.stack([width / (width + square) for width in widths]).sum(0)
 
 
-class Adversarial(nn.Module):
+class Adversarial(Penalised):
     """Codes that a critic cannot tell from the prior's: AAE (Makhzani et al. 2016).
 
     Args:
@@ -110,31 +134,23 @@ class Adversarial(nn.Module):
         weight: float = 10.0,
         noise: float = 0.1,
     ):
-        super().__init__()
-        _need_weight(weight, noise)
-        self.inner = Deterministic(
+        inner = Deterministic(
             in_shapes=in_shapes, cond_dim=cond_dim, prior=prior, z_dim=z_dim, spatial=spatial
         )
-        self.z_shapes, self.prior = self.inner.z_shapes, self.inner.prior
+        super().__init__(inner, weight=weight)
+        _need_weight(noise)
         self.critic = make_critic(_dim_of(self.z_shapes) + cond_dim, hidden)
-        self.weight, self.noise = weight, noise
+        self.noise = noise
 
-    def forward(
-        self, h: tuple[Tensor, ...], c: Tensor, *, num_samples: int, step: StepContext
-    ) -> Code:
-        code = self.inner(h, c, num_samples=num_samples, step=step)
-        z = flatten(code.z)[: len(c)].float()
-        real = flatten(self.prior.sample(len(c), c, temperature=1.0, step=step)).float().detach()
+    def penalty(self, z: Tensor, h: Levels, c: Tensor, step: StepContext) -> Tensor:
+        real = self.sample_prior(c, step)
         z = z + self.noise * step.randn(tuple(z.shape))
         real = real + self.noise * step.randn(tuple(real.shape))
         fooling, judging = critic_losses(self.critic, torch.cat([z, c], 1), torch.cat([real, c], 1))
-        return code._replace(penalty=code.penalty + self.weight * fooling + judging)
-
-    def mean(self, h: tuple[Tensor, ...], c: Tensor) -> tuple[Tensor, ...]:
-        return self.inner.mean(h, c)
+        return self.weight * fooling + judging
 
 
-class TotalCorrelation(nn.Module):
+class TotalCorrelation(Penalised):
     """A Gaussian code whose dimensions shall not know of each other: β-TCVAE (Chen et al. 2018).
 
     The total correlation KL(q(z) ‖ Π q(z_d)) is estimated from the batch, weighted by minibatches
@@ -156,34 +172,20 @@ class TotalCorrelation(nn.Module):
         weight: float = 5.0,
         num_examples: Size = 50_000,
     ):
-        super().__init__()
-        _need_weight(weight)
-        self.inner = Gaussian(in_shapes=in_shapes, cond_dim=cond_dim, prior=prior, z_dim=z_dim)
-        self.z_shapes, self.prior = self.inner.z_shapes, self.inner.prior
-        self.weight, self.num_examples = weight, num_examples
+        inner = Gaussian(in_shapes=in_shapes, cond_dim=cond_dim, prior=prior, z_dim=z_dim)
+        super().__init__(inner, weight=weight)
+        self.posterior = inner.posterior
+        self.num_examples = num_examples
 
-    def forward(
-        self, h: tuple[Tensor, ...], c: Tensor, *, num_samples: int, step: StepContext
-    ) -> Code:
-        code = self.inner(h, c, num_samples=num_samples, step=step)
-        z = flatten(code.z)[: len(c)].float()
-        penalty = self.weight * self.total_correlation(z, self.inner.posterior(h, c))
-        return code._replace(penalty=code.penalty + penalty)
-
-    def mean(self, h: tuple[Tensor, ...], c: Tensor) -> tuple[Tensor, ...]:
-        return self.inner.mean(h, c)
-
-    def posterior(self, h: tuple[Tensor, ...], c: Tensor) -> Posterior:
-        """Mean and log variance, `(B, D)` each."""
-        return self.inner.posterior(h, c)
+    def penalty(self, z: Tensor, h: Levels, c: Tensor, step: StepContext) -> Tensor:
+        return self.weight * self.total_correlation(z, self.posterior(h, c))
 
     def total_correlation(self, z: Tensor, posterior: Posterior) -> Tensor:
         """Log q(z) minus the sum of log q(z_d), of samples `(B, D)` of a batch: `(B,)` nats."""
         mean, logvar = posterior
         square = (z[:, None] - mean).square() * torch.exp(-logvar)
-        log_q = -0.5 * (
-            square + logvar + math.log(2 * math.pi)
-        )  # (B, B, D): z of one, q of another
+        # (B, B, D): the code of one under the posterior of another
+        log_q = -0.5 * (square + logvar + math.log(2 * math.pi))
         # The example's own posterior stands for one of all examples, the others for the rest.
         num, own = len(z), torch.eye(len(z), dtype=torch.bool, device=z.device)
         rest = math.log(max(self.num_examples - 1, 1) / max(num - 1, 1) / self.num_examples)
@@ -192,7 +194,7 @@ class TotalCorrelation(nn.Module):
         return joint - (weight[..., None] + log_q).logsumexp(1).sum(1)
 
 
-class Factor(nn.Module):
+class Factor(Penalised):
     """The same, by a critic that tells codes from ones with shuffled dimensions: FactorVAE.
 
     Kim and Mnih (2018), "Disentangling by Factorising".
@@ -213,32 +215,17 @@ class Factor(nn.Module):
         hidden: tuple[Size, ...] = (256, 256),
         weight: float = 6.0,
     ):
-        super().__init__()
-        _need_weight(weight)
-        self.inner = Gaussian(in_shapes=in_shapes, cond_dim=cond_dim, prior=prior, z_dim=z_dim)
-        self.z_shapes, self.prior = self.inner.z_shapes, self.inner.prior
+        inner = Gaussian(in_shapes=in_shapes, cond_dim=cond_dim, prior=prior, z_dim=z_dim)
+        super().__init__(inner, weight=weight)
+        self.posterior = inner.posterior
         self.critic = make_critic(_dim_of(self.z_shapes), hidden)
-        self.weight = weight
 
-    def forward(
-        self, h: tuple[Tensor, ...], c: Tensor, *, num_samples: int, step: StepContext
-    ) -> Code:
-        code = self.inner(h, c, num_samples=num_samples, step=step)
-        z = flatten(code.z)[: len(c)].float()
+    def penalty(self, z: Tensor, h: Levels, c: Tensor, step: StepContext) -> Tensor:
         order = step.rand(tuple(z.shape)).argsort(0)
         shuffled = z.detach().gather(0, order)
         # The critic's number for codes is log q(z) - log Π q(z_d), once it can tell them.
-        weights = {name: weight.detach() for name, weight in self.critic.named_parameters()}
-        correlation = functional_call(self.critic, weights, (z,))[:, 0]
-        _, judging = critic_losses(self.critic, shuffled, z.detach())
-        return code._replace(penalty=code.penalty + self.weight * correlation + judging)
-
-    def mean(self, h: tuple[Tensor, ...], c: Tensor) -> tuple[Tensor, ...]:
-        return self.inner.mean(h, c)
-
-    def posterior(self, h: tuple[Tensor, ...], c: Tensor) -> Posterior:
-        """Mean and log variance, `(B, D)` each."""
-        return self.inner.posterior(h, c)
+        correlation = ask_detached(self.critic, z)
+        return self.weight * correlation + critic_loss(self.critic, shuffled, z.detach())
 
 
 def make_critic(dim: int, hidden: Sequence[int]) -> nn.Sequential:
@@ -249,12 +236,21 @@ def make_critic(dim: int, hidden: Sequence[int]) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear(hidden[-1] if hidden else dim, 1))
 
 
-def critic_losses(critic: nn.Module, made: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-    """What the codes learn from, and what the critic does, `(B,)` each (Goodfellow et al. 2014)."""
+def ask_detached(critic: nn.Module, codes: Tensor) -> Tensor:
+    """The critic's logits `(B,)`, from which codes learn and the critic does not."""
     weights = {name: weight.detach() for name, weight in critic.named_parameters()}
-    fooling = F.softplus(-functional_call(critic, weights, (made,)))
-    judging = F.softplus(critic(made.detach())) + F.softplus(-critic(real))
-    return fooling[:, 0], judging[:, 0]
+    logits: Tensor = functional_call(critic, weights, (codes,))[:, 0]
+    return logits
+
+
+def critic_loss(critic: nn.Module, made: Tensor, real: Tensor) -> Tensor:
+    """What the critic learns from, `(B,)`, and codes do not (Goodfellow et al. 2014)."""
+    return (F.softplus(critic(made.detach())) + F.softplus(-critic(real)))[:, 0]
+
+
+def critic_losses(critic: nn.Module, made: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+    """What the codes learn from, so as to look real, and what the critic does, `(B,)` each."""
+    return F.softplus(-ask_detached(critic, made)), critic_loss(critic, made, real)
 
 
 def _dim_of(shapes: Sequence[Shape]) -> int:
