@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ae_toolkit.contracts import Code, Levels, Posterior, Shape, Size, StepContext, flatten
+from ae_toolkit.contracts import Code, Levels, Posterior, Prior, Shape, Size, StepContext, flatten
 from ae_toolkit.parts.bottleneck import Deterministic, Gaussian, PriorFactory
 
 KERNEL_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)  #: of the kernels that are added up
@@ -37,7 +37,11 @@ class Penalised(nn.Module, ABC):
         super().__init__()
         _need_weight(weight)
         self.inner, self.weight = inner, weight
-        self.z_shapes, self.prior = inner.z_shapes, inner.prior
+        self.z_shapes = inner.z_shapes
+
+    @property
+    def prior(self) -> Prior:
+        return self.inner.prior
 
     @abstractmethod
     def penalty(self, z: Tensor, h: Levels, c: Tensor, step: StepContext) -> Tensor:

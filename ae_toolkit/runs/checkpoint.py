@@ -46,7 +46,14 @@ PICKLE_PREFIX = b"\x80"  #: what a pickle begins with
 
 def pack(weights: Mapping[str, Tensor]) -> bytes:
     """The contents of a `model.safetensors`."""
-    return to_safetensors({name: tensor.contiguous() for name, tensor in weights.items()})
+    own: dict[str, Tensor] = {}
+    places = set()
+    for name, tensor in weights.items():
+        place = tensor.untyped_storage().data_ptr()
+        # Tied weights are kept under each of their names.
+        own[name] = tensor.clone() if place in places else tensor.contiguous()
+        places.add(place)
+    return to_safetensors(own)
 
 
 def save(

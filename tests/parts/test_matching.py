@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from conftest import small
 
+from ae_toolkit import fit, load
 from ae_toolkit.contracts import Posterior
 from ae_toolkit.parts.matching import MMD, Adversarial, Factor, TotalCorrelation, critic_losses
 from ae_toolkit.parts.prior import StandardNormal
@@ -87,3 +90,8 @@ def test_a_critic_finds_the_total_correlation() -> None:
     z = torch.randn(4000, 2)
     z[:, 1] = 0.8 * z[:, 0] + 0.6 * z[:, 1]
     assert float(part.critic(z).mean().detach()) == pytest.approx(0.51, abs=0.15)
+
+
+def test_such_a_bottleneck_may_have_a_learned_prior(tmp_path: Path) -> None:
+    recipe = small(bottleneck={"name": "mmd", "z_dim": 2}, prior="flow", train__epochs=1)
+    assert len(load(fit(recipe, tmp_path / "run", progress=False)).sample(3)) == 3

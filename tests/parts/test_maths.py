@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,11 @@ from ae_toolkit.inference import latent
 from ae_toolkit.inference.evaluate import active_units, evaluate, neighbour_accuracy, principal_axes
 from ae_toolkit.parts.bottleneck import Deterministic, Gaussian
 from ae_toolkit.parts.corruption import Binarise, Masking, Noise
+from ae_toolkit.parts.flow import Flow, FlowPosterior
 from ae_toolkit.parts.likelihood import Bernoulli, Categorical, CrossEntropy, SquaredError
 from ae_toolkit.parts.likelihood import Gaussian as GaussianLikelihood
 from ae_toolkit.parts.objective import ELBO, IWAE
-from ae_toolkit.parts.prior import Flow, StandardNormal
+from ae_toolkit.parts.prior import StandardNormal
 from ae_toolkit.randomness import NoiseRecorder, Source, replay
 from ae_toolkit.recipe import Train
 from ae_toolkit.runs.checkpoint import Config
@@ -115,6 +117,32 @@ def test_kl_agrees_with_torch_and_with_monte_carlo(step) -> None:
     analytic = bottleneck(h, c, num_samples=1, step=step).rate[0]
     sampled = bottleneck(h, c, num_samples=20000, step=step).rate.mean(0)
     assert torch.allclose(analytic, sampled, atol=0.03)
+
+
+def test_a_bent_posterior_knows_its_own_density() -> None:
+    """Its rate is log q - log p, the former by the change of variables with autograd's Jacobian."""
+    torch.manual_seed(0)
+    bottleneck = FlowPosterior(
+        in_shapes=[(5,)], cond_dim=0, prior=partial(StandardNormal, cond_dim=0), z_dim=3, layers=3
+    )
+    for parameter in bottleneck.couplings.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    h, c = (torch.randn(1, 5),), torch.zeros(1, 0)
+    code = bottleneck(h, c, num_samples=4, step=Source(0, "test").step(0))
+    mean, logvar = bottleneck.base.posterior(h, c)
+    noise = Source(0, "test").step(0).randn((1, 4, 3))[0]
+
+    def bent(x: torch.Tensor) -> torch.Tensor:
+        return bottleneck._bend(x[None], h, c)[0][0]
+
+    for k in range(4):
+        drawn = mean[0] + torch.exp(0.5 * logvar[0]) * noise[k]
+        log_det = torch.linalg.slogdet(torch.autograd.functional.jacobian(bent, drawn))[1]
+        q = torch.distributions.Normal(mean[0], torch.exp(0.5 * logvar[0]))
+        log_p = torch.distributions.Normal(0.0, 1.0).log_prob(code.z[0][k]).sum()
+        assert torch.allclose(code.z[0][k], bent(drawn), atol=1e-5)
+        expected = q.log_prob(drawn).sum() - log_det - log_p
+        assert torch.allclose(code.rate[k, 0, 0], expected, atol=1e-4)
 
 
 def test_a_flow_starts_as_the_standard_normal_and_is_a_change_of_variables() -> None:

@@ -126,7 +126,8 @@ def test_variants(kind: str, name: str, arguments: dict[str, object]) -> None:
 #: Another value of every argument that a part takes, and what it needs to make a difference.
 OTHER: dict[str, Any] = {
     "activation": "tanh", "beta": 2.0, "blocks": 1, "clip": None, "code_dim": 3,
-    "codebook_size": 7, "commitment": 0.5, "components": 2, "conductor": 8, "cycles": 3,
+    "codebook_size": 7, "commitment": 0.5, "components": 2, "conductor": 8, "context": 3,
+    "cycles": 3,
     "decay": 0.5, "dropout": 0.5, "embed": 8, "factor": 4, "free_bits": 9.0,
     "free_bits_per": "total", "harmonic_rank": 3, "heads": 2, "hidden": 8, "kernel": "rbf",
     "l1": 0.1, "layers": 3,
