@@ -89,6 +89,31 @@ def draw_rows(rows: Mapping[str, Sequence[Tensor]], path: Path) -> None:
     _savefig(figure, path)
 
 
+def draw_roc(own: Mapping[str, Tensor], other: Mapping[str, Tensor], path: Path) -> None:
+    """Draws how well each number, high for what is of other data, tells two data sets apart.
+
+    Args:
+        own: numbers `(N,)` by name, of what a model was trained on.
+        other: the same of other data.
+        path: of the figure.
+    """
+    from sklearn.metrics import roc_auc_score, roc_curve
+
+    figure = Figure(figsize=(3.4, 3.4), layout="constrained")
+    plot = figure.subplots()
+    for name in own:
+        is_other = [*[0] * len(own[name]), *[1] * len(other[name])]
+        values = [*own[name].tolist(), *other[name].tolist()]
+        false, true, _ = roc_curve(is_other, values)
+        area = roc_auc_score(is_other, values)
+        plot.plot(false, true, linewidth=1.2, label=f"{name.replace('_', ' ')}  {area:.3f}")
+    plot.plot([0, 1], [0, 1], color="0.8", linewidth=0.8, zorder=0)
+    plot.set(xlabel="share of the own data that is marked", xlim=(0, 1))
+    plot.set(ylabel="share of the other data that is marked", ylim=(0, 1.01))
+    plot.legend(frameon=False, fontsize=8, loc="lower right", title="area", title_fontsize=8)
+    save_figure(figure, path, style=PLOT_STYLE)
+
+
 def _savefig(figure: Figure, path: Path, **options: Any) -> None:
     """Writes a figure; letters that no font has, as in names of files, become boxes silently."""
     with warnings.catch_warnings():

@@ -202,6 +202,15 @@ class Modality(ABC):
         """
         return {} if x.shape != y.shape or x.equal(y) else {"input": x}
 
+    def judge(self, y: Tensor) -> tuple[Tensor, Mapping[str, Tensor]] | None:
+        """What a trained eye sees in prepared values `(B, *shape)`, to compare samples with data.
+
+        Returns:
+            Features `(B, F)` in which what looks alike is near, and for every label that it can
+            read the logits of its classes `(B, K)`; None, the default, where there is no such eye.
+        """
+        return None
+
     def figure(self, rows: Mapping[str, Sequence[Any]], path: Path) -> None:
         """Draws named rows of items into one PNG, for people to look at."""
         from ae_toolkit.figures import draw_rows

@@ -22,6 +22,7 @@ from typing import IO, Any
 import click
 
 from ae_toolkit import registry
+from ae_toolkit.cli.measure import MEASURE_COMMANDS
 from ae_toolkit.cli.models import MODEL_COMMANDS
 from ae_toolkit.cli.options import json_option, print_json, print_table
 from ae_toolkit.cli.train import RUN_COMMANDS
@@ -157,7 +158,7 @@ def main(scripts: tuple[Path, ...]) -> None:
         _run_script(script)
 
 
-for verb in (*RUN_COMMANDS, *MODEL_COMMANDS):
+for verb in (*RUN_COMMANDS, *MEASURE_COMMANDS, *MODEL_COMMANDS):
     main.add_command(verb)
 
 

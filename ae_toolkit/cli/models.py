@@ -1,4 +1,4 @@
-"""The verbs that work with a trained model of any data type: evaluate, reconstruct and their like.
+"""The verbs that use a trained model of any data type: reconstruct, sample and their like.
 
 Everything heavy is imported inside the callbacks.
 """
@@ -15,12 +15,10 @@ from ae_toolkit.cli.options import (
     Command,
     FiniteRange,
     device_option,
-    json_option,
     label_option,
     need_ending,
     overwrite_option,
     parse_labels,
-    print_json,
     report_skipped,
     seed_option,
     warn_untrained_prior,
@@ -47,39 +45,6 @@ def out_option(help: str, *, folder: bool = False) -> Callable[[Command], Comman
     return click.option("-o", "--out", required=True, type=kind, help=help)
 
 
-@click.command("evaluate")
-@click.argument("model")
-@click.option(
-    "--data", help="Another data set or path; of a folder, the tenth that training leaves out."
-)
-@click.option("--nll", "num_samples", type=click.IntRange(0), metavar="K",
-              help="Samples per example of the importance-weighted NLL; 0: none.  "
-                   "[default: 500 where the likelihood is a density, or what the "
-                   "model's card has]")  # fmt: skip
-@click.option("--limit", type=click.IntRange(1), help="Measure only the first so many examples.")
-@seed_option
-@json_option
-@device_option
-def evaluate_command(model: str, as_json: bool, device: str, **options: Any) -> None:
-    """Measure MODEL on the test split.
-
-    \b
-    Example:
-      ae evaluate mnist-2d --json
-    """
-    from ae_toolkit.inference.evaluate import evaluate
-    from ae_toolkit.inference.loading import load
-    from ae_toolkit.runs.history import leaves
-
-    found = evaluate(load(model, device=device), progress=not as_json, **options)
-    report = {"model": model, **found}
-    if as_json:
-        print_json(report)
-        return
-    for name, value in leaves(report):
-        click.echo(f"{name:24} {value:.4g}" if isinstance(value, float) else f"{name:24} {value}")
-
-
 @click.command("reconstruct")
 @click.argument("model")
 @files_argument
@@ -96,8 +61,8 @@ def reconstruct(
     Example:
       ae reconstruct mnist-2d three.png seven.png -o back/
     """
-    loaded = _load(model, device)
-    found = _read(loaded, files)
+    loaded = load_model(model, device)
+    found = read_inputs(loaded, files)
     _write_each(loaded, loaded.reconstruct(found.items, parse_labels(labels)), found.names, out)
     report_skipped(found.skipped, total=found.num_files)
 
@@ -124,7 +89,7 @@ def sample(
     Example:
       ae sample mnist-vae -n 16 -o new/ --seed 1
     """
-    loaded = _load(model, device)
+    loaded = load_model(model, device)
     warn_untrained_prior(loaded)
     items = loaded.sample(num, parse_labels(labels), **options)
     _write_each(loaded, items, [f"{i:04}" for i in range(num)], out)
@@ -151,9 +116,9 @@ def interpolate(
     Example:
       ae interpolate mnist-vae three.png eight.png -o walk.png
     """
-    loaded = _load(model, device)
+    loaded = load_model(model, device)
     need_ending(out, loaded.modality.suffixes)
-    first, second = (_read(loaded, [file]).items[0] for file in (a, b))
+    first, second = (read_inputs(loaded, [file]).items[0] for file in (a, b))
     walk = loaded.interpolate(first, second, labels=parse_labels(labels), **options)
     _write(loaded, walk, out)
     announce(f"{out}: {options['steps']} steps from {a} to {b}")
@@ -181,9 +146,9 @@ def encode(
 
     from ae_toolkit.files import check_output, writing
 
-    loaded = _load(model, device)
+    loaded = load_model(model, device)
     check_output(out)
-    found, known = _read(loaded, files), parse_labels(labels)
+    found, known = read_inputs(loaded, files), parse_labels(labels)
     rows, names, counts = [], [], []
     columns: dict[str, list[Any]] = {}
     for name, item in zip(found.names, found.items, strict=True):
@@ -219,7 +184,7 @@ def decode(model: str, codes: Path, out: Path, labels: tuple[str, ...], device: 
     Example:
       ae decode mnist-2d z.npz -o back/
     """
-    loaded = _load(model, device)
+    loaded = load_model(model, device)
     z, names, counts, known = _read_codes(codes)
     items = loaded.decode(z, {**known, **parse_labels(labels)}, counts=counts)
     _write_each(loaded, items, names, out)
@@ -243,13 +208,13 @@ def export(model: str, out: Path, dtype: str) -> None:
     announce(f"{out}: {size / 1e6:.2f} MB")
 
 
-def _load(model: str, device: str) -> Model:
+def load_model(model: str, device: str) -> Model:
     from ae_toolkit.inference.loading import load
 
     return load(model, device=device)
 
 
-def _read(model: Model, files: Iterable[Path]) -> Reading:
+def read_inputs(model: Model, files: Iterable[Path]) -> Reading:
     from ae_toolkit.data.folder import read_files
 
     return read_files(files, model.modality)
@@ -329,4 +294,4 @@ def _write_each(model: Model, items: list[Any], names: list[str], out: Path) -> 
     announce(f"{out}: {len(items)} files")
 
 
-MODEL_COMMANDS = (evaluate_command, reconstruct, sample, interpolate, encode, decode, export)
+MODEL_COMMANDS = (reconstruct, sample, interpolate, encode, decode, export)

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from ae_toolkit.console import track
-from ae_toolkit.contracts import flatten, repeat
+from ae_toolkit.contracts import Posterior, flatten, repeat
 from ae_toolkit.data.examples import Examples, from_option, load_data
 from ae_toolkit.errors import RunError, UsageError
+from ae_toolkit.inference import judging
 from ae_toolkit.inference.model import Model
 from ae_toolkit.modality import modality_metrics
 from ae_toolkit.parts.objective import logmeanexp
@@ -22,6 +23,7 @@ from ae_toolkit.parts.objective import logmeanexp
 CHUNK_EXAMPLES = 500  #: examples at once
 MAX_KNOWN_SAMPLES = 10_000  #: per example, that are drawn because a card says so
 CHUNK_SAMPLES = 5000  #: decoded samples at once, in the importance-weighted estimate
+MAX_JUDGED = 10_000  #: samples that are compared with data
 MIN_PROBED_EXAMPLES = 101  #: by whose codes a label is predicted
 
 
@@ -32,6 +34,8 @@ def evaluate(
     num_samples: int | None = 0,
     limit: int | None = None,
     seed: int = 0,
+    full: bool = False,
+    num_judged: int = MAX_JUDGED,
     progress: bool = False,
 ) -> dict[str, Any]:
     """Measures a model on the test split.
@@ -44,14 +48,18 @@ def evaluate(
             500.
         limit: measure only the first so many examples.
         seed: of posterior samples and corruptions.
+        full: say too how the codes lie as a whole, what they tell, and what samples are like.
+        num_judged: samples that are drawn for that.
         progress: show a bar.
 
     Returns:
         `distortion`, `rate` and their sum, means per example (the sum is the negative ELBO, in
         nats, where the likelihood is a density: then it is called `negative_elbo`), of which only
-        the first where codes have no rate; `nll` where one was asked for; `active_units`;
-        `metrics` of the modality; `probes`, accuracies of labels predicted from codes; and what all
-        of it was measured on.
+        the first where codes have no rate; `nll` where one was asked for, and the mean
+        `nll_effective_samples` of those that it was estimated with; `standard_errors` of all these;
+        `active_units`; `metrics` of the modality; `probes`, accuracies of labels predicted from
+        codes by their neighbours; and what all of it was measured on. With `full`, `codes` and
+        `samples` as in `judging.judge_codes` and `judge_samples`, and `linear_probes`.
 
     Raises:
         UsageError: an NLL was asked for, but the likelihood is no density of this data, or codes
@@ -64,7 +72,7 @@ def evaluate(
     examples = load_data(recipe, model.modality, "test")
     if limit is not None:
         examples = examples.select(range(min(limit, len(examples))))
-    found = _measure(model, examples, seed=seed, progress=progress)
+    found = measure(model, examples, seed=seed, progress=progress)
     report: dict[str, Any] = {
         "data": recipe.data.name,
         "split": "test",
@@ -73,69 +81,143 @@ def evaluate(
         "likelihood": recipe.likelihood.name,
         "is_density": found.is_density,
         "seed": seed,
-        "distortion": found.distortion,
     }
+    means = {"distortion": found.distortion}
     if model.has_rate:
         name = "negative_elbo" if found.is_density else "distortion_plus_rate"
-        report |= {"rate": found.rate, name: found.distortion + found.rate}
+        means |= {"rate": found.rate, name: found.distortion + found.rate}
     if num_samples := _num_samples(model, num_samples, is_density=found.is_density):
-        report["nll"] = importance_weighted(model, examples, num_samples, seed, progress)
-        report["nll_num_samples"] = num_samples
+        means["nll"], effective = importance_weighted(model, examples, num_samples, seed, progress)
+    report |= {name: float(values.mean()) for name, values in means.items()}
+    if num_samples:
+        report |= {
+            "nll_num_samples": num_samples,
+            "nll_effective_samples": float(effective.mean()),
+        }
+    if len(examples) > 1:
+        report["standard_errors"] = {
+            name: float(values.std() / len(values) ** 0.5) for name, values in means.items()
+        }
     report["z_dim"] = model.z_dim
     report["active_units"] = active_units(found.codes.float())
-    report["metrics"] = found.metrics
+    report["metrics"] = {name: float(values.mean()) for name, values in found.metrics.items()}
     if found.baselines:
         report["baselines"] = found.baselines
-    report["probes"] = _probes(model, examples, found.codes)
+    classes = _classes(model, examples)
+    features = found.codes
+    if model.autoencoder.num_classes:  # between integers there is no distance
+        features = model.features(features, examples.labels).cpu()
+    report["probes"] = {
+        label: round(neighbour_accuracy(features, column), 4) for label, column in classes.items()
+    }
+    if full:
+        report["linear_probes"] = {
+            label: round(judging.linear_accuracy(features, column), 4)
+            for label, column in classes.items()
+        }
+        report["codes"] = judging.judge_codes(
+            model, found.drawn, found.posterior, examples, seed=seed
+        )
+        report["samples"] = judging.judge_samples(
+            model, examples, num_samples=num_judged, seed=seed, progress=progress
+        )
     return report
 
 
 class Measured(NamedTuple):
-    """What is measured in one pass; means per example.
+    """What is measured in one pass, on the CPU.
 
     Attributes:
-        distortion: in nats where the likelihood is a density.
+        distortion: `(N,)`, in nats where the likelihood is a density.
         rate: likewise.
-        metrics: of the modality, of the best guesses.
-        baselines: the same of simple methods, by their names.
-        codes: posterior means `(N, D)`, on the CPU.
+        metrics: of the modality, of the best guesses, `(N,)` each.
+        baselines: the same of simple methods, by their names; means.
+        codes: posterior means `(N, D)`.
+        drawn: codes that were drawn, `(N, D)`.
+        posterior: the Gaussians that they were drawn from, where there are such.
         is_density: whether the likelihood is a density of this data.
     """
 
-    distortion: float
-    rate: float
-    metrics: dict[str, float]
+    distortion: Tensor
+    rate: Tensor
+    metrics: dict[str, Tensor]
     baselines: dict[str, dict[str, float]]
     codes: Tensor
+    drawn: Tensor
+    posterior: Posterior | None
     is_density: bool
 
 
 @torch.inference_mode()
-def _measure(model: Model, examples: Examples, *, seed: int, progress: bool) -> Measured:
+def measure(model: Model, examples: Examples, *, seed: int = 0, progress: bool = False) -> Measured:
+    """Measures each example by one sample of its code, and by its best guess."""
     net, source = model.autoencoder, model.noise_source(seed, "evaluate")
-    sums: dict[str, dict[str, float]] = {}  # of each method; "": the model
-    codes, is_density = [], bool(net.likelihood.is_density)
+    metrics: dict[str, dict[str, list[Tensor]]] = {}  # of each method; "": the model
+    is_density = bool(net.likelihood.is_density)
+    columns: list[tuple[Tensor, ...]] = []
     starts = range(0, len(examples), CHUNK_EXAMPLES)
     for start in track(starts, "evaluating", shown=progress):
         batch, step = model.to_device(examples, start, start + CHUNK_EXAMPLES), source.step(start)
         forward = net(batch, step)
         z = net.bottleneck.mean(forward.h, forward.c)
-        codes.append(flatten(z).cpu())
+        posterior = getattr(net.bottleneck, "posterior", lambda h, c: ())(forward.h, forward.c)
+        distortion, rate, _ = forward.terms
+        terms = distortion[0].double(), rate.sum(-1)[0].double()
+        columns.append((*terms, flatten(z), flatten(forward.code.z), *posterior))
         is_density = is_density and net.likelihood.supports(forward.y)
         guesses = {"": net.decode(z, forward.c, step, mask=batch.mask)}
         guesses |= model.modality.baselines(forward.x, forward.y)
         for method, guess in guesses.items():
             values = modality_metrics(model.modality, forward.y, guess, batch.mask)
-            if not method:
-                distortion, rate, _ = forward.terms
-                values = {"distortion": distortion[0], "rate": rate.sum(-1)[0], **values}
-            mine = sums.setdefault(method, dict.fromkeys(values, 0.0))
             for name, value in values.items():
-                mine[name] += float(value.double().sum())
-    means = {m: {k: v / len(examples) for k, v in each.items()} for m, each in sums.items()}
-    metrics = means.pop("")
-    distortion, rate = metrics.pop("distortion"), metrics.pop("rate")
-    return Measured(distortion, rate, metrics, means, torch.cat(codes), is_density)
+                mine = metrics.setdefault(method, {}).setdefault(name, [])
+                mine.append(value.double().cpu())
+    each = {m: {k: torch.cat(v) for k, v in found.items()} for m, found in metrics.items()}
+    own = each.pop("")
+    means = {m: {k: float(v.mean()) for k, v in found.items()} for m, found in each.items()}
+    whole = (torch.cat(column).cpu() for column in zip(*columns, strict=True))
+    distortions, rates, codes, drawn, *gaussians = whole
+    return Measured(
+        distortions, rates, own, means, codes, drawn,
+        Posterior(*gaussians) if gaussians else None, is_density,
+    )  # fmt: skip
+
+
+def score(
+    model: Model,
+    examples: Examples,
+    *,
+    num_samples: int = 0,
+    seed: int = 0,
+    progress: bool = False,
+) -> dict[str, Tensor]:
+    """How unlike its data a model finds each example: columns `(N,)`, by their names.
+
+    Args:
+        model: what judges.
+        examples: what is judged.
+        num_samples: k of the importance-weighted NLL; 0: none.
+        seed: of posterior samples and corruptions.
+        progress: show a bar.
+
+    Returns:
+        `negative_elbo` (`distortion_plus_rate` where the likelihood is no density), `nll` if asked
+        for, `distortion`, `rate`, and the metrics of the modality; as far as there are such.
+
+    Raises:
+        UsageError: as `evaluate`.
+    """
+    found = measure(model, examples, seed=seed, progress=progress)
+    columns: dict[str, Tensor] = {}
+    if model.has_rate:
+        name = "negative_elbo" if found.is_density else "distortion_plus_rate"
+        columns[name] = found.distortion + found.rate
+    if num_samples := _num_samples(model, num_samples, is_density=found.is_density):
+        columns["nll"], _ = importance_weighted(model, examples, num_samples, seed, progress)
+    columns["distortion"] = found.distortion
+    if model.has_rate:
+        columns["rate"] = found.rate
+    return columns | found.metrics
 
 
 def _num_samples(model: Model, wanted: int | None, *, is_density: bool) -> int:
@@ -164,12 +246,10 @@ def _num_samples(model: Model, wanted: int | None, *, is_density: bool) -> int:
     return wanted
 
 
-def _probes(model: Model, examples: Examples, codes: Tensor) -> dict[str, float]:
-    """Returns how well each class label is predicted from codes."""
-    if model.autoencoder.num_classes:  # between integers there is no distance
-        codes = model.features(codes, examples.labels).cpu()
+def _classes(model: Model, examples: Examples) -> dict[str, Tensor]:
+    """Returns the class labels that codes may be asked for."""
     return {
-        label: round(neighbour_accuracy(codes, column.cpu()), 4)
+        label: column.cpu()
         for label, column in examples.labels.items()
         if model.modality.labels.get(label) and len(examples) >= MIN_PROBED_EXAMPLES
     }
@@ -177,12 +257,14 @@ def _probes(model: Model, examples: Examples, codes: Tensor) -> dict[str, float]
 
 def importance_weighted(
     model: Model, examples: Examples, num_samples: int, seed: int, progress: bool = False
-) -> float:
-    """The mean negative log-likelihood, estimated with k samples per example, in nats.
+) -> tuple[Tensor, Tensor]:
+    """The negative log-likelihood of each example `(N,)`, estimated with k samples, in nats.
 
-    An upper bound of the NLL in expectation, tighter with every sample.
+    An upper bound of the NLL in expectation, tighter with every sample. Beside it, `(N,)`, how many
+    samples of equal weight would be worth as much: (Σ w)² / Σ w².
     """
-    net, source, total = model.autoencoder, model.noise_source(seed, "nll"), 0.0
+    net, source = model.autoencoder, model.noise_source(seed, "nll")
+    found, effective = [], []
     chunk = max(CHUNK_SAMPLES // num_samples, 1)
     each = min(num_samples, CHUNK_SAMPLES)
     title = f"estimating the nll, k = {num_samples}"
@@ -204,8 +286,11 @@ def importance_weighted(
                 params = net.decoder(read, many_c, mask, target=many_y, step=step).float()
                 distortion = net.likelihood.nll(params, many_y, mask).unflatten(0, (max(k, 2), -1))
                 logs.append(-(distortion + code.rate.sum(-1))[:k])
-            total += float(-logmeanexp(torch.cat(logs)).double().sum())
-    return total / len(examples)
+            log_w = torch.cat(logs)
+            found.append(-logmeanexp(log_w).double().cpu())
+            share = log_w.double().softmax(0)
+            effective.append(1 / share.square().sum(0).cpu())
+    return torch.cat(found), torch.cat(effective)
 
 
 def active_units(codes: Tensor, *, threshold: float = 0.01) -> int:

@@ -109,7 +109,7 @@ class Model(Codec):
             ]
         if not items:
             return []
-        examples, counts = self._examples(items, labels)
+        examples, counts = self.segments_of(items, labels)
         codes = self.encode_examples(examples)
         values = self.decode_tensor(codes, examples.labels, mask=examples.mask)
         return self._join(values, counts, examples.labels, likes=items)
@@ -148,7 +148,7 @@ class Model(Codec):
     ) -> tuple[Terms, list[int]]:
         if not items:
             raise UsageError("there are no items to judge")
-        examples, counts = self._examples(items, labels, as_targets=True)
+        examples, counts = self.segments_of(items, labels, as_targets=True)
         self.condition(examples.labels, len(examples))
         source, found = self.noise_source(seed, "terms"), []
         for start in range(0, len(examples), CHUNK_ITEMS):
@@ -257,12 +257,12 @@ class Model(Codec):
 
         A label is one value for all, or has one for each item.
         """
-        return self._examples(items, labels)[0]
+        return self.segments_of(items, labels)[0]
 
-    def _examples(
+    def segments_of(
         self,
         items: Sequence[Any],
-        labels: Mapping[str, Any] | None,
+        labels: Mapping[str, Any] | None = None,
         *,
         as_targets: bool = False,
     ) -> tuple[Examples, list[int]]:

@@ -22,6 +22,8 @@ from torch.func import functional_call
 from ae_toolkit.contracts import Code, Levels, Posterior, Prior, Shape, Size, StepContext, flatten
 from ae_toolkit.parts.bottleneck import Deterministic, Gaussian, PriorFactory
 
+CRITIC_DECAY = 0.99  #: of the mean of how much a critic tells rightly
+MAX_TOLD_APART = 0.9  #: of codes and the prior's draws; beyond it a critic has won
 KERNEL_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)  #: of the kernels that are added up
 
 
@@ -125,6 +127,7 @@ class Adversarial(Penalised):
     """
 
     follows_prior = True
+    told_apart: Tensor
 
     def __init__(
         self,
@@ -145,13 +148,32 @@ class Adversarial(Penalised):
         _need_weight(noise)
         self.critic = make_critic(_dim_of(self.z_shapes) + cond_dim, hidden)
         self.noise = noise
+        self.register_buffer("told_apart", torch.tensor(0.5))  # the critic's share of right guesses
 
     def penalty(self, z: Tensor, h: Levels, c: Tensor, step: StepContext) -> Tensor:
         real = self.sample_prior(c, step)
         z = z + self.noise * step.randn(tuple(z.shape))
         real = real + self.noise * step.randn(tuple(real.shape))
-        fooling, judging = critic_losses(self.critic, torch.cat([z, c], 1), torch.cat([real, c], 1))
+        made, real = torch.cat([z, c], 1), torch.cat([real, c], 1)
+        if self.training:
+            with torch.no_grad():
+                right = [
+                    (self.critic(real) > 0).float().mean(),
+                    (self.critic(made) < 0).float().mean(),
+                ]
+                self.told_apart.lerp_(step.gather(torch.stack(right)).mean(), 1 - CRITIC_DECAY)
+        fooling, judging = critic_losses(self.critic, made, real)
         return self.weight * fooling + judging
+
+    def warning(self) -> str:
+        """Says that the critic wins for good, where it does; else nothing."""
+        if self.told_apart < MAX_TOLD_APART:
+            return ""
+        return (
+            f"the critic tells {self.told_apart:.0%} of codes from the prior's, so they do not "
+            f"follow it, and samples will look like nothing: try a greater bottleneck.weight, or a "
+            f'slower critic, as by train.lr_scale={{"bottleneck.critic": 0.3}}'
+        )
 
 
 class TotalCorrelation(Penalised):

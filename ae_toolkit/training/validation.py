@@ -29,13 +29,15 @@ class Validation(NamedTuple):
     terms: dict[str, float]
     active_units: int | None  #: how many code dimensions are in use; None: that cannot be said
     rates: list[float]  #: of every code dimension, nats in the mean; none where it is undefined
+    codebook_use: float | None = None  #: the share of an integer's values that occur; None: reals
 
     @property
     def row(self) -> dict[str, Any]:
         """All of it, as a line of `metrics.jsonl` has it."""
         active = {} if self.active_units is None else {"active_units": self.active_units}
         rates = {"rates": [round(rate, 6) for rate in self.rates]} if self.rates else {}
-        return {**self.terms, **active, **rates}
+        used = {} if self.codebook_use is None else {"codebook_use": round(self.codebook_use, 4)}
+        return {**self.terms, **active, **rates, **used}
 
 
 @torch.no_grad()
@@ -74,7 +76,8 @@ def validate(
         totals += len(index) * row.cpu().double()
     units.gather(ranks)
     totals = ranks.total(totals) / len(examples)
-    return Validation(dict(zip(names, totals.tolist(), strict=True)), units.active, units.rates)
+    terms = dict(zip(names, totals.tolist(), strict=True))
+    return Validation(terms, units.active, units.rates, units.codebook_use)
 
 
 def judge_guesses(
@@ -119,9 +122,10 @@ class LatentUsage:
     def __init__(self) -> None:
         # How many, and of codes, their squares and their rates; in the end `(D,)` each.
         self.sums = [torch.zeros((), dtype=torch.float64) for _ in range(4)]
+        self.values = torch.zeros(())  # of integers, how often each value occurs
 
     @contextmanager
-    def counting(self, model: nn.Module, *, counted: bool = True) -> Iterator[None]:
+    def counting(self, model: Any, *, counted: bool = True) -> Iterator[None]:
         """Counts every code that the model makes within the block, or only hears of their form."""
 
         def count(bottleneck: Any, given: tuple[Any, ...], code: Code) -> None:
@@ -130,6 +134,9 @@ class LatentUsage:
             rate = code.rate.float().mean((0, 1)).cpu().double()
             found = torch.tensor(len(z)), z.sum(0), z.square().sum(0), len(z) * rate
             self.sums = [s + counted * x for s, x in zip(self.sums, found, strict=True)]
+            if num_classes := model.num_classes:
+                values = z.long().flatten().bincount(minlength=num_classes)
+                self.values = self.values + counted * values.double()
 
         bottleneck: Any = model.bottleneck
         if not isinstance(bottleneck, nn.Module):  # a stranger's may be a plain object
@@ -144,6 +151,8 @@ class LatentUsage:
     def gather(self, ranks: Ranks) -> None:
         """Adds up what all ranks have counted."""
         self.sums = [ranks.total(each) for each in self.sums]
+        if self.values.dim():
+            self.values = ranks.total(self.values)
 
     @property
     def active(self) -> int | None:
@@ -159,3 +168,8 @@ class LatentUsage:
         num, _, _, rate = self.sums
         found: list[float] = (rate.flatten() / num).tolist() if num else []
         return found
+
+    @property
+    def codebook_use(self) -> float | None:
+        """The share of the values of an integer that occur; None where codes are real."""
+        return float((self.values > 0).double().mean()) if self.values.dim() else None

@@ -172,6 +172,12 @@ class Image(Modality):
             for mode in ("bilinear", "bicubic")
         }
 
+    def judge(self, y: Tensor) -> tuple[Tensor, dict[str, Tensor]] | None:
+        """By the classifier that ships for a label of these pictures, if there is one."""
+        from ae_image.classifier import judge
+
+        return next(filter(None, (judge(y, label=label) for label in self.labels)), None)
+
     def figure(self, rows: Mapping[str, Sequence[Picture]], path: Path) -> None:
         from ae_image.figures import rows_figure, save_figure
 

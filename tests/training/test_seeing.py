@@ -699,3 +699,27 @@ def test_trackers_of_nothing(tmp_path: Path) -> None:
     none = Trackers((), run=tmp_path, settings={})
     none.log(1, train={"loss": 1.0})
     none.close()
+
+
+# What else a bottleneck can fail in.
+
+
+def test_a_codebook_that_collapses_is_said_once(tmp_path: Path, capfd: Any) -> None:
+    """All values but one of a number lie where no feature is, and nothing brings them back."""
+    bottleneck = {"name": "fsq", "z_dim": 1, "num_levels": [40, 40]}
+    recipe = small(bottleneck=bottleneck, prior="categorical", train__epochs=4)
+    run = fit(recipe, tmp_path / "run", progress=False)
+    said = capfd.readouterr().err
+    assert said.count("the codebook has collapsed") == 1 and "of its 1600 values occur" in said
+    assert 0 < rows(run, "validation")[-1]["codebook_use"] < 0.2
+    fine = {"name": "vq", "z_dim": 4, "codebook_size": 16}
+    run = fit(recipe.with_({"bottleneck": fine}), tmp_path / "fine", progress=False)
+    assert "collapsed" not in capfd.readouterr().err
+    assert rows(run, "validation")[-1]["codebook_use"] > 0.3
+
+
+def test_a_critic_that_wins_is_said_once(tmp_path: Path, capfd: Any) -> None:
+    recipe = small(bottleneck={"name": "adversarial", "z_dim": 8, "weight": 0.0, "noise": 0.0})
+    fit(recipe.with_({"train.epochs": 12}), tmp_path / "run", progress=False)
+    said = capfd.readouterr().err
+    assert said.count("of codes from the prior's, so they do not follow it") == 1

@@ -1,7 +1,8 @@
 """Is the code used? What each dimension carries, and a word when a posterior collapses.
 
 A decoder may learn to do without the code. Its rate is then 0, the loss looks well, and the model
-is of no use (Bowman et al. 2016). Measured while the model is validated, in the same pass.
+is of no use (Bowman et al. 2016). Of a codebook a few values may be used, and a critic may win for
+good. Measured while the model is validated, in the same pass.
 
 Axes: B examples, K posterior samples, D code dimensions over all levels.
 """
@@ -18,7 +19,9 @@ from ae_toolkit.contracts import Callback, Terms
 from ae_toolkit.randomness import Source
 
 MIN_ACTIVE_NATS = 0.01  #: a dimension that carries less carries nothing
+MIN_CODEBOOK_USE = 0.2  #: the share of values below which a codebook has collapsed
 MAX_INACTIVE_SHARE = 0.8  #: of such dimensions in a good model; beyond it a word is worth it
+LEARNING_SHARE = 0.5  #: of a training, in which a codebook spreads and a critic may win
 SILENT_SHARE = 0.25  #: of a training, in which nothing is said: codes die and come to life again
 
 
@@ -39,7 +42,17 @@ class CollapseWarning(Callback):
         if seen is None:
             return
         progress = training.step / training.setup.schedule.steps
+        model: Any = training.setup.optimizer.model
+        if progress >= LEARNING_SHARE:
+            self.say_once("codebook", codebook_warning(seen.codebook_use, model.num_classes))
+            own = getattr(model.bottleneck, "warning", None)
+            self.say_once("part", own() if own else "")
         if warning := self.look(seen.rates, distortion=seen.terms["distortion"], progress=progress):
+            log(warning)
+
+    def say_once(self, kind: str, warning: str) -> None:
+        if warning and kind not in self.said:
+            self.said.add(kind)
             log(warning)
 
     def look(self, rates: list[float], *, distortion: float, progress: float) -> str:
@@ -76,6 +89,16 @@ class CollapseWarning(Callback):
             f"the code has collapsed: {carries} less than {MIN_ACTIVE_NATS} nats, and the decoder "
             f"does without; try {cure}"
         )
+
+
+def codebook_warning(use: float | None, num_classes: int) -> str:
+    """Returns what is to be said of a codebook of which a share is used; mostly nothing."""
+    if use is None or use >= MIN_CODEBOOK_USE:
+        return ""
+    return (
+        f"the codebook has collapsed: {round(use * num_classes)} of its {num_classes} values "
+        f"occur; a smaller one would do, or try a smaller train.lr"
+    )
 
 
 def rate_weight(objective: Any, num: int, *, distortion: float, progress: float) -> Tensor:
