@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from ae_toolkit.files import RESULT_SIGNATURE, writing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from torch import Tensor
 
 Picture = Pictures.Image
 
@@ -35,6 +37,7 @@ PLOT_STYLE = figures.PLOT_STYLE | {
     "ytick.direction": "out",
 }
 
+MAX_MAPS = 64  #: of each level of a code that are drawn
 CELL_PIXELS = 224  #: pixels of a place in a figure of unlike pictures: eight for each of a digit's
 
 
@@ -77,7 +80,8 @@ def rows_figure(
     sheet = montage(pictures, gap=max(cell[0] // 14, 2))
     step = [side + max(cell[0] // 14, 2) for side in cell]
     with rc_context(PLOT_STYLE):
-        width = 6.0 if len(pictures[0]) > 3 else 2.0 * len(pictures[0])
+        columns = max(map(len, pictures))
+        width = 6.0 if columns > 3 else 2.0 * columns
         figure = Figure(figsize=(width, width * sheet.height / sheet.width))
         axes = figure.add_axes((0, 0, 1, 1))
         show(axes, sheet)
@@ -85,6 +89,49 @@ def rows_figure(
         axes.tick_params(length=0)
         places = [step[0] * i + cell[0] / 2 - 0.5 for i in range(len(captions))]
         axes.set_xticks(places, captions, fontsize=8)
+    return figure
+
+
+def maps_figure(
+    original: Picture, levels: Sequence[Tensor], made: Picture, *, num_classes: int
+) -> Figure:
+    """A picture, the maps of its code, and what is made of them.
+
+    Args:
+        original: what was encoded.
+        levels: of the code, `(Z, H, W)` each.
+        made: the picture that was decoded.
+        num_classes: how many values a map has where they are integers, which are then written
+            into their cells; 0: real numbers, red above zero and blue below.
+    """
+    maps = [plane for level in levels for plane in level[:MAX_MAPS]]
+    columns = min(len(maps), 8)
+    lines = math.ceil(len(maps) / columns)
+    with rc_context(PLOT_STYLE):
+        figure = Figure(figsize=(1.2 * (columns + 2), 1.25 * lines), layout="constrained")
+        places = figure.add_gridspec(lines, columns + 2)
+        for place, picture, title in (
+            (places[:, 0], original, "picture"),
+            (places[:, -1], made, "decoded"),
+        ):
+            axes = figure.add_subplot(place)
+            show(axes, picture)
+            axes.set(xticks=[], yticks=[], title=title)
+        limit = max(float(plane.abs().max()) for plane in maps) or 1.0
+        for i, plane in enumerate(maps):
+            axes = figure.add_subplot(places[i // columns, 1 + i % columns])
+            axes.set(xticks=[], yticks=[], title=f"map {i}")
+            if not num_classes:
+                axes.imshow(plane.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit)
+                continue
+            axes.imshow(plane.numpy(), cmap="viridis", vmin=0, vmax=num_classes - 1)
+            for y, row in enumerate(plane.tolist()):
+                for x, value in enumerate(row):
+                    bright = value > 0.6 * num_classes
+                    axes.text(
+                        x, y, f"{value:.0f}", ha="center", va="center", fontsize=22 / len(row),
+                        color="black" if bright else "white",
+                    )  # fmt: skip
     return figure
 
 

@@ -185,6 +185,18 @@ def mnist_2d_ae() -> Recipe:
     )
 
 
+def mnist_rows_seq2seq() -> Recipe:
+    """Autoencoder of digits as 28 rows, which one recurrent net reads and another writes."""
+    return mnist_dense_ae().with_(
+        {
+            "name": "mnist-rows-seq2seq",
+            "encoder": {"name": "recurrent", "width": 128},
+            "bottleneck.z_dim": 32,
+            "decoder": {"name": "unrolled", "width": 256},
+        }
+    )
+
+
 def _grey(name: str, **changes: Any) -> Recipe:
     """A convolutional autoencoder of grey digits, with other parts in its middle."""
     return mnist_vae().with_(

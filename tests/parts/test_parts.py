@@ -43,6 +43,7 @@ NEEDS: dict[tuple[str, str], dict[str, object]] = {
     ("decoder", "recurrent"): WORDS,
     ("decoder", "transformer"): WORDS,
     ("decoder", "autoregressive"): WORDS,
+    ("decoder", "unrolled"): WORDS,
     ("decoder", "hierarchical"): {**WORDS, "arguments": {"segment": 3}},
 }
 

@@ -1,7 +1,8 @@
 """Recurrent backbones over sequences, after Roberts et al. (2018), section 3.
 
 A bidirectional encoder, an autoregressive decoder, and a hierarchical one, in which a conductor
-unrolls one embedding per segment and a lower net decodes each segment from its own.
+unrolls one embedding per segment and a lower net decodes each segment from its own; and a decoder
+that knows nothing but the code. Encoder and the last take planes too, as a sequence of rows.
 
 Their settings: `width`, W, and `layers` of a GRU, in each direction; `embed`, E, numbers that stand
 for a class or value; `scheduled_sampling`, the share of own draws at the training's end, which
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ae_toolkit.contracts import Shape, Size, flatten
+from ae_toolkit.parts.backbones.layers import FeedForward
 from ae_toolkit.parts.backbones.sequence import Autoregressive, Spread, Values, beside
 
 
@@ -31,17 +33,19 @@ class RecurrentEncoder(nn.Module):
         width: Size = 256, layers: Size = 1, embed: Size = 64,
     ):  # fmt: skip
         super().__init__()
-        self.values = Values(in_shape, num_classes=num_classes, width=embed)
+        self.values = Values(sequence_shape(in_shape), num_classes=num_classes, width=embed)
         self.ahead = nn.GRU(embed + cond_dim, width, layers, batch_first=True)
         self.back = nn.GRU(embed + cond_dim, width, layers, batch_first=True)
         self.out_shapes: tuple[Shape, ...] = ((2 * width,),)
 
     def forward(self, x: Tensor, c: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
-        vectors = beside(self.values(x), c)
-        whole = torch.full((len(x),), x.shape[1], device=x.device)
-        lengths = whole if mask is None else mask.sum(1)
+        vectors = beside(self.values(x.transpose(1, 2).flatten(2) if x.dim() == 4 else x), c)
+        length = vectors.shape[1]
+        whole = torch.full((len(x),), length, device=x.device)
+        # Rows of planes are real, all of them: a mask is of sequences.
+        lengths = whole if mask is None or x.dim() == 4 else mask.sum(1)
         # Each sequence turned round within its own length; what lies behind it stays behind it.
-        index = torch.arange(x.shape[1], device=x.device)
+        index = torch.arange(length, device=x.device)
         turned = torch.where(index < lengths[:, None], lengths[:, None] - 1 - index, index)
         reverse = vectors.gather(1, turned[..., None].expand_as(vectors))
         last = (lengths - 1)[:, None, None]
@@ -142,6 +146,41 @@ class HierarchicalDecoder(Autoregressive):
             hidden = self.start((mine,), mine[:, :0])
         out, hidden = self.net(beside(self.values(before[:, None]), mine), hidden)
         return self.head(out[:, 0]), (segments, hidden)
+
+
+class UnrolledDecoder(FeedForward):
+    """A GRU that is told the code at every position and not what it gave before.
+
+    The unconditioned decoder of Srivastava et al. (2015), "Unsupervised Learning of Video
+    Representations using LSTMs"; in Keras, `RepeatVector` and a layer that returns sequences.
+    """
+
+    def __init__(
+        self, *, z_shapes: Sequence[Shape], out_shape: Shape, num_classes: int, cond_dim: int,
+        width: Size = 256, layers: Size = 1, embed: Size = 64,
+    ):  # fmt: skip
+        super().__init__()
+        self.num_params, self.shape = out_shape[0], out_shape[1:]
+        self.length, *numbers = sequence_shape(self.shape)
+        self.entry = Spread(
+            z_shapes, cond_dim=cond_dim, width=embed, length=self.length, shared=True
+        )
+        self.first = Start(z_shapes, cond_dim=cond_dim, layers=layers, width=width)
+        self.net = nn.GRU(embed, width, layers, batch_first=True)
+        self.head = nn.Linear(width, self.num_params * math.prod(numbers))
+
+    def params(self, z: tuple[Tensor, ...], c: Tensor, mask: Tensor | None) -> Tensor:
+        out, _ = self.net(self.entry(z, c), self.first(z, c))
+        rows = self.head(out).unflatten(2, (self.num_params, -1)).transpose(1, 2)  # n p t f
+        if len(self.shape) < 3:
+            return rows.reshape(len(rows), self.num_params, *self.shape)
+        channels, height, width = self.shape
+        return rows.reshape(len(rows), -1, height, channels, width).transpose(2, 3)
+
+
+def sequence_shape(shape: Shape) -> Shape:
+    """Planes `(C, H, W)` as H positions of C·W numbers; a sequence as it is."""
+    return (shape[1], shape[0] * shape[2]) if len(shape) == 3 else shape
 
 
 class Start(nn.Module):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from ae_image.cli.codes import maps, perturb
 from ae_image.cli.inputs import labels_of, load_image_model, read_digits, to_pictures, to_tensors
 from ae_image.cli.latent import grid, scatter, traverse
 from ae_image.cli.options import label_option, photo_option
@@ -169,5 +170,5 @@ def lesson(out: Path, quick: bool, seed: int, device: str) -> None:
     announce(f"{out}: open it in a browser")
 
 
-for command in (grid, scatter, traverse, reconstruct, denoise, upscale):
+for command in (grid, scatter, traverse, perturb, maps, reconstruct, denoise, upscale):
     image.add_command(command)

@@ -139,7 +139,7 @@ def scatter(model: str, out: Path, data: str | None, num: int, as_json: bool, de
     from ae_image.figures import save_figure, scatter_figure
     from ae_toolkit.inference.evaluate import neighbour_accuracy, principal_axes
 
-    examples = _labelled(loaded, data)
+    examples = test_examples(loaded, data)
     if not examples.labels:
         raise UsageError(f"data set {data or loaded.recipe.data.name!r} has no labels to colour by")
     name, classes = next(iter(examples.labels.items()))
@@ -163,7 +163,7 @@ def scatter(model: str, out: Path, data: str | None, num: int, as_json: bool, de
         announce(f"{out}: {len(examples)} test codes of {model}")
 
 
-def _labelled(model: Model, data: str | None) -> Examples:
+def test_examples(model: Model, data: str | None = None) -> Examples:
     """The test split asked for; the bundled digits where the model's own data is not at hand."""
     if data:
         return data_of(model, data)

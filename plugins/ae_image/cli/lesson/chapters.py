@@ -98,17 +98,17 @@ def noisy_codes(lesson: Lesson) -> Chapter:
         noise = torch.randn(codes.shape, generator=torch.Generator().manual_seed(lesson.seed))
         for spread in spreads:
             made = model.decode_tensor(codes + spread * codes.std(0) * noise)
-            read, far = lesson.read(made)
-            kept = float((read == lesson.classes).float().mean())
+            kept = float((lesson.read(made) == lesson.classes).float().mean())
+            far = distance(made, lesson.known)
             rows[f"{name[6:].upper()}, {spread:g}σ"] = made
             numbers[f"{name}, noise of {spread:g}σ"] = (
-                f"{kept:.0%} read as they were; {float(far.mean()):.0f} from the nearest real digit"
+                f"{kept:.0%} read as they were; {far:.0f} from the nearest real digit"
             )
     return Chapter(
         "Noise added to codes",
-        "Noise of so many standard deviations of each code number. Digits are read by the ten "
-        f"nearest of {len(lesson.known):,} training digits; beside it stands the squared distance "
-        "to the nearest of them. A plain autoencoder's digits fall to pieces where they stand; a "
+        "Noise of so many standard deviations of each code number. Digits are read by the "
+        "classifier that ships; beside it stands the squared distance to the nearest of "
+        f"{len(lesson.known):,} training digits. A plain autoencoder's digits fall to pieces where they stand; a "
         "VAE's drift farther towards other digits, and stay nearer to real ones.",
         numbers | lesson.reader,
         [lesson.rows(rows)],
@@ -174,15 +174,13 @@ def latent_space(lesson: Lesson) -> Chapter:
     values = latent.quantiles(side).tolist()
     rows = [made[i * side : (i + 1) * side] for i in range(side)]
     grid = grid_figure(rows, across=values, down=values[::-1], labels=("$z_0$", "$z_1$"))
-    read, _ = lesson.read(to_tensors(made, model))
+    read = lesson.read(to_tensors(made, model))
     return Chapter(
         "A VAE's plane of codes",
         "Codes at the quantiles of the prior, decoded: every picture is as likely as the next, and "
         "neighbours melt into each other. The cluster diagram above is the same plane.",
         {
-            "different digits in the grid, by the nearest training digits": (
-                f"{len(read.unique())} of 10"
-            ),
+            "different digits in the grid, by the classifier": f"{len(read.unique())} of 10",
             **lesson.reader,
         },
         [grid],
@@ -222,17 +220,15 @@ def conditional(lesson: Lesson) -> Chapter:
         model.decode_tensor(model.sample_codes(num, {"digit": k}, seed=lesson.seed), {"digit": k})
         for k in range(10)
     ]
-    right = sum(int((lesson.read(c)[0] == k).sum()) for k, c in enumerate(columns)) / (10 * num)
+    right = sum(int((lesson.read(c) == k).sum()) for k, c in enumerate(columns)) / (10 * num)
     rows = [pictures(torch.stack([column[i] for column in columns])) for i in range(8)]
     return Chapter(
         "A conditional VAE writes the digit that it is asked for",
         "Told the digit, the code is free for the style: each row is one code in all ten digits. "
-        "Reading by neighbours errs on real digits too: what counts is the distance between the "
-        "two numbers.",
+        "The classifier errs on real digits too: what counts is the distance between the two "
+        "numbers.",
         {
-            f"what it writes, by the ten nearest of {len(lesson.known):,} training digits": (
-                f"{right:.1%} of {10 * num} read as asked"
-            ),
+            "what it writes, by the classifier": f"{right:.1%} of {10 * num} read as asked",
             **lesson.reader,
         },
         [grid_figure(rows, columns="digit")],

@@ -1,4 +1,4 @@
-"""What the chapters share: digits, models, a reader of digits, and rows of pictures."""
+"""What the chapters share: digits, models, who reads digits, and rows of pictures."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image as Pictures
 from torch import Tensor
 
+from ae_image.classifier import judge
 from ae_image.cli.inputs import data_of, load_image_model
 from ae_image.figures import rows_figure
 from ae_image.pixels import Picture
@@ -18,7 +19,7 @@ from ae_toolkit import Examples, Model, RunError
 from ae_toolkit.data.examples import Split
 
 NUM_SHOWN = 10  #: pictures in a row
-NUM_KNOWN = 10_000  #: training digits that others are read by, at most
+NUM_KNOWN = 10_000  #: training digits that others are compared with, at most
 
 
 @dataclass
@@ -48,9 +49,9 @@ class Lesson:
         return self._digits("test", self.num)
 
     @cached_property
-    def known(self) -> Examples:
-        """Training digits, which others are read by."""
-        return self._digits("train", NUM_KNOWN)
+    def known(self) -> Tensor:
+        """Training digits `(N, 1, 28, 28)`, from which others may be far."""
+        return self.model("mnist-2d").modality.prepare(self._digits("train", NUM_KNOWN).y)
 
     def _digits(self, split: Split, num: int) -> Examples:
         """Digits of MNIST where it is at hand, else those that ship with the package."""
@@ -75,21 +76,17 @@ class Lesson:
         """One test digit of each class, in order."""
         return [int((self.classes == k).nonzero()[0]) for k in range(NUM_SHOWN)]
 
-    def read(self, made: Tensor) -> tuple[Tensor, Tensor]:
-        """Digits `(N, 1, 28, 28)` as the ten nearest training digits vote for them.
-
-        Returns:
-            Classes `(N,)`, and the squared distances to the nearest training digit `(N,)`.
-        """
-        known = self.model("mnist-2d").modality.prepare(self.known.y).flatten(1)
-        near = torch.cdist(made.flatten(1), known).topk(10, largest=False)
-        return self.known.labels["digit"][near.indices].mode(1).values, near.values[:, 0].square()
+    def read(self, made: Tensor) -> Tensor:
+        """Digits `(N, 1, 28, 28)` as the classifier that ships reads them, `(N,)`."""
+        found = judge(made, label="digit")
+        assert found is not None
+        return found[1]["digit"].argmax(1)
 
     @cached_property
     def reader(self) -> dict[str, str]:
         """How often that reads real test digits rightly: its errors are in all that it reads."""
-        right = (self.read(self.y)[0] == self.classes).float().mean()
-        return {"real test digits, read in the same way": f"{float(right):.1%} rightly"}
+        right = (self.read(self.y) == self.classes).float().mean()
+        return {"real test digits, read by the same classifier": f"{float(right):.1%} rightly"}
 
     def rows(self, rows: Mapping[str, Tensor]) -> Figure:
         """Draws the shown ones of named tensors `(N, 1, H, W)`, each a row."""
