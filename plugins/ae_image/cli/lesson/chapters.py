@@ -108,8 +108,8 @@ def noisy_codes(lesson: Lesson) -> Chapter:
         "Noise added to codes",
         "Noise of so many standard deviations of each code number. Digits are read by the "
         "classifier that ships; beside it stands the squared distance to the nearest of "
-        f"{len(lesson.known):,} training digits. A plain autoencoder's digits fall to pieces where they stand; a "
-        "VAE's drift farther towards other digits, and stay nearer to real ones.",
+        f"{len(lesson.known):,} training digits. A plain autoencoder's digits fall to pieces where "
+        "they stand; a VAE's drift farther towards other digits, and stay nearer to real ones.",
         numbers | lesson.reader,
         [lesson.rows(rows)],
     )
