@@ -114,6 +114,24 @@ def draw_roc(own: Mapping[str, Tensor], other: Mapping[str, Tensor], path: Path)
     save_figure(figure, path, style=PLOT_STYLE)
 
 
+def draw_rate_distortion(points: Sequence[tuple[float, float, float]], path: Path) -> None:
+    """Draws spread, rate and distortion of each point, the model's own marked."""
+    figure = Figure(figsize=(3.8, 3.0), layout="constrained")
+    plot = figure.subplots()
+    _spreads, rates, distortions = zip(*points, strict=True)
+    plot.plot(rates, distortions, marker="o", markersize=3, linewidth=1.0, color="0.3")
+    for spread, rate, distortion in points:
+        own = spread == 1
+        plot.annotate(
+            f"{spread:g}σ", (rate, distortion), xytext=(4, 4), textcoords="offset points",
+            fontsize=7, color="C3" if own else "0.3",
+        )  # fmt: skip
+        if own:
+            plot.plot([rate], [distortion], marker="o", markersize=6, color="C3")
+    plot.set(xlabel="rate, nats", ylabel="distortion")
+    save_figure(figure, path, style=PLOT_STYLE)
+
+
 def _savefig(figure: Figure, path: Path, **options: Any) -> None:
     """Writes a figure; letters that no font has, as in names of files, become boxes silently."""
     with warnings.catch_warnings():

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ae_toolkit.inference.model import Model
 
 FIGURE_ENDINGS = (".png", ".svg", ".pdf")
+CURVE_COLUMNS = ("spread", "rate", "distortion")
 
 #: What an item of several segments has the sum of; of the rest it has the mean.
 SUMMED = ("negative_elbo", "distortion_plus_rate", "nll", "distortion", "rate")
@@ -53,31 +54,49 @@ limit_option = click.option(
                    "samples with data, where the data type has features for that.")  # fmt: skip
 @click.option("--samples", "num_judged", default=10_000, show_default=True,
               type=click.IntRange(100), help="Drawn for --full.")  # fmt: skip
+@click.option("--curve", type=click.Path(path_type=Path),
+              help="Draw rate against distortion, codes drawn wider and narrower.")  # fmt: skip
 @limit_option
 @seed_option
 @json_option
 @device_option
-def evaluate_command(model: str, as_json: bool, device: str, **options: Any) -> None:
+def evaluate_command(
+    model: str, as_json: bool, device: str, curve: Path | None, **options: Any
+) -> None:
     """Measure MODEL on the test split.
 
     \b
-    Example:
+    Examples:
       ae evaluate mnist-2d --full --json
+      ae evaluate mnist-2d --curve curve.png
     """
-    from ae_toolkit.inference.evaluate import evaluate
+    from ae_toolkit.inference import evaluate, judging
     from ae_toolkit.runs.history import leaves
 
+    need_ending(curve, FIGURE_ENDINGS)
     loaded = load_model(model, device)
-    found = evaluate(loaded, progress=not as_json, **options)
+    points = []
+    if curve:
+        examples = test_split(loaded, options["data"], options["limit"])
+        seed = options["seed"]
+        points = judging.rate_distortion(loaded, examples, seed=seed, progress=not as_json)
+    found = evaluate.evaluate(loaded, progress=not as_json, **options)
+    if curve:
+        from ae_toolkit.figures import draw_rate_distortion
+
+        draw_rate_distortion(points, curve)
+        found["curve"] = [dict(zip(CURVE_COLUMNS, point, strict=True)) for point in points]
     report = {"model": model, **found}
     if as_json:
         print_json(report)
         return
-    errors = report.pop("standard_errors", {})
+    errors, _ = report.pop("standard_errors", {}), report.pop("curve", None)
     for name, value in leaves(report):
         error = f" ± {errors[name]:.2g}" if name in errors else ""
         shown = f"{value:.4g}{error}" if isinstance(value, float) else f"{value}"
         click.echo(f"{name:24} {shown}")
+    if curve:
+        announce(f"{curve}: {len(points)} points")
     if options["full"] and not report["samples"]:
         from ae_toolkit.modality import describe
 
@@ -144,7 +163,7 @@ def score(
     }  # fmt: skip
     if against:
         own, other = (
-            evaluate.score(loaded, _test_split(loaded, name, limit), **options)
+            evaluate.score(loaded, test_split(loaded, name, limit), **options)
             for name in (data, against)
         )
         _report_against(own, other, out=out, figure=figure, as_json=as_json)
@@ -163,7 +182,7 @@ def score(
     report_skipped(found.skipped, total=found.num_files)
 
 
-def _test_split(model: Model, data: str | None, limit: int | None) -> Examples:
+def test_split(model: Model, data: str | None, limit: int | None) -> Examples:
     from ae_toolkit.data.examples import from_option, load_data
 
     recipe = model.recipe

@@ -1,7 +1,7 @@
 """What people would notice of a generator: how its codes lie as a whole, what its samples are like.
 
-Fréchet and kernel distances are torchmetrics', classifiers scikit-learn's; the features of samples
-are the data type's own (`Modality.judge`).
+Distances are those of `distances.py`; the features of samples are the data type's own
+(`Modality.judge`).
 
 Axes: N examples or samples, D numbers of a code, F features.
 """
@@ -10,15 +10,24 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ae_toolkit.console import track
 from ae_toolkit.contracts import Posterior
 from ae_toolkit.data.examples import Examples, load_data
-from ae_toolkit.errors import PluginError, wrap_plugin_errors
+from ae_toolkit.errors import PluginError, UsageError, wrap_plugin_errors
+from ae_toolkit.inference.distances import (
+    frechet_distance,
+    kernel_distance,
+    maximum_mean_discrepancy,
+    nearest,
+    precision_recall,
+    told_apart,
+)
 from ae_toolkit.modality import Modality, describe
 from ae_toolkit.randomness import Source
 
@@ -30,9 +39,8 @@ Judged = tuple[Tensor, dict[str, Tensor]]  #: features `(N, F)`, logits of label
 CHUNK_ROWS = 1000  #: of a matrix of distances
 MAX_MMD_CODES = 2000
 MAX_TESTED_CODES = 5000  #: of each kind, between which a classifier is to tell
-NUM_NEIGHBOURS = 3  #: k of precision and recall, as the paper has it
-KERNEL_SUBSET = 1000  #: samples of each kind in one estimate of the kernel distance …
-KERNEL_SUBSETS = 20  #: … which is the mean of so many
+#: Of codes, beside the posterior's own; each point of a curve costs √2 times as much noise.
+POSTERIOR_SPREADS = (0.25, 0.35, 0.5, 0.71, 1.0, 1.41, 2.0, 2.83, 4.0)
 MIN_SAMPLES = 100  #: below, distances between distributions say nothing
 
 
@@ -173,103 +181,6 @@ def _judged(model: Model, examples: Examples, *, title: str, progress: bool) -> 
     return torch.cat(features), {k: torch.cat([each[k] for each in logits]) for k in logits[0]}
 
 
-class _Given(nn.Module):
-    """Features that are there already, for metrics that would compute their own."""
-
-    def __init__(self, num_features: int):
-        super().__init__()
-        self.num_features = num_features
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x
-
-
-def frechet_distance(real: Tensor, made: Tensor) -> float:
-    """Of two sets of features `(N, F)`, as if both were Gaussian (Heusel et al. 2017)."""
-    from torchmetrics.image.fid import FrechetInceptionDistance
-
-    return float(_compared(FrechetInceptionDistance(feature=_Given(real.shape[1])), real, made))
-
-
-def kernel_distance(real: Tensor, made: Tensor) -> tuple[float, float]:
-    """The mean and its standard error, with a cubic kernel (Bińkowski et al. 2018)."""
-    from torchmetrics.image.kid import KernelInceptionDistance
-
-    size = min(KERNEL_SUBSET, len(real), len(made))
-    with torch.random.fork_rng([]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about the memory that features need
-        torch.manual_seed(0)
-        metric = KernelInceptionDistance(
-            feature=_Given(real.shape[1]), subsets=KERNEL_SUBSETS, subset_size=size
-        )
-        mean, std = _compared(metric, real, made)
-    return float(mean), float(std) / math.sqrt(KERNEL_SUBSETS)
-
-
-def _compared(metric: Any, real: Tensor, made: Tensor) -> Any:
-    metric.update(real.float(), real=True)
-    metric.update(made.float(), real=False)
-    return metric.compute()
-
-
-def precision_recall(
-    real: Tensor, made: Tensor, *, num_neighbours: int = NUM_NEIGHBOURS
-) -> tuple[float, float]:
-    """The shares of samples that lie among the data, and of data among the samples.
-
-    One lies among others if it is nearer to one of them than that one's k-th neighbour is
-    (Kynkäänniemi et al. 2019, eq. 1 and 2).
-    """
-    return (
-        _share_within(made, real, num_neighbours=num_neighbours),
-        _share_within(real, made, num_neighbours=num_neighbours),
-    )
-
-
-def _share_within(points: Tensor, others: Tensor, *, num_neighbours: int) -> float:
-    radius = torch.cat(
-        [  # its own distance of 0 is the first
-            torch.cdist(rows, others).kthvalue(min(num_neighbours + 1, len(others)), 1).values
-            for rows in others.split(CHUNK_ROWS)
-        ]
-    )
-    within = [(torch.cdist(rows, others) <= radius).any(1) for rows in points.split(CHUNK_ROWS)]
-    return float(torch.cat(within).double().mean())
-
-
-def nearest(points: Tensor, others: Tensor) -> Tensor:
-    """The distance `(N,)` of each point to the nearest of the others."""
-    return torch.cat([torch.cdist(rows, others).amin(1) for rows in points.split(CHUNK_ROWS)])
-
-
-def maximum_mean_discrepancy(a: Tensor, b: Tensor) -> float:
-    """Unbiased MMD² of two sets `(N, D)`, with a Gaussian as wide as their median distance."""
-    both = torch.cat([a, b]).double()
-    square = torch.cdist(both, both).square()
-    kernel = torch.exp(-square / square.median())
-    n = len(a)
-    aa, bb, ab = kernel[:n, :n], kernel[n:, n:], kernel[:n, n:]
-    same = (aa.sum() - n) / (n * (n - 1)) + (bb.sum() - len(b)) / (len(b) * (len(b) - 1))
-    return float(same - 2 * ab.mean())
-
-
-def told_apart(a: Tensor, b: Tensor) -> float:
-    """The share that a classifier tells rightly of two sets `(N, D)`: half of it is guessing.
-
-    It has learned from every other one, and is asked about the rest.
-    """
-    from sklearn.neural_network import MLPClassifier
-
-    halves = [torch.cat([x[i::2] for x in (a, b)]).double().numpy() for i in (0, 1)]
-    kinds = [[0] * len(a[i::2]) + [1] * len(b[i::2]) for i in (0, 1)]
-    mean, std = halves[0].mean(0), halves[0].std(0) + 1e-8
-    classifier = MLPClassifier((128, 128), early_stopping=True, max_iter=100, random_state=0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it could go on learning
-        classifier.fit((halves[0] - mean) / std, kinds[0])
-    return float(classifier.score((halves[1] - mean) / std, kinds[1]))
-
-
 def mutual_information(z: Tensor, posterior: Posterior) -> float:
     """I(x; z) = E[log q(z|x) - log (Σ q(z|x') / N)], in nats, at most log N.
 
@@ -303,3 +214,56 @@ def linear_accuracy(codes: Tensor, classes: Tensor) -> float:
         model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200))
         scores = cross_val_score(model, codes.double().numpy(), classes.numpy(), cv=5)
     return float(scores.mean())
+
+
+@torch.inference_mode()
+def rate_distortion(
+    model: Model,
+    examples: Examples,
+    *,
+    spreads: Sequence[float] = POSTERIOR_SPREADS,
+    seed: int = 0,
+    progress: bool = False,
+) -> list[tuple[float, float, float]]:
+    """What a model's codes cost and what is lost, where they are drawn wider or narrower.
+
+    Codes are drawn from N(μ, (s·σ)²) for each spread s; the rate is E[log q_s(z) - log p(z)]. At 1
+    they are the model's own; towards wider ones they cost less and say less.
+
+    Args:
+        model: with a Gaussian posterior.
+        examples: to be measured on.
+        spreads: s of each point.
+        seed: of the draws.
+        progress: show a bar.
+
+    Returns:
+        Spread, rate and distortion, means per example.
+
+    Raises:
+        UsageError: the codes have no Gaussian posterior.
+    """
+    net, source = model.autoencoder, model.noise_source(seed, "curve")
+    if not hasattr(net.bottleneck, "posterior"):
+        raise UsageError(
+            f"a curve needs the mean and the variance of codes, which bottleneck "
+            f"{model.recipe.bottleneck.name!r} does not give"
+        )
+    sums = torch.zeros(len(spreads), 2, dtype=torch.float64)
+    starts = range(0, len(examples), CHUNK_ROWS)
+    for start in track(starts, "drawing a curve", shown=progress):
+        batch, step = model.to_device(examples, start, start + CHUNK_ROWS), source.step(start)
+        x, y = net.corruption(batch.y, batch.y, batch.mask, step)
+        c = net.embed(batch.labels, like=x)
+        mean, logvar = net.bottleneck.posterior(net.encoder(x, c, batch.mask), c)
+        noise = step.randn(tuple(mean.shape))
+        for i, spread in enumerate(spreads):
+            log_std = 0.5 * logvar + math.log(spread)
+            z = model.unflatten(mean + log_std.exp() * noise)
+            log_q = -(0.5 * noise.square() + log_std + 0.5 * math.log(2 * math.pi)).sum(1)
+            rate = log_q - net.bottleneck.prior.log_prob(z, c).sum(1)
+            params = net.decoder(net.features(z, c), c, batch.mask, target=y, step=step).float()
+            lost = net.likelihood.nll(params, y, batch.mask)
+            sums[i] += torch.stack([rate.sum(), lost.sum()]).double().cpu()
+    means = (sums / len(examples)).tolist()
+    return [(spread, *mean) for spread, mean in zip(spreads, means, strict=True)]

@@ -213,18 +213,23 @@ def _grey(name: str, **changes: Any) -> Recipe:
 
 def mnist_aae() -> Recipe:
     """Adversarial autoencoder of digits: a critic draws its codes to the prior."""
-    return _grey(
-        "mnist-aae",
-        bottleneck={"name": "adversarial", "z_dim": 8},
-        train__betas=(0.5, 0.9),  # with more momentum, codes and critic chase each other
-        train__lr=5e-4,
-        train__monitor="distortion",  # what the critic says is no measure: it learns too
+    return mnist_dense_ae().with_(
+        {
+            "name": "mnist-aae",
+            "bottleneck": {"name": "adversarial", "z_dim": 8},
+            "train.epochs": 60,
+            "train.betas": (0.5, 0.9),  # with more momentum, codes and critic chase each other
+            # What the critic says is no measure: it learns too.
+            "train.monitor": "distortion",
+        }
     )
 
 
 def mnist_wae() -> Recipe:
     """Wasserstein autoencoder of digits: MMD draws its codes to the prior."""
-    return _grey("mnist-wae", bottleneck={"name": "mmd", "z_dim": 8})
+    return mnist_dense_ae().with_(
+        {"name": "mnist-wae", "bottleneck": {"name": "mmd", "z_dim": 8}, "train.epochs": 60}
+    )
 
 
 def mnist_vqvae() -> Recipe:
@@ -232,7 +237,7 @@ def mnist_vqvae() -> Recipe:
     return _grey(
         "mnist-vqvae",
         bottleneck={"name": "vq", "z_dim": 1, "spatial": True, "codebook_size": 256},
-        prior={"name": "autoregressive-categorical"},
+        prior={"name": "autoregressive-categorical", "width": 64, "layers": 3},
     )
 
 
@@ -241,7 +246,7 @@ def mnist_fsq() -> Recipe:
     return _grey(
         "mnist-fsq",
         bottleneck={"name": "fsq", "z_dim": 1, "spatial": True, "num_levels": [8, 6, 5]},
-        prior={"name": "autoregressive-categorical"},
+        prior={"name": "autoregressive-categorical", "width": 64, "layers": 3},
     )
 
 

@@ -14,7 +14,7 @@ from conftest import small, untrained
 
 from ae_toolkit import load
 from ae_toolkit.contracts import Posterior
-from ae_toolkit.inference import evaluate, judging
+from ae_toolkit.inference import distances, evaluate, judging
 
 
 @pytest.fixture(scope="module")
@@ -25,24 +25,24 @@ def halves() -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_nothing_tells_two_halves_of_one_distribution_apart(halves) -> None:
     a, b = halves
-    assert abs(judging.maximum_mean_discrepancy(a, b)) < 2e-3
-    assert judging.told_apart(a, b) == pytest.approx(0.5, abs=0.05)
-    assert judging.frechet_distance(a, b) < 0.05
-    mean, error = judging.kernel_distance(a, b)
+    assert abs(distances.maximum_mean_discrepancy(a, b)) < 2e-3
+    assert distances.told_apart(a, b) == pytest.approx(0.5, abs=0.05)
+    assert distances.frechet_distance(a, b) < 0.05
+    mean, error = distances.kernel_distance(a, b)
     assert abs(mean) < 5 * error + 1e-2
-    precision, recall = judging.precision_recall(a, b)
+    precision, recall = distances.precision_recall(a, b)
     assert precision > 0.9 and recall > 0.9
 
 
 def test_what_is_wider_is_told_apart(halves) -> None:
     a, b = halves[0], 2 * halves[1]
-    assert judging.maximum_mean_discrepancy(a, b) > 0.02
-    assert judging.told_apart(a, b) > 0.65
+    assert distances.maximum_mean_discrepancy(a, b) > 0.02
+    assert distances.told_apart(a, b) > 0.65
     # Of Gaussians: the squared distance of means, and of standard deviations.
-    assert judging.frechet_distance(a, b) == pytest.approx(4.0, rel=0.1)
-    assert judging.frechet_distance(a, halves[1] + 1) == pytest.approx(4.0, rel=0.1)
-    assert judging.kernel_distance(a, b)[0] > 0.1
-    precision, recall = judging.precision_recall(a, b)
+    assert distances.frechet_distance(a, b) == pytest.approx(4.0, rel=0.1)
+    assert distances.frechet_distance(a, halves[1] + 1) == pytest.approx(4.0, rel=0.1)
+    assert distances.kernel_distance(a, b)[0] > 0.1
+    precision, recall = distances.precision_recall(a, b)
     assert precision < 0.7 < recall
 
 
@@ -50,10 +50,10 @@ def test_samples_of_one_kind_only_have_precision_without_recall() -> None:
     torch.manual_seed(0)
     data = torch.randn(1000, 2) + torch.tensor([[8.0, 0], [-8.0, 0]]).repeat(500, 1)
     made = torch.randn(1000, 2) + torch.tensor([8.0, 0])
-    precision, recall = judging.precision_recall(data, made)
+    precision, recall = distances.precision_recall(data, made)
     assert precision > 0.9 and recall == pytest.approx(0.5, abs=0.06)
     expected = (data - made[0]).norm(dim=1).min()
-    assert torch.allclose(judging.nearest(made[:1], data)[0], expected, rtol=1e-3)
+    assert torch.allclose(distances.nearest(made[:1], data)[0], expected, rtol=1e-3)
 
 
 def test_mutual_information_of_gaussians_is_what_theory_says() -> None:
@@ -152,3 +152,14 @@ def test_other_data_is_told_apart(ae: Any, run: Path, tmp_path: Path) -> None:
     assert rows["distortion"]["auroc"] == 1
     assert rows["distortion"]["mean there"] > rows["distortion"]["mean here"]
     assert Path("roc.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_wider_codes_cost_less_and_lose_more(ae: Any, run: Path) -> None:
+    report = json.loads(ae("evaluate", run, "--curve", "curve.png", "--json").stdout)
+    rates, distortions = ([p[name] for p in report["curve"]] for name in ("rate", "distortion"))
+    assert rates[:5] == sorted(rates[:5], reverse=True)
+    assert distortions == sorted(distortions)
+    own = next(point for point in report["curve"] if point["spread"] == 1)
+    assert own["rate"] == pytest.approx(report["rate"], rel=0.1)
+    assert own["distortion"] == pytest.approx(report["distortion"], rel=0.1)
+    assert Path("curve.png").read_bytes().startswith(b"\x89PNG")
