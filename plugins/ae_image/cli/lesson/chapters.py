@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from ae_image.cli.inputs import to_tensors
+from ae_image.cli.lesson.family import adversarial, integers, rows_in_turn
 from ae_image.cli.lesson.page import PAGE_TEMPLATE, Chapter, section_of
-from ae_image.cli.lesson.setup import NUM_SHOWN, Lesson, first_rows, pictures
+from ae_image.cli.lesson.setup import NUM_SHOWN, Lesson, distance, first_rows, means, pictures
 from ae_image.datasets import read_sheet
 from ae_image.figures import grid_figure, scatter_figure
-from ae_toolkit import Model
 from ae_toolkit.console import Bar
 from ae_toolkit.inference import latent
 from ae_toolkit.inference.evaluate import neighbour_accuracy, principal_axes
@@ -235,16 +235,6 @@ def conditional(lesson: Lesson) -> Chapter:
     )
 
 
-def means(model: Model, y: Tensor, made: Tensor) -> dict[str, float]:
-    """The data type's metrics of tensors `(N, C, H, W)`, in the mean."""
-    return {k: float(v.mean()) for k, v in model.modality.metrics(y, made, None).items()}
-
-
-def distance(made: Tensor, real: Tensor) -> float:
-    """The mean squared distance to the nearest real picture."""
-    return float(torch.cdist(made.flatten(1), real.flatten(1)).min(1).values.square().mean())
-
-
 def bundled_clothes() -> Tensor:
     """Twenty pictures of Fashion-MNIST's test split, `(20, 1, 28, 28)` in [0, 1]."""
     sheet = read_sheet("fashion-test.png")
@@ -253,7 +243,7 @@ def bundled_clothes() -> Tensor:
 
 LESSON_CHAPTERS = (
     reconstruction, random_codes, two_numbers, noisy_codes, denoising, upscaling, latent_space,
-    rate, conditional,
+    rate, conditional, adversarial, integers, rows_in_turn,
 )  # fmt: skip
 
 

@@ -117,3 +117,13 @@ def pictures(y: Tensor) -> list[Picture]:
 def first_rows(rows: Mapping[str, Tensor]) -> Figure:
     """Draws the first few of named tensors `(N, 1, H, W)`, each a row."""
     return rows_figure({k: pictures(y[:NUM_SHOWN]) for k, y in rows.items()}, cell=(28, 28))
+
+
+def means(model: Model, y: Tensor, made: Tensor) -> dict[str, float]:
+    """The data type's metrics of tensors `(N, C, H, W)`, in the mean."""
+    return {k: float(v.mean()) for k, v in model.modality.metrics(y, made, None).items()}
+
+
+def distance(made: Tensor, real: Tensor) -> float:
+    """The mean squared distance to the nearest real picture."""
+    return float(torch.cdist(made.flatten(1), real.flatten(1)).min(1).values.square().mean())
