@@ -118,8 +118,9 @@ def evaluate(
         report["codes"] = judging.judge_codes(
             model, found.drawn, found.posterior, examples, seed=seed
         )
+        learned = load_data(recipe, model.modality, "train")
         report["samples"] = judging.judge_samples(
-            model, examples, num_samples=num_judged, seed=seed, progress=progress
+            model, examples, learned, num_samples=num_judged, seed=seed, progress=progress
         )
     return report
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ae_toolkit.console import track
 from ae_toolkit.contracts import Posterior
-from ae_toolkit.data.examples import Examples, load_data
+from ae_toolkit.data.examples import Examples
 from ae_toolkit.errors import PluginError, UsageError, wrap_plugin_errors
 from ae_toolkit.inference.distances import (
     frechet_distance,
@@ -89,13 +89,20 @@ def judge_codes(
 
 
 def judge_samples(
-    model: Model, examples: Examples, *, num_samples: int, seed: int, progress: bool = False
+    model: Model,
+    examples: Examples,
+    learned: Examples,
+    *,
+    num_samples: int,
+    seed: int,
+    progress: bool = False,
 ) -> dict[str, Any]:
     """How samples of a model compare with data, by the features that the data type gives.
 
     Args:
         model: what draws them, under the labels of the examples if it is conditioned.
         examples: of the test split.
+        learned: of the training split.
         num_samples: how many are drawn; as many examples are compared with them, and no more than
             there are.
         seed: of the draws.
@@ -119,7 +126,6 @@ def judge_samples(
     known = {name: examples.labels[name].cpu() for name in model.autoencoder.condition}
     codes = model.sample_codes(num, known, seed=seed)
     made = judge_values(model.modality, model.decode_tensor(codes, known))
-    learned = load_data(model.recipe, model.modality, "train")
     train = _judged(model, learned, title="judging training data", progress=progress)
     assert made is not None and train is not None
     some = train[0][Source(seed, "judged").permutation(len(learned), 1)[:num]]

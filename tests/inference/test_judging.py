@@ -102,7 +102,7 @@ def test_a_copyist_is_found_out(run: Path, monkeypatch: pytest.MonkeyPatch) -> N
     test = load_data(model.recipe, model.modality, "test")
     learned = model.modality.prepare(train.y[:200])
     monkeypatch.setattr(type(model), "decode_tensor", lambda *given, **named: learned)
-    found = judging.judge_samples(model, test, num_samples=200, seed=0)
+    found = judging.judge_samples(model, test, train, num_samples=200, seed=0)
     assert found["copies"] > 0.9
     assert found["frechet"] < 2 * found["frechet_of_data"]
 
