@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -66,11 +66,14 @@ class Penalised(nn.Module, ABC):
 class MMD(Penalised):
     """Codes that have the prior's distribution, by maximum mean discrepancy (Gretton et al. 2012).
 
-    A plain code with it is a Wasserstein autoencoder (WAE-MMD, Tolstikhin et al. 2018).
+    A plain code with it is a Wasserstein autoencoder (WAE-MMD, Tolstikhin et al. 2018), one that is
+    drawn from a Gaussian an InfoVAE (Zhao et al. 2019), with the weight of its rate in the
+    objective.
 
     Args:
         z_dim: numbers per code (per position, if spatial), for every level or for each.
         spatial: keep the positions of the features instead of flattening them.
+        variational: draw codes from a Gaussian, which pays its rate.
         kernel: `imq`, inverse multiquadratics, or `rbf`, Gaussians; of several scales.
         weight: of the discrepancy, which is between 0 and 2 for each scale.
     """
@@ -85,10 +88,12 @@ class MMD(Penalised):
         prior: PriorFactory,
         z_dim: Size | tuple[Size, ...] = 8,
         spatial: bool = False,
+        variational: bool = False,
         kernel: Literal["imq", "rbf"] = "imq",
         weight: float = 100.0,
     ):
-        inner = Deterministic(
+        kind: Any = Gaussian if variational else Deterministic
+        inner = kind(
             in_shapes=in_shapes, cond_dim=cond_dim, prior=prior, z_dim=z_dim, spatial=spatial
         )
         super().__init__(inner, weight=weight)

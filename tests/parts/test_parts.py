@@ -136,7 +136,7 @@ OTHER: dict[str, Any] = {
     "noise": 0.5, "num_examples": 99, "num_levels": [3, 3], "num_samples": 2,
     "patch": 2, "quietest": -30.0, "rank": 3, "residual": True,
     "scheduled_sampling": 1.0, "segment": 2, "share": 0.1, "spatial": True, "squash": True,
-    "std": 0.1, "value": 0.7,
+    "std": 0.1, "value": 0.7, "variational": True,
     "variance": "predicted", "warmup": 0.9, "weight": 3.0, "width": 8, "widths": [8], "z_dim": 3,
 }  # fmt: skip
 BESIDE: dict[str, dict[str, Any]] = {
