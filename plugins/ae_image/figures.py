@@ -108,7 +108,8 @@ def maps_figure(
     columns = min(len(maps), 8)
     lines = math.ceil(len(maps) / columns)
     with rc_context(PLOT_STYLE):
-        figure = Figure(figsize=(1.2 * (columns + 2), 1.25 * lines), layout="constrained")
+        side = 2.4 if columns == 1 else 1.2  # inches; alone, there is room for its numbers
+        figure = Figure(figsize=(side * (columns + 2), 1.05 * side * lines), layout="constrained")
         places = figure.add_gridspec(lines, columns + 2)
         for place, picture, title in (
             (places[:, 0], original, "picture"),
@@ -129,7 +130,7 @@ def maps_figure(
                 for x, value in enumerate(row):
                     bright = value > 0.6 * num_classes
                     axes.text(
-                        x, y, f"{value:.0f}", ha="center", va="center", fontsize=22 / len(row),
+                        x, y, f"{value:.0f}", ha="center", va="center", fontsize=18 * side / len(row),
                         color="black" if bright else "white",
                     )  # fmt: skip
     return figure
