@@ -130,8 +130,8 @@ def maps_figure(
                 for x, value in enumerate(row):
                     bright = value > 0.6 * num_classes
                     axes.text(
-                        x, y, f"{value:.0f}", ha="center", va="center", fontsize=18 * side / len(row),
-                        color="black" if bright else "white",
+                        x, y, f"{value:.0f}", ha="center", va="center",
+                        fontsize=18 * side / len(row), color="black" if bright else "white",
                     )  # fmt: skip
     return figure
 

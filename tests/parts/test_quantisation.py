@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -87,3 +91,71 @@ def test_the_choice_is_the_same_under_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         chosen = codebook(x)
     assert torch.equal(chosen, codebook(x))
+
+
+STRANGERS_VQ = '''
+import torch
+from torch import nn
+
+from ae_toolkit import registry
+from ae_toolkit.contracts import Code, repeat
+
+
+@registry.bottlenecks.register("their-vq")
+class TheirVQ(nn.Module):
+    """One integer, with a codebook that learns by gradients (van den Oord et al. 2017)."""
+
+    def __init__(self, *, in_shapes, cond_dim, prior, codebook_size: int = 32, dim: int = 4):
+        super().__init__()
+        width = sum(torch.Size(shape).numel() for shape in in_shapes)
+        self.entry = nn.Linear(width + cond_dim, dim)
+        self.vectors = nn.Embedding(codebook_size, dim)
+        self.num_classes, self.z_shapes, self.feature_shapes = codebook_size, ((1,),), ((dim,),)
+        self.prior = prior(z_shapes=self.z_shapes, num_classes=codebook_size)
+
+    def forward(self, h, c, *, num_samples, step):
+        x = self._features(h, c)
+        z = self._nearest(x)
+        found = self.vectors(z[:, 0])
+        penalty = (x.detach() - found).square().sum(1) + (x - found.detach()).square().sum(1)
+        rate = -self.prior.log_prob((z,), c).expand(num_samples, -1, -1)
+        seen = x + (found - x).detach()
+        return Code((repeat(z, num_samples),), rate, penalty, (repeat(seen, num_samples),))
+
+    def mean(self, h, c):
+        return (self._nearest(self._features(h, c)),)
+
+    def embed(self, z, c):
+        return (self.vectors(z[0][:, 0].long()),)
+
+    def _features(self, h, c):
+        return self.entry(torch.cat([*(level.flatten(1) for level in h), c], 1)).float()
+
+    def _nearest(self, x):
+        return torch.cdist(x, self.vectors.weight).argmin(1, keepdim=True)
+'''
+
+
+def test_a_stranger_adds_a_vq_in_one_file(ae: Any, tmp_path: Path) -> None:
+    """Trained, judged, encoded, decoded and sampled, with a transformer of ours as its prior."""
+    (tmp_path / "theirs.py").write_text(STRANGERS_VQ)
+    prior = 'prior={"name": "autoregressive-categorical", "width": 16}'
+    settings = ["bottleneck.name=their-vq", prior, "objective.warmup=0", "train.epochs=2"]
+    given = [word for setting in settings for word in ("--set", setting)]
+    ae(
+        "--import",
+        "theirs.py",
+        "train",
+        "mnist-2d",
+        "--data",
+        "mnist-sample",
+        "--out",
+        "run",
+        *given,
+    )
+    report = json.loads(ae("--import", "theirs.py", "evaluate", "run", "--full", "--json").stdout)
+    assert 1 / 32 <= report["codes"]["codebook_use"] <= 1
+    ae("--import", "theirs.py", "sample", "run", "-n", 2, "-o", "new")
+    ae("--import", "theirs.py", "encode", "run", "new/0000.png", "-o", "z.npz")
+    ae("--import", "theirs.py", "decode", "run", "z.npz", "-o", "back")
+    assert Path("back").joinpath("0000.png").exists()
