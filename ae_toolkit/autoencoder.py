@@ -26,6 +26,7 @@ from ae_toolkit.contracts import (
 from ae_toolkit.errors import UsageError
 from ae_toolkit.modality import Modality
 from ae_toolkit.parts.inspection import Inspector
+from ae_toolkit.parts.likelihood import misfit
 from ae_toolkit.recipe import Recipe, choose_labels
 
 
@@ -132,6 +133,19 @@ class Autoencoder(nn.Module):
             loss = objective(forward.terms, step)
             inspector.expect("the loss", loss, "(B,)", (len(batch.y),))
         return loss
+
+    def misfit(self, batch: Batch, step: StepContext) -> str:
+        """Why the likelihood does not take a prepared batch as its target; empty: it does.
+
+        Raises:
+            PluginError: the corruption breaks its contract; the sentence names it.
+        """
+        inspector = Inspector(self, len(batch.y), 1)
+        with inspector.naming_the_part():
+            made = self.corruption(batch.y, batch.y, batch.mask, step)
+            inspector("corruption", made)
+            inspector.kind = "likelihood"
+            return misfit(self.likelihood, made[1])
 
     def embed(self, labels: Mapping[str, Tensor], *, like: Tensor) -> Tensor:
         """The condition `(B, cond_dim)`: classes one-hot, real values as they are."""

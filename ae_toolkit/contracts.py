@@ -244,7 +244,7 @@ class Likelihood(Protocol):
         """`(N, P, *shape)` and `(N, *shape)` to `(N,)`, summed over elements."""
 
     def supports(self, y: Tensor) -> bool:
-        """Whether the values of `y` are ones that the density is a density of."""
+        """Whether the density is one of the values of `y`; `misfit(y)`, if any, says why not."""
 
     def sample(self, params: Tensor, *, temperature: float, step: StepContext) -> Tensor:
         """`(N, P, *shape)` to `(N, *shape)`; at 0 the best single guess, which figures show."""

@@ -6,6 +6,7 @@ What is no likelihood is called a distortion here, and no NLL is reported from i
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -57,6 +58,7 @@ def evaluate(
         nats, where the likelihood is a density: then it is called `negative_elbo`), of which only
         the first where codes have no rate; `nll` where one was asked for, and the mean
         `nll_effective_samples` of those that it was estimated with; `standard_errors` of all these;
+        `bits_per_dim` and `nll_bits_per_dim`, both per element of unpadded data in bits;
         `active_units`; `metrics` of the modality; `probes`, accuracies of labels predicted from
         codes by their neighbours; and what all of it was measured on. With `full`, `codes` and
         `samples` as in `judging.judge_codes` and `judge_samples`, and `linear_probes`.
@@ -98,6 +100,10 @@ def evaluate(
         report["standard_errors"] = {
             name: float(values.std() / len(values) ** 0.5) for name, values in means.items()
         }
+    if found.is_density and model.has_rate and examples.columns.mask is None:
+        for name, bits in (("negative_elbo", "bits_per_dim"), ("nll", "nll_bits_per_dim")):
+            if name in report:
+                report[bits] = report[name] / (math.log(2) * math.prod(examples.shape))
     report["z_dim"] = model.z_dim
     report["active_units"] = active_units(found.codes.float())
     report["metrics"] = {name: float(values.mean()) for name, values in found.metrics.items()}

@@ -9,6 +9,7 @@ Axes: N examples, P parameters per element, then the shape of the data.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,26 @@ from ae_toolkit.contracts import StepContext
 from ae_toolkit.randomness import draw_classes
 
 
-def _total(values: Tensor, mask: Tensor | None) -> Tensor:
+def misfit(likelihood: Any, y: Tensor) -> str:
+    """Why a likelihood is no density of targets `(N, *shape)`, in words; empty: it is one.
+
+    A distortion may be used on any values, unless it has a `misfit` of its own.
+    """
+    if hasattr(likelihood, "misfit"):
+        reason: str = likelihood.misfit(y)
+        return reason
+    unfit = likelihood.is_density and not likelihood.supports(y)
+    return "is for other values than the data holds" if unfit else ""
+
+
+def name_misfit(y: Tensor, fits: Tensor, values: str) -> str:
+    """Says for which values a likelihood is, and the first of `y` that does not fit; or nothing."""
+    if bool(fits.all()):
+        return ""
+    return f"is for {values}, and the data holds {float(y[~fits][0]):g}"
+
+
+def total(values: Tensor, mask: Tensor | None) -> Tensor:
     """Sums `(N, *shape)` to `(N,)`, where the mask `(N, T)` is true; T is the first of shape."""
     if mask is not None:
         values = values * mask.reshape(mask.shape + (1,) * (values.dim() - mask.dim()))
@@ -33,13 +53,16 @@ class Bernoulli(nn.Module):
 
     def __init__(self, *, num_classes: int):
         super().__init__()
-        _refuse_classes(num_classes, "bernoulli")
+        refuse_classes(num_classes, "bernoulli")
 
     def nll(self, params: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
-        return _total(_cross_entropy(params[:, 0], y), mask)
+        return total(_cross_entropy(params[:, 0], y), mask)
+
+    def misfit(self, y: Tensor) -> str:
+        return name_misfit(y, (y == 0) | (y == 1), "zeros and ones")
 
     def supports(self, y: Tensor) -> bool:
-        return bool(((y == 0) | (y == 1)).all())
+        return not self.misfit(y)
 
     def sample(self, params: Tensor, *, temperature: float, step: StepContext) -> Tensor:
         """At temperature 0, the probabilities: what is drawn when one draws a mean."""
@@ -60,10 +83,10 @@ class CrossEntropy(nn.Module):
 
     def __init__(self, *, num_classes: int):
         super().__init__()
-        _refuse_classes(num_classes, "cross-entropy")
+        refuse_classes(num_classes, "cross-entropy")
 
     def nll(self, params: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
-        return _total(_cross_entropy(params[:, 0], y), mask)
+        return total(_cross_entropy(params[:, 0], y), mask)
 
     def supports(self, y: Tensor) -> bool:
         return False
@@ -84,11 +107,11 @@ class SquaredError(nn.Module):
 
     def __init__(self, *, num_classes: int, squash: bool = False):
         super().__init__()
-        _refuse_classes(num_classes, "squared-error")
+        refuse_classes(num_classes, "squared-error")
         self.squash = squash
 
     def nll(self, params: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
-        return _total((self._mean(params) - y).square(), mask)
+        return total((self._mean(params) - y).square(), mask)
 
     def supports(self, y: Tensor) -> bool:
         return False
@@ -113,7 +136,7 @@ class Gaussian(nn.Module):
 
     def __init__(self, *, num_classes: int, variance: str = "fixed", std: float = 1.0):
         super().__init__()
-        _refuse_classes(num_classes, "gaussian")
+        refuse_classes(num_classes, "gaussian")
         if variance not in ("fixed", "learned", "predicted"):
             raise ValueError(f"variance is {variance!r}: choose fixed, learned or predicted")
         if std <= 0:
@@ -129,10 +152,13 @@ class Gaussian(nn.Module):
     def nll(self, params: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
         mean, logvar = self._moments(params)
         square = (y - mean).square() * torch.exp(-logvar)
-        return _total(0.5 * (square + logvar + math.log(2 * math.pi)), mask)
+        return total(0.5 * (square + logvar + math.log(2 * math.pi)), mask)
+
+    def misfit(self, y: Tensor) -> str:
+        return name_misfit(y, torch.isfinite(y), "finite numbers")
 
     def supports(self, y: Tensor) -> bool:
-        return bool(torch.isfinite(y).all())
+        return not self.misfit(y)
 
     def sample(self, params: Tensor, *, temperature: float, step: StepContext) -> Tensor:
         mean, logvar = self._moments(params)
@@ -155,14 +181,20 @@ class Categorical(nn.Module):
     def __init__(self, *, num_classes: int):
         super().__init__()
         if num_classes < 2:
-            raise ValueError("categorical needs a data type with at least two classes per element")
+            raise ValueError(
+                f"categorical needs two classes per element or more, not {num_classes}"
+            )
         self.num_params = num_classes
 
     def nll(self, params: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
-        return _total(F.cross_entropy(params, y.long(), reduction="none"), mask)
+        return total(F.cross_entropy(params, y.long(), reduction="none"), mask)
+
+    def misfit(self, y: Tensor) -> str:
+        fits = (y >= 0) & (y < self.num_params) & (y == y.long())
+        return name_misfit(y, fits, f"classes from 0 to {self.num_params - 1}")
 
     def supports(self, y: Tensor) -> bool:
-        return bool(((y >= 0) & (y < self.num_params)).all())
+        return not self.misfit(y)
 
     def sample(self, params: Tensor, *, temperature: float, step: StepContext) -> Tensor:
         """At temperature 0, the most likely class."""
@@ -174,7 +206,7 @@ def _cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     return F.softplus(logits) - logits * y
 
 
-def _refuse_classes(num_classes: int, name: str) -> None:
+def refuse_classes(num_classes: int, name: str) -> None:
     if num_classes:
         raise ValueError(
             f"{name} is for real-valued elements, but these have {num_classes} classes"

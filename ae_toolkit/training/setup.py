@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,8 +20,10 @@ from ae_toolkit.console import log
 from ae_toolkit.contracts import Objective, StepContext
 from ae_toolkit.data.batches import Batches
 from ae_toolkit.data.examples import (
+    LOOKED_AT_BYTES,
     Examples,
     load_data,
+    need_finite,
     train_test_split,
     with_statistics,
 )
@@ -36,6 +39,8 @@ from ae_toolkit.training.distributed import Ranks, check_batch
 from ae_toolkit.training.engine import Engine
 from ae_toolkit.training.optimizer import EMAOptimizer, freeze_parts
 from ae_toolkit.training.schedule import Schedule
+
+MAX_TARGET_CHUNKS = 50  #: of data whose targets are checked before a training, 64 MB of floats each
 
 
 @dataclass(frozen=True)
@@ -126,6 +131,8 @@ def prepare(
     )
     objective: Objective = recipe.make("objective")
     model, wrapped_model, optimizer = _build(recipe, modality, device, ranks, init_from)
+    for part in (examples, held_out):
+        _check_targets(recipe, modality, model, part)
     say("Trying a first step")
     noise = _try_first_step(recipe, engine, modality, model, objective, batches, ranks)
     return Setup(
@@ -145,6 +152,28 @@ def prepare(
         optimizer,
         noise,
     )
+
+
+@torch.no_grad()
+def _check_targets(
+    recipe: Recipe, modality: Modality, model: Autoencoder, examples: Examples
+) -> None:
+    """Makes sure that the likelihood is one of the data: of all of it, or of much where it is huge.
+
+    Raises:
+        UsageError: it is not; the sentence says for what it is, and what the data holds.
+        RunError: a number of the data is not finite, or a part breaks its contract.
+    """
+    device = next(model.parameters()).device
+    source = Source(recipe.train.seed, "targets", device)
+    num = max(LOOKED_AT_BYTES // (4 * math.prod(examples.shape)), 1)
+    starts = range(0, len(examples), num)
+    for start in starts[:: max(len(starts) // MAX_TARGET_CHUNKS, 1)]:
+        batch = examples.at(range(start, min(start + num, len(examples)))).to(device)
+        batch = batch._replace(y=modality.prepare(batch.y))
+        if reason := model.misfit(batch, source.step(start)):
+            need_finite(examples, modality)
+            raise UsageError(f"likelihood {recipe.likelihood.name!r} {reason}")
 
 
 def keep_statistics(recipe: Recipe, former: Recipe) -> Recipe:

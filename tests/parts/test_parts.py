@@ -29,10 +29,15 @@ from ae_toolkit.testing.contracts import (
 WORDS = {"shape": (6,), "num_classes": 5}
 PITCH = {"changes": {"modality.labels": {"pitch": 128}, "condition": ["pitch"]}}
 CODES_OF_INTEGERS = {"bottleneck": {"name": "fsq", "z_dim": 2, "num_levels": [3, 2]}}
+COLUMNS = ["gaussian", "bernoulli", {"name": "categorical", "num_classes": 3}]
 NEEDS: dict[tuple[str, str], dict[str, object]] = {
     ("encoder", "note"): PITCH,
     ("decoder", "note"): PITCH,
     ("likelihood", "categorical"): {"num_classes": 5},
+    ("likelihood", "discretised-logistic"): {
+        "changes": {"encoder": {"name": "conv", "widths": [4]}}
+    },
+    ("likelihood", "mixed"): {"shape": (3,), "arguments": {"columns": COLUMNS}},
     ("bottleneck", "fsq"): {"changes": {"prior": {"name": "categorical"}}},
     ("bottleneck", "vq"): {"changes": {"prior": {"name": "categorical"}}},
     ("prior", "categorical"): {"changes": CODES_OF_INTEGERS},
@@ -115,6 +120,8 @@ def test_backbones_take_classes(family: str) -> None:
         ("likelihood", "gaussian", {"variance": "learned"}),
         ("likelihood", "gaussian", {"variance": "predicted"}),
         ("likelihood", "squared-error", {"squash": True}),
+        ("likelihood", "discretised-logistic", {"components": 3}),
+        ("likelihood", "negative-binomial", {"dispersion": "learned"}),
         ("objective", "elbo", {"beta": 4.0, "warmup": 0.5, "cycles": 2, "free_bits": 0.1}),
         ("objective", "elbo", {"free_bits": 2.0, "free_bits_per": "total", "num_samples": 2}),
         ("prior", "flow", {"layers": 2, "hidden": 8}),
@@ -127,9 +134,9 @@ def test_variants(kind: str, name: str, arguments: dict[str, object]) -> None:
 #: Another value of every argument that a part takes, and what it needs to make a difference.
 OTHER: dict[str, Any] = {
     "activation": "tanh", "beta": 2.0, "blocks": 1, "clip": None, "code_dim": 3,
-    "codebook_size": 7, "commitment": 0.5, "components": 2, "conductor": 8, "context": 3,
-    "cycles": 3,
-    "decay": 0.5, "dropout": 0.5, "embed": 8, "factor": 4, "free_bits": 9.0,
+    "codebook_size": 7, "columns": COLUMNS[::-1], "commitment": 0.5, "components": 2,
+    "conductor": 8, "context": 3, "cycles": 3, "decay": 0.5, "dispersion": "learned",
+    "dropout": 0.5, "embed": 8, "factor": 4, "free_bits": 9.0,
     "free_bits_per": "total", "harmonic_rank": 3, "heads": 2, "hidden": 8, "kernel": "rbf",
     "l1": 0.1, "layers": 3,
     "levels": 2, "logvar_bound": 0.1, "loudest": -30.0, "mean": 0.1, "norm": False,
