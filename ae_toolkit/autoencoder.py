@@ -73,6 +73,8 @@ class Autoencoder(nn.Module):
             num_classes=modality.num_classes,
             cond_dim=cond_dim,
         )
+        # Not a part of the line, but one that may keep statistics, which are saved with the rest.
+        self.objective: Objective = recipe.make("objective")
 
     def forward(
         self,

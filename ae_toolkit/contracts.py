@@ -251,7 +251,7 @@ class Likelihood(Protocol):
 
 
 class Objective(Protocol):
-    """How the terms make one loss."""
+    """How the terms make one loss; as an `nn.Module` it may keep statistics in buffers."""
 
     num_samples: int  #: K, how many posterior samples an example gets in training
 

@@ -6,12 +6,16 @@ Axes: K posterior samples, B examples, D code dimensions.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from torch import Tensor
+from pydantic import Field
+from torch import Tensor, nn
 
 from ae_toolkit.contracts import StepContext, Terms
+
+FULL_SPEED_SHARE = 0.1  #: of its tolerance by which a distortion is off where GECO is fastest
+MAX_LOG_MULTIPLIER = 12.0  #: of GECO: e^12 is beyond what any tolerance needs that can be reached
 
 
 class ELBO:
@@ -79,6 +83,56 @@ class IWAE:
 
     def __call__(self, terms: Terms, step: StepContext) -> Tensor:
         return -logmeanexp(-(terms.distortion + terms.rate.sum(-1))) + terms.penalty
+
+
+class GECO(nn.Module):
+    """The least rate at which the distortion is as small as it is asked to be.
+
+    Rezende and Viola 2018, algorithm 1: the loss is rate + λ (distortion - tolerance). In training
+    λ grows while the distortion, in a moving average, is beyond the tolerance, and shrinks while it
+    is below. A validation counts λ times what the distortion is beyond the tolerance in the mean.
+
+    Args:
+        tolerance: what the distortion of an example may be in the mean.
+        speed: by which share λ changes in a step, where the distortion is a tenth off or more.
+        decay: of the moving average.
+        num_samples: K.
+    """
+
+    log_multiplier: Tensor
+    average: Tensor
+
+    def __init__(
+        self,
+        *,
+        tolerance: Annotated[float, Field(allow_inf_nan=False)],
+        speed: Annotated[float, Field(gt=0, le=1)] = 0.01,
+        decay: Annotated[float, Field(ge=0, lt=1)] = 0.99,
+        num_samples: Annotated[int, Field(ge=1)] = 1,
+    ):
+        super().__init__()
+        self.tolerance, self.speed, self.decay = tolerance, speed, decay
+        self.num_samples = num_samples
+        self.register_buffer("log_multiplier", torch.zeros(()))
+        self.register_buffer("average", torch.tensor(math.inf))  # before the first batch
+
+    def forward(self, terms: Terms, step: StepContext) -> Tensor:
+        beyond = terms.distortion.mean(0) - self.tolerance
+        if self.training:
+            self._update(step.gather(beyond).mean())
+        else:
+            beyond = beyond.mean().clamp(min=0)
+        return self.log_multiplier.exp() * beyond + terms.rate.sum(-1).mean(0) + terms.penalty
+
+    @torch.no_grad()
+    def _update(self, beyond: Tensor) -> None:
+        """Moves λ by how far a batch is beyond the tolerance, `()`, relative to that."""
+        average = torch.where(
+            self.average.isinf(), beyond, self.average.lerp(beyond, 1 - self.decay)
+        )
+        self.average.copy_(average)
+        share = (average / (FULL_SPEED_SHARE * (abs(self.tolerance) or 1.0))).clamp(-1, 1)
+        self.log_multiplier.add_(self.speed * share).clamp_(-MAX_LOG_MULTIPLIER, MAX_LOG_MULTIPLIER)
 
 
 def logmeanexp(values: Tensor) -> Tensor:

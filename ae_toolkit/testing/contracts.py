@@ -93,15 +93,15 @@ class _Trial:
         self.recipe, self.kind = recipe, kind
         self.label = f"{kind} {recipe.part(kind).name!r}"
         self.modality: Modality = recipe.make("modality")
-        self.objective = recipe.make("objective")
         torch.manual_seed(0)
         self.model = Autoencoder(recipe, modality=self.modality)
+        self.objective = self.model.objective
         with torch.no_grad():
             for parameter in self.model.parameters():
                 parameter.add_(0.05 * torch.randn_like(parameter))
         self.batch, self.source = tiny_batch(self.modality), Source(0, "check")
-        parts = {"objective": self.objective, "prior": self.model.bottleneck.prior}
-        self.part: Any = parts.get(kind) or getattr(self.model, kind)
+        prior = self.model.bottleneck.prior
+        self.part: Any = prior if kind == "prior" else getattr(self.model, kind)
 
     def need(self, met: bool | Tensor, complaint: str) -> None:
         assert bool(met), f"{self.label}: {complaint}"
@@ -269,6 +269,7 @@ class _Trial:
 
     def check_objective(self) -> None:
         """Checks that a loss rises with every sample's distortion, the penalty and the rate."""
+        self.model.train()
         shape = (self.part.num_samples, BATCH_SIZE)
         values = (torch.full(shape, 3.0), torch.full((*shape, 2), 3.0), torch.ones(BATCH_SIZE))
         terms = Terms(*(value.requires_grad_() for value in values))

@@ -173,7 +173,7 @@ class RecipeTrial:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self.model = Autoencoder(self.recipe, modality=self.modality)
-            objective = self.recipe.make("objective")
+            objective = self.model.objective
             step = Source(0, "check").step(0, progress=0.5)
             y = self.modality.augment(self.modality.prepare(batch.y), step)
             loss = self.model.check(batch._replace(y=y), step, objective=objective)

@@ -132,7 +132,7 @@ def _validation_seconds(setup: Setup) -> float:
         return 0.0
     some = held_out.select(range(min(CHUNK_EXAMPLES, len(held_out))))
     began = time.perf_counter()
-    validate(model, setup.modality, setup.objective, some, setup.train, Ranks())
+    validate(model, setup.modality, some, setup.train, Ranks())
     return (time.perf_counter() - began) * len(held_out) / len(some)
 
 

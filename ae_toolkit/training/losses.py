@@ -71,7 +71,6 @@ class LossReader:
             seen = validate(
                 setup.optimizer.ema_model(),
                 setup.modality,
-                setup.objective,
                 setup.held_out,
                 setup.train,
                 setup.ranks,

@@ -129,12 +129,11 @@ def prepare(
         rank=ranks.rank,
         num_ranks=ranks.num,
     )
-    objective: Objective = recipe.make("objective")
     model, wrapped_model, optimizer = _build(recipe, modality, device, ranks, init_from)
     for part in (examples, held_out):
         _check_targets(recipe, modality, model, part)
     say("Trying a first step")
-    noise = _try_first_step(recipe, engine, modality, model, objective, batches, ranks)
+    noise = _try_first_step(recipe, engine, modality, model, batches, ranks)
     return Setup(
         recipe,
         train,
@@ -148,7 +147,7 @@ def prepare(
         schedule,
         model,
         wrapped_model,
-        objective,
+        model.objective,
         optimizer,
         noise,
     )
@@ -222,7 +221,6 @@ def _try_first_step(
     engine: Engine,
     modality: Modality,
     model: Autoencoder,
-    objective: Objective,
     batches: Batches,
     ranks: Ranks,
 ) -> NoiseRecorder:
@@ -232,7 +230,7 @@ def _try_first_step(
         RunError: memory does not suffice, or a part does not do what its contract says.
     """
     train, batch = recipe.train, batches.at(0)
-    source = Source(train.seed, "train", batch.y.device)
+    source, objective = Source(train.seed, "train", batch.y.device), model.objective
     size, accumulate = len(batch.y), train.accumulate
 
     def loss_of(step: StepContext) -> Tensor:

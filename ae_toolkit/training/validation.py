@@ -42,9 +42,8 @@ class Validation(NamedTuple):
 
 @torch.no_grad()
 def validate(
-    model: nn.Module,
+    model: Any,
     modality: Modality,
-    objective: Any,
     examples: Examples,
     train: Train,
     ranks: Ranks,
@@ -67,8 +66,8 @@ def validate(
         now = source.step(start)
         batch = batch._replace(y=modality.prepare(batch.y))
         with units.counting(model, counted=bool(index)):
-            forward = model(batch, now, num_samples=objective.num_samples)
-        row = terms_row(objective(forward.terms, now).mean(), forward.terms)
+            forward = model(batch, now, num_samples=model.objective.num_samples)
+        row = terms_row(model.objective(forward.terms, now).mean(), forward.terms)
         if train.monitor not in TERM_NAMES:
             first = forward._replace(y=forward.y[: len(batch.y)])
             found = judge_guesses(model, modality, first, batch.mask, now)

@@ -40,6 +40,7 @@ NEEDS: dict[tuple[str, str], dict[str, object]] = {
     ("likelihood", "mixed"): {"shape": (3,), "arguments": {"columns": COLUMNS}},
     ("bottleneck", "fsq"): {"changes": {"prior": {"name": "categorical"}}},
     ("bottleneck", "vq"): {"changes": {"prior": {"name": "categorical"}}},
+    ("objective", "geco"): {"arguments": {"tolerance": 40.0}},
     ("prior", "categorical"): {"changes": CODES_OF_INTEGERS},
     ("prior", "autoregressive-categorical"): {"changes": CODES_OF_INTEGERS},
     ("prior", "autoregressive"): {"arguments": {"width": 16, "hidden": 16}},
@@ -142,8 +143,9 @@ OTHER: dict[str, Any] = {
     "levels": 2, "logvar_bound": 0.1, "loudest": -30.0, "mean": 0.1, "norm": False,
     "noise": 0.5, "num_examples": 99, "num_levels": [3, 3], "num_samples": 2,
     "patch": 2, "quietest": -30.0, "rank": 3, "residual": True,
-    "scheduled_sampling": 1.0, "segment": 2, "share": 0.1, "spatial": True, "squash": True,
-    "std": 0.1, "value": 0.7, "variational": True,
+    "scheduled_sampling": 1.0, "segment": 2, "share": 0.1, "spatial": True, "speed": 0.1,
+    "squash": True, "std": 0.1, "tolerance": 30.0, "value": 0.7,
+    "variational": True,
     "variance": "predicted", "warmup": 0.9, "weight": 3.0, "width": 8, "widths": [8], "z_dim": 3,
 }  # fmt: skip
 BESIDE: dict[str, dict[str, Any]] = {
@@ -187,13 +189,17 @@ def outcome_of(recipe: Any) -> tuple[object, ...]:
     """What a part can make a difference to: the numbers that are kept, and the losses."""
     modality = recipe.make("modality")
     torch.manual_seed(0)
-    model, objective = Autoencoder(recipe, modality=modality), recipe.make("objective")
+    model = Autoencoder(recipe, modality=modality)
     step = Source(0, "test").step(0, progress=0.6)
     with torch.no_grad():
-        terms = model(tiny_batch(modality), step, num_samples=objective.num_samples).terms
+        terms = model(tiny_batch(modality), step, num_samples=model.objective.num_samples).terms
+        losses = [
+            model.objective(terms._replace(distortion=k * terms.distortion), step).tolist()
+            for k in (1, 2)
+        ]
     num_kept = sum(tensor.numel() for tensor in model.state_dict().values())
     learned = sum(float(buffer.double().sum()) for buffer in model.buffers())
-    return num_kept, learned, objective(terms, step).tolist()
+    return num_kept, learned, losses
 
 
 # What keeps every shape, and does not do what its kind is for.

@@ -396,7 +396,7 @@ def test_units_are_those_of_evaluation(run: Path) -> None:
     recipe = small()
     modality = recipe.make("modality")
     torch.manual_seed(0)
-    model, objective = Autoencoder(recipe, modality=modality), recipe.make("objective")
+    model = Autoencoder(recipe, modality=modality)
     _, held_out = train_test_split(load_data(recipe, modality, "train"), 0.3, seed=0)
     units, codes = LatentUsage(), []
     for start in range(0, len(held_out), 100):
@@ -409,7 +409,7 @@ def test_units_are_those_of_evaluation(run: Path) -> None:
                 h = model.encoder(y, model.embed({}, like=y), None)
                 model.bottleneck(h, y[:, :0, 0, 0], num_samples=1, step=Source(0, "test").step(0))
     assert units.active == active_units(torch.cat(codes).double())
-    seen = validate(model.eval(), modality, objective, held_out, recipe.train, Ranks())
+    seen = validate(model.eval(), modality, held_out, recipe.train, Ranks())
     assert seen.active_units == units.active
     assert sum(seen.rates) == pytest.approx(seen.terms["rate"], rel=1e-5)
 

@@ -99,7 +99,6 @@ def test_dropout_is_for_training_only(tmp_path: Path) -> None:
         validate(
             setup.optimizer.ema_model(),
             setup.modality,
-            setup.objective,
             setup.held_out,
             setup.train,
             Ranks(),

@@ -9,10 +9,11 @@ Axes: B examples, K posterior samples, D code dimensions over all levels.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ae_toolkit.console import log
 from ae_toolkit.contracts import Callback, Terms
@@ -103,6 +104,8 @@ def codebook_warning(use: float | None, num_classes: int) -> str:
 
 def rate_weight(objective: Any, num: int, *, distortion: float, progress: float) -> Tensor:
     """By how much the loss of an example rises with the first nat of each dimension, `(num,)`."""
+    if isinstance(objective, nn.Module):  # which keeps statistics, perhaps on another device
+        objective = copy.deepcopy(objective).cpu().eval()
     k = objective.num_samples
     step = Source(0, "charge").step(0, progress=progress)
     with torch.enable_grad():
