@@ -159,6 +159,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "resnet": {"patch": 1},
     "adversarial": {"hidden": [8]},
     "factor-vae": {"hidden": [8]},
+    "hypersphere": {"z_dim": 5},
     "ladder": {"z_dim": [3]},
 }
 
