@@ -105,7 +105,8 @@ class Autoencoder(nn.Module):
         # bf16 logits saturate a sigmoid, so losses are taken in fp32.
         distortion = self.likelihood.nll(params.float(), y, mask)
         inspect("likelihood", distortion)
-        terms = Terms(distortion.unflatten(0, (num_samples, -1)), code.rate, code.penalty)
+        z = code.z if getattr(self.bottleneck, "stl", False) else ()
+        terms = Terms(distortion.unflatten(0, (num_samples, -1)), code.rate, code.penalty, z)
         return Forward(x, y, c, h, code, params, terms)
 
     def check(

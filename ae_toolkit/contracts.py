@@ -131,6 +131,7 @@ class Terms(NamedTuple):
     distortion: Tensor
     rate: Tensor
     penalty: Tensor
+    z: Levels = ()  #: the code, `(N, …)`, if all gradients to the posterior pass through it
 
 
 class Forward(NamedTuple):
@@ -262,9 +263,8 @@ class Objective(Protocol):
 class UpdateRule(Protocol):
     """How an optimiser moves one weight; `train.optimizer` names it.
 
-    Clipping, decay, averaged weights, checkpoints and shards are the trainer's. `first` and
-    `second` are of the weight's shape, zero at first, and the rule's own to keep moments in. A rule
-    works element by element: under `train.parallel=fsdp` it is given parts of weights.
+    Clipping, decay, averages, checkpoints and shards are the trainer's. `first` and `second` begin
+    as zeros, for moments. A rule works element by element: `train.parallel=fsdp` cuts weights up.
     """
 
     def __call__(

@@ -153,10 +153,13 @@ class Model(Codec):
         source, found = self.noise_source(seed, "terms"), []
         for start in range(0, len(examples), CHUNK_ITEMS):
             batch = self.to_device(examples, start, start + CHUNK_ITEMS)
-            found.append(self.autoencoder(batch, source.step(start)).terms)
+            found.append(self.autoencoder(batch, source.step(start)).terms[:3])
         columns = zip(*found, strict=True)
         axes = (1, 1, 0)  # of the examples
-        return Terms(*(torch.cat(c, a).cpu() for c, a in zip(columns, axes, strict=True))), counts
+        distortion, rate, penalty = (
+            torch.cat(c, a).cpu() for c, a in zip(columns, axes, strict=True)
+        )
+        return Terms(distortion, rate, penalty), counts
 
     def sample(
         self,

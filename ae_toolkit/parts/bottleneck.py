@@ -76,6 +76,8 @@ class Gaussian(nn.Module):
         z_dim: numbers per code (per position, if spatial), for every level or for each.
         spatial: keep the positions of the features instead of flattening them.
         logvar_bound: log variances are squashed smoothly into ± this.
+        stl: the rate is that of a sample, and its gradient passes through the sample alone, which
+            leaves no noise in it where the posterior is right (Roeder et al. 2017).
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Gaussian(nn.Module):
         z_dim: Size | tuple[Size, ...] = 32,
         spatial: bool = False,
         logvar_bound: float = 10.0,
+        stl: bool = False,
     ):
         super().__init__()
         if logvar_bound <= 0:
@@ -95,7 +98,7 @@ class Gaussian(nn.Module):
         self.heads = nn.ModuleList(heads)
         self.z_shapes: tuple[Shape, ...] = tuple(head.shape for head in heads)
         self.prior = prior(z_shapes=self.z_shapes)
-        self.logvar_bound = logvar_bound
+        self.logvar_bound, self.stl = logvar_bound, stl
 
     def forward(
         self, h: tuple[Tensor, ...], c: Tensor, *, num_samples: int, step: StepContext
@@ -107,10 +110,13 @@ class Gaussian(nn.Module):
         flat = mean + torch.exp(0.5 * logvar) * noise
         z = unflatten(flat.flatten(0, 1), self.z_shapes)
 
-        rate = self.prior.kl(posterior, c) if num_samples == 1 else None
+        rate = self.prior.kl(posterior, c) if num_samples == 1 and not self.stl else None
         if rate is not None:
             rate = rate[None]
         else:
+            if self.stl:
+                mean, logvar = mean.detach(), logvar.detach()
+                noise = (flatten(z).reshape(noise.shape) - mean) * torch.exp(-0.5 * logvar)
             log_q = -0.5 * (noise.square() + logvar + math.log(2 * math.pi))
             log_p = self.prior.log_prob(z, repeat(c, num_samples)).reshape(
                 num_samples, len(mean), -1

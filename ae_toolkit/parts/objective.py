@@ -12,7 +12,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ae_toolkit.contracts import StepContext, Terms
+from ae_toolkit.contracts import Levels, StepContext, Terms
+from ae_toolkit.errors import UsageError
 
 FULL_SPEED_SHARE = 0.1  #: of its tolerance by which a distortion is off where GECO is fastest
 MAX_LOG_MULTIPLIER = 12.0  #: of GECO: e^12 is beyond what any tolerance needs that can be reached
@@ -74,15 +75,20 @@ class IWAE:
 
     Args:
         num_samples: K.
+        dreg: the doubly reparametrised gradient for the encoder, whose signal does not drown in
+            noise where K is large (Tucker et al. 2019, eq. 8); with `bottleneck.stl`.
     """
 
-    def __init__(self, *, num_samples: int = 5):
+    def __init__(self, *, num_samples: int = 5, dreg: bool = False):
         if num_samples < 1:
             raise ValueError("num_samples must be at least 1")
-        self.num_samples = num_samples
+        self.num_samples, self.dreg = num_samples, dreg
 
     def __call__(self, terms: Terms, step: StepContext) -> Tensor:
-        return -logmeanexp(-(terms.distortion + terms.rate.sum(-1))) + terms.penalty
+        log_weights = -(terms.distortion + terms.rate.sum(-1))
+        if self.dreg:
+            _weigh_gradients(terms.z, log_weights.softmax(0).detach().flatten())
+        return terms.penalty - logmeanexp(log_weights)
 
 
 class GECO(nn.Module):
@@ -133,6 +139,20 @@ class GECO(nn.Module):
         self.average.copy_(average)
         share = (average / (FULL_SPEED_SHARE * (abs(self.tolerance) or 1.0))).clamp(-1, 1)
         self.log_multiplier.add_(self.speed * share).clamp_(-MAX_LOG_MULTIPLIER, MAX_LOG_MULTIPLIER)
+
+
+def _weigh_gradients(z: Levels, weights: Tensor) -> None:
+    """Has the gradient at each code multiplied by a weight `(N,)`, once it is known.
+
+    Raises:
+        UsageError: gradients to the posterior do not all pass through the code.
+    """
+    if not z:
+        raise UsageError("objective 'iwae' with dreg needs --set bottleneck.stl=true")
+    for level in z:
+        if level.requires_grad:  # else it is a validation
+            shape = (-1, *(1 for _ in level.shape[1:]))
+            level.register_hook(lambda grad, shape=shape: grad * weights.reshape(shape))
 
 
 def logmeanexp(values: Tensor) -> Tensor:

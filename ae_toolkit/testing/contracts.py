@@ -272,9 +272,11 @@ class _Trial:
         self.model.train()
         shape = (self.part.num_samples, BATCH_SIZE)
         values = (torch.full(shape, 3.0), torch.full((*shape, 2), 3.0), torch.ones(BATCH_SIZE))
-        terms = Terms(*(value.requires_grad_() for value in values))
-        slopes = torch.autograd.grad(self.part(terms, self.source.step(0)).sum(), terms)
-        for name, slope in zip(Terms._fields, slopes, strict=True):
+        for value in values:
+            value.requires_grad_()
+        terms = Terms(*values)
+        slopes = torch.autograd.grad(self.part(terms, self.source.step(0)).sum(), values)
+        for name, slope in zip(Terms._fields, slopes, strict=False):
             self.need((slope > 0).all(), f"its loss does not rise with the {name}")
 
     def _need_density(self, log_ratio: Tensor) -> None:

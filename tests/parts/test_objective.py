@@ -1,4 +1,4 @@
-"""What makes a loss: a constraint instead of a weight."""
+"""What makes a loss: a constraint instead of a weight, and gradients of many samples."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ import pytest
 import torch
 from conftest import small
 
-from ae_toolkit import UsageError, fit, load
-from ae_toolkit.contracts import Terms
+from ae_toolkit import UsageError, fit, load, registry
+from ae_toolkit.autoencoder import Autoencoder
+from ae_toolkit.contracts import Batch, Terms
 from ae_toolkit.device import has_compiler
 from ae_toolkit.parts.objective import GECO
 from ae_toolkit.randomness import Source
 from ae_toolkit.runs import checkpoint
 from ae_toolkit.runs.checkpoint import load_weights
+from ae_toolkit.testing.contracts import Tensors, tiny_recipe
 
 
 def terms(distortion: float, rate: float = 2.0) -> Terms:
@@ -97,3 +99,92 @@ def test_a_compiled_multiplier_is_that_of_an_eager_one(tmp_path: Path) -> None:
 def test_a_constraint_needs_a_tolerance() -> None:
     with pytest.raises(UsageError, match="objective 'geco': the setting 'tolerance' is missing"):
         small(objective="geco").check()
+
+
+# A linear Gaussian autoencoder, y = W z + noise, whose posterior is known.
+
+WEIGHT, STD, BATCH = torch.tensor([[1.0, 0.5], [1.0, -0.5], [0.0, 0.0]]), 0.5, 3
+
+
+def linear(objective: dict[str, object], *, shift: float, stl: bool) -> Autoencoder:
+    """Its mean is off by `shift`, and by a positive one its variance is twice the right one too."""
+    registry.modalities.register("tensors")(Tensors)
+    registry.datasets.register("tensors")(lambda *, modality, split: None)
+    recipe = tiny_recipe(shape=(3,), changes={
+        "encoder.hidden": [], "bottleneck": {"name": "gaussian", "z_dim": 2, "stl": stl},
+        "decoder.hidden": [], "likelihood": {"name": "gaussian", "std": STD},
+        "objective": objective,
+    })  # fmt: skip
+    model = Autoencoder(recipe, modality=recipe.make("modality"))
+    variance = 1 / (WEIGHT.square().sum(0) / STD**2 + 1)
+    logvar = 10 * torch.atanh((variance * (1 + (shift > 0))).log() / 10)
+    with torch.no_grad():
+        head = model.bottleneck.heads[0].linear
+        to_mean = variance[:, None] * WEIGHT.T / STD**2
+        head.weight.copy_(torch.cat([to_mean, torch.zeros(2, 3)]))
+        head.bias.copy_(torch.cat([torch.full((2,), shift), logvar]))
+        model.decoder.head.weight.copy_(WEIGHT)
+        model.decoder.head.bias.zero_()
+    return model
+
+
+def gradients(model: Autoencoder, num: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of as many draws: those of the encoder, and those of the decoder, `(num, …)`."""
+    y = torch.randn(BATCH, 3, generator=torch.Generator().manual_seed(0))
+    batch, source, found = Batch(y, None, {}), Source(0, "test"), []
+    weights = [model.bottleneck.heads[0].linear.weight, model.decoder.head.weight]
+    for index in range(num):
+        step = source.step(index)
+        terms = model(batch, step, num_samples=model.objective.num_samples).terms
+        loss = model.objective(terms, step).mean()
+        found.append([slope.flatten() for slope in torch.autograd.grad(loss, weights)])
+    encoder, decoder = (torch.stack(column) for column in zip(*found, strict=True))
+    return encoder, decoder
+
+
+def test_dreg_has_the_gradient_of_iwae_in_the_mean_and_less_noise() -> None:
+    num, iwae = 400, {"name": "iwae", "num_samples": 8}
+    plain = gradients(linear(iwae, shift=0.2, stl=False), num)
+    dreg = gradients(linear({**iwae, "dreg": True}, shift=0.2, stl=True), num)
+    for mine, its in zip(dreg, plain, strict=True):
+        error = ((mine.var(0) + its.var(0)) / num).sqrt()
+        assert ((mine.mean(0) - its.mean(0)).abs() < 4 * error + 1e-6).all()
+    assert dreg[0].mean(0).abs().max() > 0.01
+    assert dreg[0].var(0).sum() < 0.5 * plain[0].var(0).sum()
+    assert torch.allclose(dreg[1], plain[1], atol=1e-5), "the decoder's is the same"
+
+
+def test_stl_leaves_no_noise_where_the_posterior_is_right() -> None:
+    elbo = {"name": "elbo"}
+    noisy, still = (
+        gradients(linear({**elbo, "num_samples": 2}, shift=0.0, stl=on), 20)[0]
+        for on in (False, True)
+    )
+    assert still.abs().max() < 1e-4 < 1e-2 < noisy.abs().max()
+    # With one sample the rate is that sample's, not the KL in closed form.
+    assert gradients(linear(elbo, shift=0.0, stl=True), 20)[0].abs().max() < 1e-4
+
+
+def test_dreg_says_what_it_needs(tmp_path: Path) -> None:
+    recipe = small(objective={"name": "iwae", "dreg": True}, train__epochs=1)
+    with pytest.raises(UsageError, match=r"'iwae' with dreg needs --set bottleneck.stl=true"):
+        fit(recipe, tmp_path / "refused", progress=False)
+    fit(recipe.with_({"bottleneck.stl": True}), tmp_path / "run", progress=False)
+
+
+@pytest.mark.slow
+def test_compiled_gradients_are_weighed_too(tmp_path: Path) -> None:
+    if not has_compiler(torch.device("cpu")):
+        pytest.skip("needs a C++ compiler")
+    found = {}
+    for compile, dreg in (("on", True), ("off", True), ("off", False)):
+        recipe = small(
+            objective={"name": "iwae", "dreg": dreg}, bottleneck__stl=True,
+            train={"epochs": 1, "optimizer": "sgd", "lr": 1e-5, "ema": 0.0, "compile": compile},
+        )  # fmt: skip
+        run = fit(recipe, tmp_path / f"{compile} {dreg}", progress=False)
+        weights = load_weights(checkpoint.checkpoints(run)[-1].folder)
+        found[compile, dreg] = weights["encoder.layers.0.bias"]
+    compiled, eager, plain = found.values()
+    assert torch.allclose(compiled, eager, rtol=0, atol=1e-7)
+    assert not torch.allclose(compiled, plain, rtol=0, atol=1e-6)

@@ -137,18 +137,19 @@ OTHER: dict[str, Any] = {
     "activation": "tanh", "beta": 2.0, "blocks": 1, "clip": None, "code_dim": 3,
     "codebook_size": 7, "columns": COLUMNS[::-1], "commitment": 0.5, "components": 2,
     "conductor": 8, "context": 3, "cycles": 3, "decay": 0.5, "dispersion": "learned",
-    "dropout": 0.5, "embed": 8, "factor": 4, "free_bits": 9.0,
+    "dreg": True, "dropout": 0.5, "embed": 8, "factor": 4, "free_bits": 9.0,
     "free_bits_per": "total", "harmonic_rank": 3, "heads": 2, "hidden": 8, "kernel": "rbf",
     "l1": 0.1, "layers": 3,
     "levels": 2, "logvar_bound": 0.1, "loudest": -30.0, "mean": 0.1, "norm": False,
     "noise": 0.5, "num_examples": 99, "num_levels": [3, 3], "num_samples": 2,
     "patch": 2, "quietest": -30.0, "rank": 3, "residual": True,
     "scheduled_sampling": 1.0, "segment": 2, "share": 0.1, "spatial": True, "speed": 0.1,
-    "squash": True, "std": 0.1, "tolerance": 30.0, "value": 0.7,
+    "squash": True, "std": 0.1, "stl": True, "tolerance": 30.0, "value": 0.7,
     "variational": True,
     "variance": "predicted", "warmup": 0.9, "weight": 3.0, "width": 8, "widths": [8], "z_dim": 3,
 }  # fmt: skip
 BESIDE: dict[str, dict[str, Any]] = {
+    "dreg": {"bottleneck.stl": True},
     "cycles": {"objective.warmup": 0.9},
     "free_bits_per": {"objective.free_bits": 9.0},
     "levels": {"bottleneck.spatial": True},
@@ -192,15 +193,16 @@ def outcome_of(recipe: Any) -> tuple[object, ...]:
     torch.manual_seed(0)
     model = Autoencoder(recipe, modality=modality)
     step = Source(0, "test").step(0, progress=0.6)
-    with torch.no_grad():
+    with torch.enable_grad():
         terms = model(tiny_batch(modality), step, num_samples=model.objective.num_samples).terms
         losses = [
-            model.objective(terms._replace(distortion=k * terms.distortion), step).tolist()
-            for k in (1, 2)
+            model.objective(terms._replace(distortion=k * terms.distortion), step) for k in (1, 2)
         ]
+        sum(losses).sum().backward()
+    slope = sum(float(w.grad.abs().sum()) for w in model.encoder.parameters() if w.grad is not None)
     num_kept = sum(tensor.numel() for tensor in model.state_dict().values())
     learned = sum(float(buffer.double().sum()) for buffer in model.buffers())
-    return num_kept, learned, losses
+    return num_kept, learned, slope, [loss.tolist() for loss in losses]
 
 
 # What keeps every shape, and does not do what its kind is for.

@@ -110,7 +110,8 @@ def rate_weight(objective: Any, num: int, *, distortion: float, progress: float)
     step = Source(0, "charge").step(0, progress=progress)
     with torch.enable_grad():
         rate = torch.zeros(k, 1, num, requires_grad=True)
-        loss = objective(Terms(torch.full((k, 1), distortion), rate, torch.zeros(1)), step).sum()
+        z = (torch.zeros(k, 1),)
+        loss = objective(Terms(torch.full((k, 1), distortion), rate, torch.zeros(1), z), step).sum()
         if not loss.requires_grad:
             return torch.zeros(num)
         (slope,) = torch.autograd.grad(loss, rate, allow_unused=True, materialize_grads=True)
