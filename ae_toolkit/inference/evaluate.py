@@ -168,7 +168,7 @@ def measure(model: Model, examples: Examples, *, seed: int = 0, progress: bool =
         forward = net(batch, step)
         z = net.bottleneck.mean(forward.h, forward.c)
         posterior = getattr(net.bottleneck, "posterior", lambda h, c: ())(forward.h, forward.c)
-        distortion, rate, _ = forward.terms
+        distortion, rate = forward.terms[:2]
         terms = distortion[0].double(), rate.sum(-1)[0].double()
         columns.append((*terms, flatten(z), flatten(forward.code.z), *posterior))
         is_density = is_density and net.likelihood.supports(forward.y)
