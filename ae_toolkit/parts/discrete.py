@@ -25,7 +25,7 @@ LEVEL_TOLERANCE = 0.01  #: steps by which a value may be off its level: floats a
 class DiscretisedLogistic(nn.Module):
     """Elements on evenly spaced levels in [0, 1], such as k/255: logistics, integrated over each.
 
-    Salimans et al. 2017 (PixelCNN++), section 2.1; what lies beyond an end counts for its level.
+    Salimans et al. 2017, section 2.1; what lies beyond an end counts for its level.
     Elements are independent given the code, channels of one position too.
 
     The parameters are M means and M log scales, of values that are spread to [-1, 1], and before
