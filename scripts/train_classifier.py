@@ -13,7 +13,7 @@ import time
 
 import torch
 import torch.nn.functional as F
-from ae_image.classifier import FOLDER, Classifier
+from ae_image.classifier import CLASSIFIER_FOLDER, Classifier
 from ae_image.modality import Image
 from safetensors.torch import save_file
 from torch import Tensor
@@ -86,7 +86,7 @@ def main() -> None:
         classifier = train(
             label, epochs=options.epochs, batch_size=options.batch_size, seed=options.seed
         ).bfloat16()
-        save_file(classifier.state_dict(), str(FOLDER / f"{label}.safetensors"))
+        save_file(classifier.state_dict(), str(CLASSIFIER_FOLDER / f"{label}.safetensors"))
         classifier = classifier.float()
         y, classes = pictures(label, "train")
         report = {
@@ -97,7 +97,7 @@ def main() -> None:
             "held_out": accuracy(classifier, y[-NUM_HELD_OUT:], classes[-NUM_HELD_OUT:]),
             "test": accuracy(classifier, *pictures(label, "test")),
         }
-        card = FOLDER / f"{label}.json"  # type: ignore[operator]
+        card = CLASSIFIER_FOLDER / f"{label}.json"  # type: ignore[operator]
         card.write_text(json.dumps(report, indent=2) + "\n")  # type: ignore[attr-defined]
         print(json.dumps(report))
 

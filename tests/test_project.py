@@ -41,7 +41,9 @@ FOREIGN = re.compile(
 MODULE = re.compile(r"`([\w./]+\.py)`")
 
 #: What a user types, in the examples of `--help`; bundled names; and what other libraries named.
-TYPED = re.compile(r"^ +ae .*$|mnist-2d|PixelShuffle|add_image|\.Image\b", re.MULTILINE)
+TYPED = re.compile(
+    r"^ +ae .*$|mnist-2d|PixelShuffle|add_image|\.Image\b|torchmetrics\.image", re.MULTILINE
+)
 
 
 @pytest.mark.parametrize("path", CORE, ids=lambda p: p.name)

@@ -32,7 +32,7 @@ FIGURE_ENDINGS = (".png", ".svg", ".pdf")
 CURVE_COLUMNS = ("spread", "rate", "distortion")
 
 #: What an item of several segments has the sum of; of the rest it has the mean.
-SUMMED = ("negative_elbo", "distortion_plus_rate", "nll", "distortion", "rate")
+SUMMED_NUMBERS = ("negative_elbo", "distortion_plus_rate", "nll", "distortion", "rate")
 
 data_option = click.option(
     "--data", help="Another data set or path; of a folder, the tenth that training leaves out."
@@ -172,7 +172,8 @@ def score(
     examples, counts = loaded.segments_of(found.items, parse_labels(labels), as_targets=True)
     columns = {
         name: [
-            float(each.sum() if name in SUMMED else each.mean()) for each in column.split(counts)
+            float(each.sum() if name in SUMMED_NUMBERS else each.mean())
+            for each in column.split(counts)
         ]
         for name, column in evaluate.score(loaded, examples, **options).items()
     }
@@ -205,7 +206,7 @@ def _report_against(
 
     rows: list[dict[str, Any]] = []
     # Of a data type's metrics, some are high for what is alike.
-    own = {name: own[name] for name in SUMMED if name in own}
+    own = {name: own[name] for name in SUMMED_NUMBERS if name in own}
     for name in own:
         values, is_other = [*own[name].tolist(), *other[name].tolist()], len(own[name]) * [0]
         area = roc_auc_score([*is_other, *len(other[name]) * [1]], values)

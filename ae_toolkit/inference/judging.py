@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -143,12 +143,17 @@ def judge_samples(
         "recall": recall,
         "copies": float((nearest(made[0], train[0]) < limit).double().mean()),
     }
-    as_asked = {
-        name: float((made[1][name].argmax(1) == column).double().mean())
+    return found | _read_as_asked(known, made[1])
+
+
+def _read_as_asked(known: Mapping[str, Tensor], logits: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The share of samples that are read as what was asked for, of each label that can be read."""
+    shares = {
+        name: float((logits[name].argmax(1) == column).double().mean())
         for name, column in known.items()
-        if name in made[1]
+        if name in logits
     }
-    return found | ({"read_as_asked": as_asked} if as_asked else {})
+    return {"read_as_asked": shares} if shares else {}
 
 
 def judge_values(modality: Modality, y: Tensor) -> Judged | None:

@@ -65,7 +65,7 @@ class FlowPosterior(nn.Module):
     """A Gaussian posterior that couplings bend, as the features say (Rezende and Mohamed 2015).
 
     z = f(μ + σ·ε; h), log q(z) = log N(ε) - Σ log σ - log |∂f|. It begins as the Gaussian. Kingma
-    et al. 2016 find that such a posterior is worth more than a nat on digits; theirs is an inverse
+    et al. 2016 find that such a posterior is worth more than a nat; theirs is an inverse
     autoregressive flow, of which a coupling is the special case with two groups.
 
     Args:

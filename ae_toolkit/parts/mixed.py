@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Annotated, Any
 
 import torch
@@ -11,7 +12,6 @@ from torch import Tensor, nn
 from ae_toolkit import registry
 from ae_toolkit.contracts import Likelihood, StepContext
 from ae_toolkit.parts.likelihood import misfit, refuse_classes
-from ae_toolkit.recipe import Part, check_arguments
 
 
 class Mixed(nn.Module):
@@ -40,7 +40,7 @@ class Mixed(nn.Module):
         for name, settings in zip(self.names, columns, strict=True):
             try:
                 self.columns.append(_make(settings))
-            except ValueError as error:
+            except (ValueError, TypeError) as error:
                 raise ValueError(f"{name}: {error}") from None
         # A stranger's may be a plain object, which has no weights.
         self.learned = nn.ModuleList(c for c in self.columns if isinstance(c, nn.Module))
@@ -92,9 +92,9 @@ def _make(settings: str | dict[str, Any]) -> Likelihood:
     num_classes = given.pop("num_classes", 0)
     if not isinstance(given.get("name"), str) or not isinstance(num_classes, int):
         raise ValueError(f"{settings} should have a name, and num_classes be a whole number")
-    part = Part(**given)
-    factory = registry.likelihoods.get(part.name)
-    made: Likelihood = factory(
-        num_classes=num_classes, **check_arguments(factory, part, kind="likelihood")
-    )
+    name = given.pop("name")
+    factory = registry.likelihoods.get(name)
+    if unknown := sorted(set(given) - set(inspect.signature(factory).parameters)):
+        raise ValueError(f"likelihood {name!r}: there is no setting {unknown[0]!r}")
+    made: Likelihood = factory(num_classes=num_classes, **given)
     return made

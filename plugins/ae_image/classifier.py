@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load
 from torch import Tensor, nn
 
-SHAPE = (1, 28, 28)
+PICTURE_SHAPE = (1, 28, 28)
 NUM_FEATURES = 128  #: F
-FOLDER = files("ae_image") / "classifiers"
+CLASSIFIER_FOLDER = files("ae_image") / "classifiers"
 
 
 class Classifier(nn.Module):
@@ -45,7 +45,7 @@ class Classifier(nn.Module):
 @cache
 def classifier_of(label: str) -> Classifier | None:
     """Returns the classifier that ships for a label such as `digit`, or None."""
-    place = FOLDER / f"{label}.safetensors"
+    place = CLASSIFIER_FOLDER / f"{label}.safetensors"
     if not place.is_file():
         return None
     weights = {name: tensor.float() for name, tensor in load(place.read_bytes()).items()}
@@ -58,7 +58,7 @@ def classifier_of(label: str) -> Classifier | None:
 def judge(y: Tensor, *, label: str) -> tuple[Tensor, dict[str, Tensor]] | None:
     """Returns features `(B, F)` and the logits `(B, K)` of a label; None without a classifier."""
     classifier = classifier_of(label)
-    if classifier is None or tuple(y.shape[1:]) != SHAPE:
+    if classifier is None or tuple(y.shape[1:]) != PICTURE_SHAPE:
         return None
     features, logits = classifier(y.float().cpu())
     return features, {label: logits}
