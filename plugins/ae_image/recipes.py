@@ -193,6 +193,7 @@ def mnist_rows_seq2seq() -> Recipe:
             "encoder": {"name": "recurrent", "width": 128},
             "bottleneck.z_dim": 32,
             "decoder": {"name": "unrolled", "width": 256},
+            "train.epochs": 8,
         }
     )
 
@@ -238,6 +239,7 @@ def mnist_vqvae() -> Recipe:
         "mnist-vqvae",
         bottleneck={"name": "vq", "z_dim": 1, "spatial": True, "codebook_size": 256},
         prior={"name": "autoregressive-categorical", "width": 64, "layers": 3},
+        train__epochs=6,
     )
 
 
