@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ae_image.sprites import CAUSES
 from ae_toolkit import Recipe
 
 DIGIT_IMAGES: dict[str, Any] = {"name": "image", "size": 28, "channels": 1, "labels": {"digit": 10}}
@@ -13,6 +14,8 @@ CLOTHES_IMAGES: dict[str, Any] = {
     "channels": 1,
     "labels": {"garment": 10},
 }
+
+SPRITE_IMAGES: dict[str, Any] = {"name": "image", "size": 32, "channels": 1, "labels": CAUSES}
 
 #: Patches of 4x4 pixels keep all work on 7x7 positions, where a CPU is fastest.
 RESNET_SETTINGS: dict[str, Any] = {"patch": 4, "activation": "gelu", "norm": False}
@@ -276,3 +279,29 @@ def mnist_betatc() -> Recipe:
 def mnist_factor() -> Recipe:
     """VAE of digits with ten numbers that shall not know of each other, by a critic."""
     return _grey("mnist-factor", bottleneck={"name": "factor-vae"})
+
+
+def sprites_vae() -> Recipe:
+    """Dense VAE of drawn squares, ellipses and hearts, whose causes are known."""
+    return Recipe.of(
+        {
+            "name": "sprites-vae",
+            "data": {"name": "sprites"},
+            "modality": SPRITE_IMAGES,
+            "encoder": {"name": "mlp", "hidden": [512, 256], "activation": "gelu"},
+            "bottleneck": {"name": "gaussian", "z_dim": 10},
+            "decoder": {"name": "mlp", "hidden": [256, 512], "activation": "gelu"},
+            "likelihood": {"name": "cross-entropy"},
+            "train": {"epochs": 60, "batch_size": 512, "lr": 1e-3},
+        }
+    )
+
+
+def sprites_betatc() -> Recipe:
+    """The same with numbers that shall not know of each other, by the batch."""
+    return sprites_vae().with_({"name": "sprites-betatc", "bottleneck.name": "tc-vae"})
+
+
+def sprites_factor() -> Recipe:
+    """The same with numbers that shall not know of each other, by a critic."""
+    return sprites_vae().with_({"name": "sprites-factor", "bottleneck.name": "factor-vae"})
