@@ -184,13 +184,13 @@ class Adversarial(Penalised):
 class TotalCorrelation(Penalised):
     """A Gaussian code whose dimensions shall not know of each other: β-TCVAE (Chen et al. 2018).
 
-    The total correlation KL(q(z) ‖ Π q(z_d)) is estimated from the batch, weighted by minibatches
-    of which each example is one of `num_examples` (minibatch-weighted sampling).
+    The total correlation KL(q(z) ‖ Π q(z_d)) is estimated from the batch by minibatch-stratified
+    sampling (appendix C.2). A batch of several hundred examples or more estimates it better.
 
     Args:
         z_dim: numbers per code, for every level or for each.
         weight: β - 1, of the total correlation, which the rate holds once.
-        num_examples: about how many the data has.
+        num_examples: about how many are learned from.
     """
 
     def __init__(
@@ -217,12 +217,19 @@ class TotalCorrelation(Penalised):
         square = (z[:, None] - mean).square() * torch.exp(-logvar)
         # (B, B, D): the code of one under the posterior of another
         log_q = -0.5 * (square + logvar + math.log(2 * math.pi))
-        # The example's own posterior stands for one of all examples, the others for the rest.
-        num, own = len(z), torch.eye(len(z), dtype=torch.bool, device=z.device)
-        rest = math.log(max(self.num_examples - 1, 1) / max(num - 1, 1) / self.num_examples)
-        weight = torch.full_like(log_q[..., 0], rest).masked_fill(own, -math.log(self.num_examples))
+        weight = self.log_weights(len(z)).to(z.device)
         joint = (weight + log_q.sum(2)).logsumexp(1)
         return joint - (weight[..., None] + log_q).logsumexp(1).sum(1)
+
+    def log_weights(self, num: int) -> Tensor:
+        """How much each posterior of a batch counts in q(z) at each code, `(num, num)` logarithms.
+
+        A code's own posterior is one of all examples, and the others stand for the rest. In the
+        paper one of these has another weight; any of them may be it, so here all have the mean.
+        """
+        rest = max(self.num_examples - 1, 1) / max(num - 1, 1)
+        weights = torch.full((num, num), rest).fill_diagonal_(1.0)
+        return (weights / self.num_examples).log()
 
 
 class Factor(Penalised):

@@ -75,6 +75,20 @@ def test_the_total_correlation_is_that_of_a_gaussian(correlation: float) -> None
     assert found == pytest.approx(expected, abs=0.12)
 
 
+def test_batches_of_all_kinds_have_the_density_of_all_codes_in_the_mean() -> None:
+    """Minibatch-stratified sampling is without bias, and the paper's weights are these on average.
+
+    Of 6 examples, each batch of one and 2 others is tried.
+    """
+    part, density = made(TotalCorrelation, num_examples=6), torch.rand(6, dtype=torch.float64)
+    weights = part.log_weights(3).exp().double()
+    batches = [(0, a, b) for a in range(1, 6) for b in range(1, 6) if a != b]
+    found = torch.stack([weights[0] @ density[[*batch]] for batch in batches]).mean()
+    assert float(found) == pytest.approx(float(density.mean()))
+    # Appendix C.2 with N = 6 and M = 2: 1/N, then 1/M for all others but one, (N - M)/(N M) for it.
+    assert weights[0].tolist() == pytest.approx([1 / 6, *2 * [(1 / 2 + 4 / 12) / 2]])
+
+
 def test_a_critic_finds_the_total_correlation() -> None:
     torch.manual_seed(0)
     part = made(Factor, z_dim=2, hidden=(64,))
