@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ae_image.sprites import CAUSES
+from ae_image.sprites import CAUSE_CLASSES
 from ae_toolkit import Recipe
 
 DIGIT_IMAGES: dict[str, Any] = {"name": "image", "size": 28, "channels": 1, "labels": {"digit": 10}}
@@ -15,7 +15,12 @@ CLOTHES_IMAGES: dict[str, Any] = {
     "labels": {"garment": 10},
 }
 
-SPRITE_IMAGES: dict[str, Any] = {"name": "image", "size": 32, "channels": 1, "labels": CAUSES}
+SPRITE_IMAGES: dict[str, Any] = {
+    "name": "image",
+    "size": 32,
+    "channels": 1,
+    "labels": CAUSE_CLASSES,
+}
 
 #: Patches of 4x4 pixels keep all work on 7x7 positions, where a CPU is fastest.
 RESNET_SETTINGS: dict[str, Any] = {"patch": 4, "activation": "gelu", "norm": False}

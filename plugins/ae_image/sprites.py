@@ -19,7 +19,7 @@ from ae_toolkit import Examples, UsageError
 from ae_toolkit.data.examples import Split
 
 #: How many values each cause has.
-CAUSES = {"shape": 3, "scale": 6, "rotation": 40, "x": 32, "y": 32}
+CAUSE_CLASSES = {"shape": 3, "scale": 6, "rotation": 40, "x": 32, "y": 32}
 
 SHAPE_PERIODS = (math.pi / 2, math.pi, 2 * math.pi)  #: radians after which a shape is itself again
 LARGEST_RADIUS = 0.25  #: of the circle around a sprite, in sides of the picture
@@ -40,11 +40,11 @@ def sprites(*, modality: Image, split: Split) -> Examples:
     if not isinstance(modality, Image):
         raise UsageError("data set 'sprites' holds pictures, which this data type does not read")
     order = torch.randperm(
-        math.prod(CAUSES.values()), generator=torch.Generator().manual_seed(SUBSET_SEED)
+        math.prod(CAUSE_CLASSES.values()), generator=torch.Generator().manual_seed(SUBSET_SEED)
     )
     chosen = order[:NUM_TRAIN] if split == "train" else order[NUM_TRAIN : NUM_TRAIN + NUM_TEST]
-    found = torch.unravel_index(chosen, tuple(CAUSES.values()))
-    labels = dict(zip(CAUSES, found, strict=True))
+    found = torch.unravel_index(chosen, tuple(CAUSE_CLASSES.values()))
+    labels = dict(zip(CAUSE_CLASSES, found, strict=True))
     channels, height, width = modality.shape
     y = draw_sprites(labels, height, width)[:, None].expand(-1, channels, -1, -1).contiguous()
     groups = [f"{split}/{i}" for i in range(len(y))]
@@ -53,10 +53,10 @@ def sprites(*, modality: Image, split: Split) -> Examples:
 
 
 def draw_sprites(labels: dict[str, Tensor], height: int, width: int) -> Tensor:
-    """The pictures `(N, H, W)` in uint8 that causes `(N,)` have, as `CAUSES` counts them."""
-    causes = torch.stack([labels[name] for name in CAUSES], 1)
+    """The pictures `(N, H, W)` in uint8 that causes `(N,)` have, as `CAUSE_CLASSES` counts them."""
+    causes = torch.stack([labels[name] for name in CAUSE_CLASSES], 1)
     y = torch.empty(len(causes), height, width, dtype=torch.uint8)
-    for shape in range(CAUSES["shape"]):
+    for shape in range(CAUSE_CLASSES["shape"]):
         for index in (causes[:, 0] == shape).nonzero()[:, 0].split(CHUNK_PICTURES):
             y[index] = _draw(shape, causes[index], height, width)
     return y
@@ -69,12 +69,16 @@ def _draw(shape: int, causes: Tensor, height: int, width: int) -> Tensor:
     along the pixels.
     """
     scale, rotation, x, y = causes[:, 1:].T[:, :, None, None]
-    radius = LARGEST_RADIUS * min(height, width) * (0.5 + 0.5 * scale / (CAUSES["scale"] - 1))
+    radius = (
+        LARGEST_RADIUS * min(height, width) * (0.5 + 0.5 * scale / (CAUSE_CLASSES["scale"] - 1))
+    )
     room = 1 - 2 * LARGEST_RADIUS  # where a sprite's middle can be
-    right = torch.arange(width) + 0.5 - width * (LARGEST_RADIUS + room * x / (CAUSES["x"] - 1))
+    right = (
+        torch.arange(width) + 0.5 - width * (LARGEST_RADIUS + room * x / (CAUSE_CLASSES["x"] - 1))
+    )
     down = (torch.arange(height) + 0.5)[:, None]
-    down = down - height * (LARGEST_RADIUS + room * y / (CAUSES["y"] - 1))
-    angle = SHAPE_PERIODS[shape] * rotation / CAUSES["rotation"]
+    down = down - height * (LARGEST_RADIUS + room * y / (CAUSE_CLASSES["y"] - 1))
+    angle = SHAPE_PERIODS[shape] * rotation / CAUSE_CLASSES["rotation"]
     u = (right * angle.cos() + down * angle.sin()) / radius
     v = (down * angle.cos() - right * angle.sin()) / radius
     outline = (_square, _ellipse, _heart)[shape](u, v)

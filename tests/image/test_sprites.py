@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from ae_image.modality import Image
-from ae_image.sprites import CAUSES, draw_sprites, sprites
+from ae_image.sprites import CAUSE_CLASSES, draw_sprites, sprites
 
 from ae_toolkit import UsageError
 from ae_toolkit.recipe import named
@@ -21,17 +21,17 @@ def drawn(size: int = 32, **causes: list[int]) -> torch.Tensor:
 
 
 def test_no_two_pictures_are_the_same_and_both_splits_have_all_causes() -> None:
-    image = Image(size=32, labels=dict(CAUSES))
+    image = Image(size=32, labels=dict(CAUSE_CLASSES))
     splits = [sprites(modality=image, split=split) for split in ("train", "test")]
     assert [len(examples) for examples in splits] == [50_000, 10_000]
     assert len({row.numpy().tobytes() for examples in splits for row in examples.y}) == 60_000
     for examples in splits:
         assert examples.y.shape[1:] == (1, 32, 32) and examples.y.dtype == torch.uint8
-        for name, num in CAUSES.items():
+        for name, num in CAUSE_CLASSES.items():
             assert len(examples.labels[name].unique()) == num
     again = sprites(modality=image, split="test")
     assert torch.equal(again.y, splits[1].y)
-    assert named("sprites-vae").modality.arguments["labels"] == CAUSES
+    assert named("sprites-vae").modality.arguments["labels"] == CAUSE_CLASSES
 
 
 def test_a_cause_moves_what_it_is_called_after() -> None:
