@@ -47,6 +47,7 @@ NAMES = (
     "mnist-aae",
     "mnist-vqvae",
     "mnist-rows-seq2seq",
+    "sprites-betatc",
     "melody-2bar",
     "melody-16bar",
     "note-timbre",

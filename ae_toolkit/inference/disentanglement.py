@@ -13,7 +13,6 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ae_toolkit.console import log
 from ae_toolkit.randomness import Source
 
 MIG_BINS = 20  #: of a number of a code, and of a real cause, as Locatello et al. (2019) have it
@@ -36,10 +35,9 @@ def disentanglement(
         seed: of the half of the examples that SAP and DCI learn from, and of DCI's forests.
 
     Returns:
-        `mig`, the mutual information gap; `sap`, the separated attribute predictability; and where
-        scikit-learn is installed `dci_disentanglement`, `dci_completeness` and
-        `dci_informativeness`. Without it these are left out, and a line says so. Causes with a
-        single value are left out.
+        `mig`, the mutual information gap; `sap`, the separated attribute predictability;
+        `dci_disentanglement`, `dci_completeness` and `dci_informativeness`. Causes with a single
+        value are left out.
 
     Raises:
         ValueError: no cause has two values.
@@ -113,11 +111,8 @@ def _dci(
     mean is weighted by Σ_k R_ik. Completeness is the same of the columns of R. Informativeness is
     the accuracy of the forests on the examples that they have not seen.
     """
-    try:
-        from sklearn.ensemble import RandomForestClassifier
-    except ImportError:
-        log("DCI is left out, as it needs scikit-learn: pip install 'ae-toolkit[judge]'")
-        return {}
+    from sklearn.ensemble import RandomForestClassifier
+
     x, importances, accuracies = codes.numpy(), [], []
     for cause in causes:
         forest = RandomForestClassifier(

@@ -17,6 +17,7 @@ from ae_toolkit.contracts import Posterior, flatten, repeat
 from ae_toolkit.data.examples import Examples, from_option, load_data
 from ae_toolkit.errors import RunError, UsageError
 from ae_toolkit.inference import judging
+from ae_toolkit.inference.disentanglement import disentanglement
 from ae_toolkit.inference.model import Model
 from ae_toolkit.modality import modality_metrics
 from ae_toolkit.parts.objective import logmeanexp
@@ -121,6 +122,8 @@ def evaluate(
             label: round(judging.linear_accuracy(features, column), 4)
             for label, column in classes.items()
         }
+        if len(classes) > 1 and not model.autoencoder.num_classes:
+            report["disentanglement"] = disentanglement(features.float(), classes, seed=seed)
         report["codes"] = judging.judge_codes(
             model, found.drawn, found.posterior, examples, seed=seed
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from ae_image.sprites import CAUSE_CLASSES
 from ae_toolkit import Recipe
 
 DIGIT_IMAGES: dict[str, Any] = {"name": "image", "size": 28, "channels": 1, "labels": {"digit": 10}}
@@ -14,6 +13,9 @@ CLOTHES_IMAGES: dict[str, Any] = {
     "channels": 1,
     "labels": {"garment": 10},
 }
+
+#: How many values each cause of a sprite has.
+CAUSE_CLASSES = {"shape": 3, "scale": 6, "rotation": 40, "x": 32, "y": 32}
 
 SPRITE_IMAGES: dict[str, Any] = {
     "name": "image",

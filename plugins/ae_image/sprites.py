@@ -15,11 +15,9 @@ import torch
 from torch import Tensor
 
 from ae_image.modality import Image
+from ae_image.recipes import CAUSE_CLASSES
 from ae_toolkit import Examples, UsageError
 from ae_toolkit.data.examples import Split
-
-#: How many values each cause has.
-CAUSE_CLASSES = {"shape": 3, "scale": 6, "rotation": 40, "x": 32, "y": 32}
 
 SHAPE_PERIODS = (math.pi / 2, math.pi, 2 * math.pi)  #: radians after which a shape is itself again
 LARGEST_RADIUS = 0.25  #: of the circle around a sprite, in sides of the picture

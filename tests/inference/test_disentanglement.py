@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 import torch
 
@@ -85,9 +83,3 @@ def test_forests_say_how_causes_lie_in_codes(causes) -> None:
     assert turned["dci_disentanglement"] < 0.5 and turned["dci_completeness"] < 0.5
     twice = disentanglement(codes.repeat(1, 2), causes)
     assert twice["dci_disentanglement"] > 0.97 and twice["dci_completeness"] < 0.9
-
-
-def test_without_scikit_learn_a_line_says_what_is_left_out(causes, monkeypatch, capsys) -> None:
-    monkeypatch.setitem(sys.modules, "sklearn.ensemble", None)
-    assert [*disentanglement(columns(causes), causes)] == ["mig", "sap"]
-    assert "ae-toolkit[judge]" in capsys.readouterr().err
