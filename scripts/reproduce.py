@@ -46,7 +46,6 @@ NAMES = (
     "mnist-cvae",
     "mnist-aae",
     "mnist-vqvae",
-    "mnist-rows-seq2seq",
     "sprites-betatc",
     "melody-2bar",
     "melody-16bar",

@@ -203,7 +203,7 @@ def mnist_rows_seq2seq() -> Recipe:
             "encoder": {"name": "recurrent", "width": 128},
             "bottleneck.z_dim": 32,
             "decoder": {"name": "unrolled", "width": 256},
-            "train.epochs": 8,
+            "train.batch_size": 128,
         }
     )
 

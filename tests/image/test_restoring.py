@@ -471,5 +471,5 @@ def test_lesson_is_a_page(ae, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("AE_DATA", str(SAMPLES.parents[1]))  # no data but what is bundled
     ae("image", "lesson", "--quick", "-o", "lesson.html")
     page = (tmp_path / "lesson.html").read_text()
-    assert page.count("<section>") == 9 and page.count("data:image/png") >= 10
+    assert page.count("<section>") == 11 and page.count("data:image/png") >= 10
     assert "nan" not in page.partition("data:")[0].lower()

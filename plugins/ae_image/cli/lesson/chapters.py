@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ae_image.cli.inputs import to_tensors
-from ae_image.cli.lesson.family import adversarial, integers, rows_in_turn
+from ae_image.cli.lesson.family import adversarial, integers
 from ae_image.cli.lesson.page import PAGE_TEMPLATE, Chapter, section_of
 from ae_image.cli.lesson.setup import NUM_SHOWN, Lesson, distance, first_rows, means, pictures
 from ae_image.datasets import read_sheet
@@ -243,7 +243,7 @@ def bundled_clothes() -> Tensor:
 
 LESSON_CHAPTERS = (
     reconstruction, random_codes, two_numbers, noisy_codes, denoising, upscaling, latent_space,
-    rate, conditional, adversarial, integers, rows_in_turn,
+    rate, conditional, adversarial, integers,
 )  # fmt: skip
 
 

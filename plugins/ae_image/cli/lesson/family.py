@@ -1,4 +1,4 @@
-"""The chapters on other autoencoders: adversarial, of integers, and from sequence to sequence."""
+"""The chapters on other autoencoders: adversarial, and of integers."""
 
 from __future__ import annotations
 
@@ -80,16 +80,4 @@ def integers(lesson: Lesson) -> Chapter:
             lesson.rows({"original": lesson.y, "copy": copies}),
             first_rows({"new": made, "others": made[NUM_SHOWN:]}),
         ],
-    )
-
-
-def rows_in_turn(lesson: Lesson) -> Chapter:
-    model = lesson.model("mnist-rows-seq2seq")
-    made = lesson.through(model, lesson.y)
-    return Chapter(
-        "From sequence to sequence: a digit read row by row",
-        "A recurrent net reads the 28 rows of a digit, its last states become 32 numbers, and "
-        "another net, told these and nothing else, writes 28 rows.",
-        {"cross-entropy per pixel": f"{means(model, lesson.y, made)['pixel_bce']:.4f}"},
-        [lesson.rows({"original": lesson.y, "copy": made})],
     )
