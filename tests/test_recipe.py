@@ -32,7 +32,7 @@ def test_every_recipe_is_sound_and_has_a_summary(name: str) -> None:
         (["encoder.name=resnet", "encoder.widths=[]"], "'widths' is [], but tuple should have"),
         (["encoder.name=transformer", "encoder.heads=0"], "'heads' is 0, but input should be"),
         (["condition=[\"digitt\"]"], "condition 'digitt' is no label of modality 'image'"),
-        (["likelihood.name=categorical"], "categorical needs a data type with"),
+        (["likelihood.name=categorical"], "categorical needs two classes per element"),
         (["decoder.name=conv", "bottleneck.z_dim=[2,2]"], "z_dim has 2 levels"),
     ],
 )  # fmt: skip

@@ -20,6 +20,7 @@ MAX_CLASSES = 1 << 20  #: of an integer in a code
 LINEAR_RANGE = 2.0  #: ± this, tanh still has a slope
 EXCESS_WEIGHT = 0.1  #: of the squares of what lies beyond, which would learn no more
 DEAD_SHARE = 0.05  #: of its even share of the data, below which a vector begins anew
+RESTART_PROGRESS = 0.5  #: of a training, until which vectors that nothing is near to begin anew
 
 
 class VQ(nn.Module):
@@ -181,7 +182,8 @@ class Codebook(nn.Module):
             # Some features of the batch, of as many examples as there are, in no order.
             fresh = rows[order[place % len(order)], (place // len(order)) % rows.shape[1]]
             share = len(mine) / size
-            is_dead = new < DEAD_SHARE * share
+            # Later, a vector that changes its meaning would be news to the prior each time.
+            is_dead = (new < DEAD_SHARE * share) & (step.progress < RESTART_PROGRESS)
             vector.copy_(torch.where(is_dead[:, None], fresh, mean))
             count.copy_(torch.where(is_dead, share, new))
 

@@ -249,7 +249,8 @@ def mnist_vqvae() -> Recipe:
         "mnist-vqvae",
         bottleneck={"name": "vq", "z_dim": 1, "spatial": True, "codebook_size": 256},
         prior={"name": "autoregressive-categorical", "width": 64, "layers": 3},
-        train__epochs=6,
+        train__epochs=5,
+        train__ema=0.999,
     )
 
 

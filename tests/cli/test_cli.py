@@ -185,7 +185,7 @@ def test_codes_without_a_rate_have_no_elbo_and_an_untrained_prior(ae, run: Path)
     assert "prior" not in ae("sample", run, "-n", 1, "-o", "others").stderr
     for name, folder in zoo.bundled().items():
         shipped = checkpoint.load_config(folder)
-        rate = shipped.recipe.bottleneck.name != "deterministic"
+        rate = shipped.recipe.bottleneck.name not in ("deterministic", "adversarial")
         assert ("rate" in shipped.card["metrics"]) == rate, name
 
 
@@ -364,7 +364,17 @@ SAID = [
         "evaluate DIGITS --limit 40 --json --nll 2",
         ["--limit 41", "--nll 3", "--seed 1", "--data THREE", "--device tpu"],
     ),
-    ("evaluate DIGITS --limit 40 --nll 2", ["--json"]),
+    ("evaluate DIGITS --limit 40 --nll 2", ["--json", "--curve curve.png"]),
+    ("evaluate DIGITS --limit 120 --nll 2 --json", ["--full", "--full --samples 110"]),
+    (
+        "score DIGITS THREE EIGHT --label digit=3",
+        ["--label digit=4", "--nll 5", "--seed 1", "-o scores.csv", "--json"],
+    ),
+    (
+        "score DIGITS --against mnist-sample --limit 40 --json",
+        ["--limit 41", "--data THREE", "--against THREE"],
+    ),
+    ("score DIGITS --against mnist-sample --limit 40", ["--figure roc.png"]),
     (
         "reconstruct DIGITS THREE -o out --label digit=3",
         ["-o other", "--label digit=4", "--device tpu"],
@@ -444,6 +454,11 @@ SAID = [
             "-o other.png",
         ],
     ),
+    (
+        "image perturb THREE --model DIGITS --label 3 -n 2",
+        ["--model NOTES", "--sigma 3", "-n 3", "--photo yes", "--label 4", "--seed 1", "-o p.png"],
+    ),
+    ("image maps THREE", ["--model mnist-vqvae", "--photo yes", "--label 4", "-o other.png"]),
     (
         "image reconstruct THREE --model DIGITS --label 3",
         ["--model NOTES", "--photo yes", "--label 4", "-o other.png"],
