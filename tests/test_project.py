@@ -109,11 +109,11 @@ def test_every_package_says_that_it_is_typed(package: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_bundled_model(name: str) -> None:
     folder = zoo.bundled()[name]
-    most, minutes = (8_000_000, 60) if name in (*MELODIES, *NOTES) else (3_000_000, 30)
+    most = 8_000_000 if name in (*MELODIES, *NOTES) else 3_000_000
     assert (folder / checkpoint.WEIGHTS_FILE).stat().st_size <= most
     config = checkpoint.load_config(folder)
     assert config.card["seed"] == config.recipe.train.seed
-    assert config.card["minutes"] <= minutes
+    assert config.card["minutes"] <= 60
     assert config.card["command"] == f"python scripts/reproduce.py {name}"
     assert (folder / "README.md").is_file()
     assert load(name).sample(2, dict.fromkeys(config.recipe.condition, 1), seed=1)
@@ -123,7 +123,9 @@ def test_bundled_model(name: str) -> None:
 def test_recipe_is_the_one_that_the_weights_were_made_by(name: str) -> None:
     from ae_toolkit.recipe import named
 
-    assert checkpoint.load_config(zoo.bundled()[name]).recipe == named(name)
+    made_by = checkpoint.load_config(zoo.bundled()[name]).recipe
+    # Whether steps were compiled is a matter of the machine.
+    assert made_by.with_({"train.compile": "auto"}) == named(name)
 
 
 def test_every_model_of_the_documentation_ships() -> None:

@@ -179,11 +179,13 @@ class Codebook(nn.Module):
             kept = self.decay * count
             new = kept + (1 - self.decay) * num
             mean = (kept[:, None] * vector + (1 - self.decay) * total) / new[:, None].clamp(1e-9)
+            mean = torch.where(new[:, None] > 1e-9, mean, vector)  # what is never near stays
             # Some features of the batch, of as many examples as there are, in no order.
             fresh = rows[order[place % len(order)], (place // len(order)) % rows.shape[1]]
             share = len(mine) / size
             # Later, a vector that changes its meaning would be news to the prior each time.
-            is_dead = (new < DEAD_SHARE * share) & (step.progress < RESTART_PROGRESS)
+            may_restart = (step.progress < RESTART_PROGRESS) | (count == 0)
+            is_dead = (new < DEAD_SHARE * share) & may_restart
             vector.copy_(torch.where(is_dead[:, None], fresh, mean))
             count.copy_(torch.where(is_dead, share, new))
 

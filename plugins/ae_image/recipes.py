@@ -255,7 +255,7 @@ def mnist_vqvae() -> Recipe:
 
 
 def mnist_fsq() -> Recipe:
-    """The same with integers of 240 values whose codebook need not be learned."""
+    """Autoencoder of digits with 49 integers of 240 values, whose codebook need not be learned."""
     return _grey(
         "mnist-fsq",
         bottleneck={"name": "fsq", "z_dim": 1, "spatial": True, "num_levels": [8, 6, 5]},
@@ -306,7 +306,7 @@ def sprites_vae() -> Recipe:
 
 
 def sprites_betatc() -> Recipe:
-    """The same with ten numbers that shall not know of each other, by the batch."""
+    """VAE of sprites with ten numbers that shall not know of each other, by the batch."""
     return sprites_vae().with_(
         {
             "name": "sprites-betatc",
@@ -317,7 +317,7 @@ def sprites_betatc() -> Recipe:
 
 
 def sprites_factor() -> Recipe:
-    """The same with ten numbers that shall not know of each other, by a critic."""
+    """VAE of sprites with ten numbers that shall not know of each other, by a critic."""
     return sprites_vae().with_(
         {
             "name": "sprites-factor",

@@ -43,7 +43,7 @@ def test_what_the_decoder_reads_is_what_the_integers_stand_for(
 def learned(codebook: Codebook, draw: Tensor, steps: int) -> Tensor:
     """Lets a codebook learn from batches of rows, and returns what it chooses for all."""
     for index in range(steps):
-        step = Source(0, "test").step(index)
+        step = Source(0, "test").step(index, progress=index / steps)
         batch = draw[torch.randperm(len(draw))[:256]].reshape(256, 1, 1, -1)
         codebook.learn(batch, codebook(batch), step)
     return codebook(draw.reshape(len(draw), 1, 1, -1))
@@ -58,6 +58,20 @@ def test_every_vector_finds_its_cluster() -> None:
     distance = torch.cdist(centres, codebook.vector[0]).min(1).values
     assert distance.max() < 0.2
     assert len(chosen.unique()) >= 29  # of 32: hardly one is unused
+
+
+def test_a_vector_keeps_its_meaning_in_the_second_half_of_a_training() -> None:
+    """One that nothing is near to begins anew before, and stays where it is later."""
+    torch.manual_seed(0)
+    rows = torch.randn(256, 1, 1, 3)
+    for progress, moves in ((0.2, True), (0.8, False)):
+        codebook = Codebook(1, 4, 3, residual=False, decay=0.0)
+        codebook.count.fill_(1.0)
+        codebook.vector[0, 0] = 1000.0
+        before = codebook.vector[0, 0].clone()
+        codebook.learn(rows, codebook(rows), Source(0, "test").step(0, progress=progress))
+        assert bool((codebook.vector[0, 0].norm() < 100) == moves)
+        assert moves or not torch.equal(codebook.vector[0, 1], before)
 
 
 def test_what_is_left_is_refined() -> None:
