@@ -132,6 +132,7 @@ def prepare(
     model, wrapped_model, optimizer = _build(recipe, modality, device, ranks, init_from)
     for part in (examples, held_out):
         _check_targets(recipe, modality, model, part)
+    _check_codebook(model, len(examples))
     say("Trying a first step")
     noise = _try_first_step(recipe, engine, modality, model, batches, ranks)
     return Setup(
@@ -151,6 +152,16 @@ def prepare(
         optimizer,
         noise,
     )
+
+
+def _check_codebook(model: Autoencoder, num_examples: int) -> None:
+    """Raises UsageError where a codebook has more values than the data can make codes."""
+    num_codes = num_examples * sum(math.prod(shape) for shape in model.bottleneck.z_shapes)
+    if model.num_classes > num_codes:
+        raise UsageError(
+            f"the codebook has {model.num_classes:,} values, and {num_examples:,} examples make "
+            f"{num_codes:,} codes only: choose a smaller one"
+        )
 
 
 @torch.no_grad()

@@ -184,3 +184,11 @@ def test_a_vocabulary_is_taken_from_the_data(tmp_path: Path) -> None:
     }  # fmt: skip
     model = load(fit(Recipe.of(settings), tmp_path / "run", progress=False))
     assert model.modality.letters == "abc" and model.modality.num_classes == 3
+
+
+def test_a_codebook_larger_than_the_data_is_refused(tmp_path: Path) -> None:
+    bottleneck = {"name": "vq", "z_dim": 1, "codebook_size": 5000}
+    recipe = small(bottleneck=bottleneck, prior="categorical")
+    with pytest.raises(UsageError, match=r"has 5,000 values, and \d+ examples make \d+ codes"):
+        fit(recipe, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
