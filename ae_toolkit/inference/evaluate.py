@@ -121,6 +121,7 @@ def evaluate(
         report["linear_probes"] = {
             label: round(judging.linear_accuracy(features, column), 4)
             for label, column in classes.items()
+            if int(torch.bincount(column).max()) >= 5 and len(column.unique()) > 1
         }
         if len(classes) > 1 and not model.autoencoder.num_classes:
             report["disentanglement"] = disentanglement(features.float(), classes, seed=seed)
@@ -162,6 +163,8 @@ class Measured(NamedTuple):
 def measure(model: Model, examples: Examples, *, seed: int = 0, progress: bool = False) -> Measured:
     """Measures each example by one sample of its code, and by its best guess."""
     net, source = model.autoencoder, model.noise_source(seed, "evaluate")
+    known = {name: column for name, column in examples.labels.items() if name in net.condition}
+    model.condition(known, len(examples))  # a label that is missing is said
     metrics: dict[str, dict[str, list[Tensor]]] = {}  # of each method; "": the model
     is_density = bool(net.likelihood.is_density)
     columns: list[tuple[Tensor, ...]] = []

@@ -68,6 +68,7 @@ def judge_codes(
         classifier tells rightly of codes and the prior's draws (Lopez-Paz and Oquab 2017; one half
         is perfect), on codes that it has not learned from; and `mutual_information` of data and
         codes, in nats, which cannot be found greater than its `mutual_information_limit`, log N.
+        Nothing of fewer than a hundred real codes.
     """
     if num_classes := model.autoencoder.num_classes:
         counts = torch.bincount(drawn.long().flatten(), minlength=num_classes).double()
@@ -76,6 +77,8 @@ def judge_codes(
             "codebook_use": float((counts > 0).double().mean()),
             "codebook_perplexity": float(torch.special.entr(share).sum().exp()),
         }
+    if len(drawn) < MIN_SAMPLES:
+        return {}
     known = {name: examples.labels[name].cpu() for name in model.autoencoder.condition}
     prior = model.sample_codes(len(drawn), known, seed=seed).cpu()
     found: dict[str, Any] = {

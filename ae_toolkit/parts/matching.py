@@ -97,6 +97,8 @@ class MMD(Penalised):
             in_shapes=in_shapes, cond_dim=cond_dim, prior=prior, z_dim=z_dim, spatial=spatial
         )
         super().__init__(inner, weight=weight)
+        if variational:
+            self.posterior = inner.posterior
         self.kernel = kernel
 
     def penalty(self, z: Tensor, h: Levels, c: Tensor, step: StepContext) -> Tensor:

@@ -163,3 +163,12 @@ def test_wider_codes_cost_less_and_lose_more(ae: Any, run: Path) -> None:
     assert own["rate"] == pytest.approx(report["rate"], rel=0.1)
     assert own["distortion"] == pytest.approx(report["distortion"], rel=0.1)
     assert Path("curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_missing_label_is_said_and_few_examples_are_not_compared(ae: Any, run: Path) -> None:
+    untrained(small(condition=["digit"]), Path("conditional"))
+    digit = Path("digit.png")
+    load(run).modality.write(load(run).sample(1), digit)
+    assert "conditioned on 'digit'" in ae("score", "conditional", digit, code=2).output
+    report = json.loads(ae("evaluate", run, "--full", "--limit", 5, "--json").stdout)
+    assert report["codes"] == {} and report["samples"] == {}
